@@ -1,0 +1,176 @@
+"""The web process: validates, queues, asks a lane and answers. It holds no model unless it runs alone.
+
+Started by `watchdog.py` as `app.py --supervised`, it reads one JSON line from standard input (settings, keys, the
+listening socket's descriptor, how to reach the lanes), beats its sentinel from the server's loop, reports requests
+on standard output, and on SIGTERM stops in an orderly way with exit code 0. Run by hand, `python app.py` loads the
+models in this one process and serves until Ctrl-C. `create_app` is a factory for other WSGI servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mayfly.errors import MayflyError, SettingError
+from mayfly.settings import Settings, load_settings
+from mayfly.web.draining import Draining
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from mayfly.lanes.calls import Lane
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_SETTING = 2
+
+# How long requests in flight may go on after SIGTERM or Ctrl-C (s).
+GRACE_SECONDS = 10.0
+
+
+def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | None = None,
+               draining: Draining | None = None) -> Flask:
+    """Return the application.
+
+    Args:
+        settings: read from `.env` and the environment if absent.
+        lanes: "embed" and "chat"; if absent, the models are loaded in this process.
+        draining: tells that the service stops; shared with the server.
+
+    Raises:
+        SettingError: a setting isn't allowed.
+        ModelUnavailable: a model can't be loaded in this process.
+    """
+    from mayfly.web.application import build
+    from mayfly.web.service import Service
+
+    settings = settings or load_settings()
+    return build(Service.of(settings, lanes or _local_lanes(settings), draining or Draining()))
+
+
+def _local_lanes(settings: Settings) -> Mapping[str, Lane]:
+    from mayfly.workers.local import local_lanes
+
+    lanes: Mapping[str, Lane] = local_lanes(settings)
+    return lanes
+
+
+def _serve(sock: socket.socket, settings: Settings, lanes: Mapping[str, Lane], log_access: Callable[[str], None], *,
+           announce: Callable[[], None], beat: Callable[[], None], should_stop: Callable[[], bool]) -> None:
+    from mayfly.web.server import Server
+
+    draining = Draining()
+    app = create_app(settings, lanes, draining)
+    server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining)
+    announce()
+    server.run(beat, should_stop, GRACE_SECONDS)
+
+
+class _StopSignal:
+    """Notes that a signal came; the server's loop acts on it."""
+
+    def __init__(self) -> None:
+        from mayfly.compat import wake_on_signal
+
+        self._came = False
+        wake_on_signal(self._note)
+
+    def _note(self) -> None:
+        self._came = True
+
+    def __call__(self) -> bool:
+        return self._came
+
+
+def run_alone() -> int:
+    """Serve with the models in this process, until Ctrl-C or SIGTERM; return the exit code."""
+    try:
+        settings = load_settings()
+        sock = _bind(settings)
+        with sock:
+            print("loading the models ...", flush=True)
+            lanes = _local_lanes(settings)
+            host, port = sock.getsockname()[:2]
+            where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            _serve(sock, settings, lanes, _print_line,
+                   announce=lambda: print(f"serving on {where} (without the watchdog); Ctrl-C stops", flush=True),
+                   beat=lambda: None, should_stop=_StopSignal())
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except SettingError as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_SETTING
+    except MayflyError as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_STOPPED
+
+
+def _bind(settings: Settings) -> socket.socket:
+    from mayfly.compat import bind_public
+
+    try:
+        return bind_public(settings.listen_ip, settings.listen_port)
+    except OSError as exc:
+        raise MayflyError(f"can't listen on {settings.listen_ip} port {settings.listen_port}: {exc.strerror}; stop the "
+                          "program that uses it, or set LISTEN_PORT to another port") from exc
+
+
+def _print_line(line: str) -> None:
+    # If nobody reads the output any more, the requests go on.
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+def run_supervised() -> int:
+    """Serve under the watchdog until SIGTERM; return the exit code."""
+    from mayfly.compat import die_with_parent, inherited_socket
+    from mayfly.lanes.client import socket_lanes
+    from mayfly.supervision.sentinel import Sentinel
+    from mayfly.web.event_pipe import EventPipe
+
+    should_stop = _StopSignal()
+    # Ctrl-C reaches the watchdog, which decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    handed = sys.stdin.buffer.readline()
+    if not handed:
+        return EXIT_FAILED
+    spec = json.loads(handed)
+    die_with_parent(spec["parent"])
+    events = EventPipe.instead_of_stdout()
+    settings = Settings.from_wire(spec["settings"])
+    sock = inherited_socket(spec["listen_fd"])
+    lanes = socket_lanes(spec)
+    sentinel = Sentinel(Path(spec["sentinel"]))
+    facts = {"pid": os.getpid(), "generation": spec["generation"], "model": None, "when": time.time()}
+    _serve(sock, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,
+           should_stop=should_stop)
+    sentinel.remove()
+    return EXIT_STOPPED
+
+
+def main(arguments: list[str]) -> int:
+    """Run as the command line says; return the exit code."""
+    if arguments == ["--supervised"]:
+        return run_supervised()
+    if arguments:
+        print("usage: python app.py", file=sys.stderr)
+        return EXIT_SETTING
+    return run_alone()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    # Threads that still wait for a lane must not hold up the end.
+    os._exit(code)

@@ -1,0 +1,331 @@
+"""Every difference between operating systems, in one place.
+
+Linux has everything. macOS has no parent-death signal and no pidfd; Windows has neither, nor Unix sockets that
+Python can use, nor fork. There, the same promises are kept by slower means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+LINUX = sys.platform.startswith("linux")
+WINDOWS = os.name == "nt"
+
+# The kernel's limit on a Unix socket's path is 108 bytes with its final NUL on Linux, 104 on macOS.
+_LONGEST_SOCKET_PATH = 100
+# Connections that may wait in the kernel; far above QUEUE_LIMIT, so that connecting to a lane never blocks.
+_BACKLOG = 4096
+
+
+# -- a process and its parent ---------------------------------------------------------------------------------
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent dies, even if the parent was killed.
+
+    Linux: the kernel does it (PR_SET_PDEATHSIG, which a fork clears: call it again in the child). Elsewhere a
+    thread looks four times a second; there no process forks, so a thread does no harm.
+
+    Args:
+        parent: pid that the caller was told is its parent; if it has died already, this process ends at once.
+    """
+    if LINUX:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXIT_ORPHANED)
+        return
+
+    def look() -> None:
+        while process_exists(parent) and (WINDOWS or os.getppid() == parent):
+            time.sleep(0.25)
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
+
+
+EXIT_ORPHANED = 14
+
+
+def process_exists(pid: int) -> bool:
+    """Tell whether a process with this pid runs."""
+    if WINDOWS:
+        kernel32 = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+        synchronize, timed_out = 0x00100000, 0x102
+        handle = kernel32.OpenProcess(synchronize, False, pid)
+        if not handle:
+            return False
+        alive: bool = kernel32.WaitForSingleObject(handle, 0) == timed_out
+        kernel32.CloseHandle(handle)
+        return alive
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class ProcessHandle:
+    """A hold on a process that isn't our child. On Linux a pidfd: it can't hit a reused pid."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = -1
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._fd = os.pidfd_open(pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; a process that is gone already is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._fd >= 0:
+                signal.pidfd_send_signal(self._fd, number)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Let go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def abort_signal() -> int:
+    """Return the signal that makes a hung process write its stacks (faulthandler) and die."""
+    return signal.SIGABRT
+
+
+def kill_signal() -> int:
+    """Return the signal that no process can refuse."""
+    return signal.SIGTERM if WINDOWS else signal.SIGKILL
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, such as SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# -- starting processes that inherit sockets ------------------------------------------------------------------
+
+
+def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: Sequence[socket.socket]
+          ) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own (so that Ctrl-C reaches the watchdog alone), with its three
+    standard streams as pipes and the given sockets inherited."""
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if WINDOWS:
+        for sock in sockets:
+            sock.set_inheritable(True)
+        try:
+            flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+            return subprocess.Popen(argv, cwd=cwd, env=environ, close_fds=False, creationflags=flags, **streams)
+        finally:
+            for sock in sockets:
+                sock.set_inheritable(False)
+    return subprocess.Popen(argv, cwd=cwd, env=environ, pass_fds=[sock.fileno() for sock in sockets],
+                            start_new_session=True, **streams)
+
+
+def inherited_socket(fileno: int) -> socket.socket:
+    """Take over a socket that `spawn` passed on."""
+    sock = socket.socket(fileno=fileno)
+    sock.set_inheritable(False)
+    return sock
+
+
+# -- the public socket and the lanes' sockets -----------------------------------------------------------------
+
+
+def bind_public(host: str, port: int) -> socket.socket:
+    """Bind and listen on a TCP address that nobody else listens on.
+
+    Raises:
+        OSError: the address is taken or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if WINDOWS:
+            # There SO_REUSEADDR would let two programs share the port.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class LaneAddress:
+    """Where a lane's socket is, in a form that travels as JSON: a Unix path, or a port with a token."""
+
+    @staticmethod
+    def bind(path: Path) -> tuple[socket.socket, dict[str, Any]]:
+        """Bind a lane's listening socket.
+
+        Returns:
+            The socket, and the address that `connect` takes.
+        """
+        if not hasattr(socket, "AF_UNIX") or WINDOWS:
+            sock = bind_public("127.0.0.1", 0)
+            return sock, {"port": sock.getsockname()[1], "token": secrets.token_hex(32)}
+        name = _short_path(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The folder is 0700 already; the mode closes the socket to others even if somebody opens the folder.
+        before = os.umask(0o177)
+        try:
+            sock.bind(name)
+        finally:
+            os.umask(before)
+        sock.listen(_BACKLOG)
+        return sock, {"path": str(path)}
+
+    @staticmethod
+    def connect(address: dict[str, Any], timeout: float) -> socket.socket:
+        """Connect to a lane; where the lane is a TCP port, show its token first.
+
+        Raises:
+            OSError: the lane isn't there.
+        """
+        if "port" in address:
+            sock = socket.create_connection(("127.0.0.1", address["port"]), timeout=timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(str(address["token"]).encode())
+            return sock
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(_short_path(Path(address["path"])))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    @staticmethod
+    def check_token(address: dict[str, Any], sock: socket.socket) -> bool:
+        """On the serving side: tell whether the caller may use this lane (Unix sockets: the file's mode did)."""
+        if "port" not in address:
+            return True
+        wanted = str(address["token"]).encode()
+        shown = b""
+        while len(shown) < len(wanted):
+            part = sock.recv(len(wanted) - len(shown))
+            if not part:
+                return False
+            shown += part
+        return secrets.compare_digest(shown, wanted)
+
+
+def _short_path(path: Path) -> str:
+    """Return a name for a socket's path that fits the kernel's limit.
+
+    Raises:
+        OSError: neither the absolute nor the relative path is short enough.
+    """
+    names = [str(path)]
+    with contextlib.suppress(ValueError):
+        names.append(os.path.relpath(path))
+    name = min(names, key=lambda text: len(os.fsencode(text)))
+    if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the limit for a "
+                      "socket", str(path))
+    return name
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Tell, without reading, whether the peer of a socket has closed it (bytes may still wait)."""
+    import select
+
+    if hasattr(select, "poll"):
+        flags = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+        poll = select.poll()
+        poll.register(sock, flags)
+        return any(event & flags for _, event in poll.poll(0))
+    try:
+        return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def open_new(path: Path, mode: int = 0o600) -> int:
+    """Create a file that wasn't there, following no symlink; return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags, mode)
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """Take an exclusive lock that ends with this process; None if another process has it.
+
+    The file holds the holder's pid for people to read.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    lock = os.fdopen(os.open(path, flags, 0o600), "r+", encoding="ascii", errors="replace")
+    try:
+        if WINDOWS:
+            import msvcrt
+
+            # Locks one byte far behind the text, so that others can read the pid.
+            lock.seek(1 << 20)
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            lock.seek(0)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Raise this process's soft limit of open descriptors as far as the hard limit allows."""
+    if WINDOWS:
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < ceiling:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+
+
+def wake_on_signal(handler: Callable[[], None]) -> None:
+    """Call `handler` when the user or the system asks this process to stop (Ctrl-C, SIGTERM, a closed terminal).
+
+    It may only queue: the loop acts.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda _number, _frame: handler())

@@ -1,0 +1,39 @@
+"""Engines: what computes. gpt4all for real models, scripted for failures that no real model has on order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine
+
+_SCRIPT_SUFFIX = ".script.json"
+
+
+def load_embeddings(path: Path, threads: int) -> EmbeddingEngine:
+    """Load the engine that a model file's kind asks for.
+
+    Raises:
+        ModelUnavailable: the file isn't an embedding model that can be loaded.
+    """
+    if path.name.endswith(_SCRIPT_SUFFIX):
+        from mayfly.engines.scripted import ScriptedEmbeddings
+
+        return ScriptedEmbeddings(path)
+    from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+
+    return Gpt4AllEmbeddings(path, threads)
+
+
+def load_completions(path: Path, threads: int, context_length: int, device: str) -> CompletionEngine:
+    """Load the engine that a model file's kind asks for.
+
+    Raises:
+        ModelUnavailable: the file isn't a completion model that can be loaded.
+    """
+    if path.name.endswith(_SCRIPT_SUFFIX):
+        from mayfly.engines.scripted import ScriptedCompletions
+
+        return ScriptedCompletions(path)
+    from mayfly.engines.gpt4all import Gpt4AllCompletions
+
+    return Gpt4AllCompletions(path, threads, context_length, device)

@@ -1,0 +1,107 @@
+"""What an engine is: the protocols that the workers know, whatever computes behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a prompt.
+
+    Attributes:
+        text: what is evaluated.
+        special: True for text of the server's template, in which `</s>` means the token; False for text of the
+            client, in which it is five characters.
+    """
+
+    text: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class Generated:
+    """How a generation ended.
+
+    Attributes:
+        reason: "end" (the model ended its turn), "limit" (max_tokens or the context window), or "refused" (a
+            callback returned False).
+        prompt_tokens, completion_tokens: tokens evaluated and tokens sampled.
+    """
+
+    reason: Literal["end", "limit", "refused"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class EmbeddingEngine(Protocol):
+    """Makes vectors. One call at a time."""
+
+    @property
+    def model(self) -> str:
+        """The model's public name."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers a vector."""
+
+    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+        """Embed one text.
+
+        Returns:
+            The vector as little-endian float32 (`dimensions` numbers, norm 1) and the number of tokens evaluated.
+
+        Raises:
+            EngineFailed: the engine reported an error.
+        """
+
+    def set_threads(self, threads: int) -> None:
+        """Use this many compute threads from the next text on."""
+
+
+class CompletionEngine(Protocol):
+    """Makes completions. One call at a time; several forks of one loaded engine may work side by side."""
+
+    @property
+    def model(self) -> str:
+        """The model's public name."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and completion share."""
+
+    def reseed(self) -> None:
+        """Give the sampler fresh random numbers and an empty state; forks would otherwise all draw the same."""
+
+    def prompt(self, call: CompletionCall) -> Sequence[Segment]:
+        """Put a call's messages into the model's template (or take its bare text)."""
+
+    def count(self, segments: Sequence[Segment]) -> int | None:
+        """Count the prompt's tokens without evaluating them; None where that isn't possible."""
+
+    def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        on_progress: Callable[[], bool],
+        on_token: Callable[[bytes], bool],
+    ) -> Generated:
+        """Evaluate a prompt and sample tokens.
+
+        Args:
+            segments: the prompt.
+            sampling: `max_tokens` is set; `stop` is the caller's business.
+            on_progress: called during the prompt's evaluation, at least once a batch; False stops.
+            on_token: called with each token's bytes (which may end inside a character); False stops.
+
+        Raises:
+            ContextLengthExceeded: the prompt doesn't fit.
+            EngineFailed: the engine reported an error.
+        """
+
+    def set_threads(self, threads: int) -> None:
+        """Use this many compute threads from the next token or batch on."""

@@ -1,0 +1,339 @@
+"""Real models, by gpt4all 2.8.2. The only module that imports gpt4all.
+
+What the binding does on odd input, and what is done about it here:
+
+- It loads cut files and files of the wrong kind unless the thread count is set and the architecture is looked at
+  first; both are done, and a self-test follows the load.
+- An error comes back as *text* with token id -1: it becomes an exception.
+- An exception in a callback is swallowed and the cut text returned as a success: callbacks here catch their own.
+- `prompt_model` hides the tokens' bytes and always allows the context to be shifted (which silently drops the
+  persona), so `llmodel_prompt` is called directly, with shifting off.
+- All forks of one loaded model draw the same random numbers: see `reseed`.
+
+The C API is the one in `llmodel_c.h` of the wheel.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import math
+import random
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gpt4all._pyllmodel as binding
+from gpt4all import Embed4All, GPT4All
+
+from mayfly.engines.base import Generated, Segment
+from mayfly.engines.template import ChatTemplate
+from mayfly.engines.vocabulary import Vocabulary
+from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
+from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+from mayfly.models.header import Header, read_header
+
+EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
+
+# Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
+# little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
+_BATCH = 128
+_MERSENNE_NUMBERS = 624
+
+_library = binding.llmodel
+_library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
+_library.llmodel_get_state_size.restype = ctypes.c_uint64
+_library.llmodel_save_state_data.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_library.llmodel_save_state_data.restype = ctypes.c_uint64
+_library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+_library.llmodel_restore_state_data.restype = ctypes.c_uint64
+
+
+def public_name(path: Path) -> str:
+    """Return the name under which a model file is known to callers: all-MiniLM-L6-v2 for the default one."""
+    name = path.name.removesuffix(".gguf")
+    return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
+
+
+class Gpt4AllEmbeddings:
+    """An embedding model in this process (Embed4All).
+
+    Args:
+        path: the model file.
+        threads: compute threads.
+
+    Raises:
+        ModelUnavailable: not an embedding model, or gpt4all can't load it.
+    """
+
+    # gpt4all cuts or chunks a text at n_ctx tokens; sentence-transformers' limit for this model is 256.
+    _WINDOW = 256
+
+    def __init__(self, path: Path, threads: int) -> None:
+        header = read_header(path)
+        if header.architecture not in EMBEDDING_ARCHITECTURES:
+            raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
+                                   "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
+        self.model = public_name(path)
+        window = min(self._WINDOW, header.context_length or self._WINDOW) if header.architecture == "bert" else (
+            header.context_length or 2048)
+        try:
+            self._embedder = Embed4All(path.name, n_threads=threads, device="cpu", model_path=path.parent,
+                                       allow_download=False, n_ctx=window)
+        except Exception as exc:  # the binding raises bare Exception
+            raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
+        self.dimensions = 0
+        vector, _ = self.embed("self-test", "truncate")
+        self.dimensions = len(vector) // 4
+        norm = math.sqrt(sum(number * number for number in array.array("f", vector)))
+        if not abs(norm - 1) <= 1e-3:
+            raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
+
+    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+        """See EmbeddingEngine."""
+        # The binding refuses the empty text; a blank one has the same tokens: none.
+        try:
+            result = self._embedder.embed(text or " ", long_text_mode=long_text, return_dict=True)
+        except (RuntimeError, ValueError) as exc:
+            raise EngineFailed(f"the embedding engine failed: {_first_line(exc)}") from exc
+        vector = array.array("f", result["embeddings"])
+        if self.dimensions and len(vector) != self.dimensions:
+            raise EngineFailed(f"the embedding engine returned {len(vector)} numbers instead of {self.dimensions}")
+        if sys.byteorder == "big":
+            vector.byteswap()
+        return vector.tobytes(), int(result["n_prompt_tokens"])
+
+    def set_threads(self, threads: int) -> None:
+        """See EmbeddingEngine."""
+        self._embedder.gpt4all.model.set_thread_count(threads)
+
+
+class Gpt4AllCompletions:
+    """A completion model in this process (GPT4All).
+
+    Args:
+        path: the model file.
+        threads: compute threads.
+        context_length: the window, in tokens; a smaller one in the file wins.
+        device: gpt4all's device name.
+
+    Raises:
+        ModelUnavailable: not a completion model, or gpt4all can't load it.
+    """
+
+    def __init__(self, path: Path, threads: int, context_length: int, device: str) -> None:
+        header = read_header(path)
+        if header.architecture in EMBEDDING_ARCHITECTURES:
+            raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
+                                   "a completion model")
+        self.model = public_name(path)
+        self.context_length = min(context_length, header.context_length or context_length)
+        try:
+            self._gpt4all = GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent,
+                                    allow_download=False, n_ctx=self.context_length)
+        except Exception as exc:  # the binding raises bare Exception
+            raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
+        self._llm = self._gpt4all.model
+        self._saved_state = self._save_state()
+        self._vocabulary = self._find_vocabulary(path)
+        self._template = self._chat_template(header)
+        self._self_test()
+        self.reseed()
+
+    # -- the prompt -------------------------------------------------------------------------------------------
+
+    def prompt(self, call: CompletionCall) -> Sequence[Segment]:
+        """See CompletionEngine."""
+        if call.text is not None:
+            return [Segment(call.text, special=False)]
+        return self._template.render(call.messages)
+
+    def count(self, segments: Sequence[Segment]) -> int | None:
+        """See CompletionEngine."""
+        return None if self._vocabulary is None else len(self._vocabulary.tokenize(list(segments)))
+
+    def _chat_template(self, header: Header) -> ChatTemplate:
+        # Where gpt4all adds the bos token itself, a template that writes it too would double it.
+        adds_bos = self._vocabulary.adds_bos() if self._vocabulary is not None else None
+        bos_token = "" if adds_bos is not False else (header.bos_token or "")
+        return ChatTemplate(header.chat_template, bos_token=bos_token, eos_token=header.eos_token or "")
+
+    def _find_vocabulary(self, path: Path) -> Vocabulary | None:
+        """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
+        library = _loaded_backend()
+        if library is None:
+            return None
+        try:
+            vocabulary = Vocabulary(library, path)
+            probe = [Segment("Hello there", special=True), Segment("</s> 1, 2", special=False)]
+            same = vocabulary.tokenize(probe) == self._evaluated_ids(probe)
+        except (AttributeError, OSError, ModelUnavailable) as exc:
+            print(f"prompt tokens can't be counted ahead: {_first_line(exc)}", file=sys.stderr)
+            return None
+        if not same:
+            print("prompt tokens can't be counted ahead: the counted ids differ from gpt4all's", file=sys.stderr)
+            return None
+        return vocabulary
+
+    def _evaluated_ids(self, segments: Sequence[Segment]) -> list[int]:
+        ids: list[int] = []
+
+        def note(token: int) -> bool:
+            ids.append(token)
+            return True
+
+        self._run(segments, Sampling(max_tokens=0), note, lambda *_: False)
+        return ids
+
+    # -- random numbers ---------------------------------------------------------------------------------------
+
+    def reseed(self) -> None:
+        """See CompletionEngine.
+
+        The state that `llmodel_save_state_data` returns begins with a little-endian u64 length and the sampler's
+        std::mt19937 as text: 624 numbers and an index, separated by blanks. It was saved while the cache was
+        empty, so restoring it also empties the cache.
+        """
+        length = struct.unpack_from("<Q", self._saved_state)[0]
+        numbers = [str(random.SystemRandom().getrandbits(32)) for _ in range(_MERSENNE_NUMBERS)]
+        generator = " ".join([*numbers, str(_MERSENNE_NUMBERS)]).encode()
+        state = struct.pack("<Q", len(generator)) + generator + self._saved_state[8 + length:]
+        _library.llmodel_restore_state_data(self._llm.model, state)
+
+    def _save_state(self) -> bytes:
+        # The buffer must be as large as a full cache; what is written is some kilobytes, and untouched pages cost
+        # nothing.
+        size = _library.llmodel_get_state_size(self._llm.model)
+        buffer = (ctypes.c_uint8 * size)()
+        saved = _library.llmodel_save_state_data(self._llm.model, buffer)
+        state = ctypes.string_at(buffer, saved)
+        length = struct.unpack_from("<Q", state)[0]
+        if len(state[8:8 + length].split()) != _MERSENNE_NUMBERS + 1:
+            raise ModelUnavailable("this gpt4all keeps its random numbers in a form that isn't known; install 2.8.2")
+        return state
+
+    # -- generating -------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        on_progress: Callable[[], bool],
+        on_token: Callable[[bytes], bool],
+    ) -> Generated:
+        """See CompletionEngine."""
+        counted = self.count(segments)
+        if counted is not None and counted >= self.context_length:
+            raise too_long(counted, self.context_length)
+        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece))
+
+    def set_threads(self, threads: int) -> None:
+        """See CompletionEngine."""
+        _library.llmodel_setThreadCount(self._llm.model, threads)
+
+    def _run(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        on_prompt_token: Callable[[int], bool],
+        on_token: Callable[[int, bytes], bool],
+    ) -> Generated:
+        run = _Run(on_prompt_token, on_token)
+        limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
+        context = binding.LLModelPromptContext(
+            n_past=0, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
+            temp=sampling.temperature, n_batch=_BATCH, repeat_penalty=sampling.repeat_penalty,
+            repeat_last_n=sampling.repeat_last_n, context_erase=0.75)
+        full = [segment for segment in segments if segment.text]
+        for index, segment in enumerate(full):
+            context.n_predict = limit if index == len(full) - 1 else 0
+            _library.llmodel_prompt(
+                self._llm.model, segment.text.encode(), b"%1%2", run.prompt_callback, run.response_callback,
+                False,  # allow_context_shift
+                ctypes.byref(context), segment.special, None)
+            if run.stopped:
+                break
+        if run.failure is not None:
+            raise run.failure
+        if run.engine_error is not None:
+            if "context window" in run.engine_error or "prompt size" in run.engine_error:
+                raise too_long(None, self.context_length)
+            raise EngineFailed(f"the engine failed: {run.engine_error[:200]}")
+        if run.stopped:
+            reason: Any = "refused"
+        elif run.sampled >= limit or run.evaluated + run.sampled >= self.context_length:
+            reason = "limit"
+        else:
+            reason = "end"
+        return Generated(reason, run.evaluated, run.sampled)
+
+    def _self_test(self) -> None:
+        """Evaluate and sample one token: whatever is wrong with the file shows now and not on a caller."""
+        try:
+            self._run([Segment("Hello", special=True)], Sampling(max_tokens=1, temperature=0.0),
+                      lambda _: True, lambda *_: True)
+        except (EngineFailed, ContextLengthExceeded) as exc:
+            raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
+
+
+class _Run:
+    """The callbacks of one run, and what they saw."""
+
+    def __init__(self, on_prompt_token: Callable[[int], bool], on_token: Callable[[int, bytes], bool]) -> None:
+        self.evaluated = 0
+        self.sampled = 0
+        self.stopped = False
+        self.failure: BaseException | None = None
+        self.engine_error: str | None = None
+        self._on_prompt_token = on_prompt_token
+        self._on_token = on_token
+        self.prompt_callback = binding.PromptCallback(self._prompt)
+        self.response_callback = binding.ResponseCallback(self._response)
+
+    def _prompt(self, token: int) -> bool:
+        self.evaluated += 1
+        return self._go_on(lambda: self._on_prompt_token(token))
+
+    def _response(self, token: int, piece: bytes) -> bool:
+        if token < 0:
+            self.engine_error = piece.decode(errors="replace")
+            self.stopped = True
+            return False
+        self.sampled += 1
+        return self._go_on(lambda: self._on_token(token, piece))
+
+    def _go_on(self, ask: Callable[[], bool]) -> bool:
+        # ctypes would print an exception and go on with a made-up answer.
+        try:
+            self.stopped = not ask()
+        except BaseException as exc:
+            self.failure = exc
+            self.stopped = True
+        return not self.stopped
+
+
+def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:
+    """Return the error for a prompt that leaves no room in the window."""
+    size = f"{tokens} tokens" if tokens is not None else "more tokens"
+    return ContextLengthExceeded(
+        f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together; "
+        "shorten the prompt or raise N_CTX", param="prompt")
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:300]
+
+
+def _loaded_backend() -> Path | None:
+    """Return the backend library that gpt4all has loaded into this process, where the system tells (Linux)."""
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        path = line.partition("/")[2]
+        if "libllamamodel-mainline" in path:
+            return Path("/" + path)
+    return None

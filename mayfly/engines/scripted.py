@@ -1,0 +1,172 @@
+"""An engine that plays a script: it answers, crashes, hangs or refuses on order, which no real model does.
+
+A model file whose name ends in `.script.json` is played by this engine:
+
+    {"kind": "completion" | "embedding",
+     "load": "ok" | "fail" | "abort" | "hang",
+     "context_length": 2048,
+     "rules": [{"when": "text that the prompt holds", "do": "answer" | "crash" | "hang" | "error" | "garbage",
+                "pieces": ["Hel", "lo"], "seconds": 0.01, "after": 3, "times": 1}, ...]}
+
+The first rule whose `when` is found is played ("" matches everything). `pieces` are the tokens of an answer
+(base64 after "base64:" for bytes that are no text), `seconds` the time each takes, `after` how many tokens come
+before the crash, hang or error, `times` how often the rule is played before it no longer matches (counted in a
+file beside the script, because processes that crash remember nothing).
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mayfly.engines.base import Generated, Segment
+from mayfly.engines.template import ChatTemplate
+from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
+from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+
+SUFFIX = ".script.json"
+_DIMENSIONS = 384
+
+
+class _Script:
+    def __init__(self, path: Path, kind: str) -> None:
+        try:
+            self._script = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise ModelUnavailable(f"{path.name} is no script: {exc}") from exc
+        if self._script.get("kind", "completion") != kind:
+            raise ModelUnavailable(f"{path.name} is no {kind} model")
+        self._path = path
+        load = self._script.get("load", "ok")
+        if load == "fail":
+            raise ModelUnavailable(f"{path.name} refuses to load, as its script says")
+        if load == "abort":
+            os.write(2, b"scripted assertion failed: this script aborts at load\n")
+            os.abort()
+        if load == "hang":
+            _hang()
+
+    def get(self, name: str, default: Any) -> Any:
+        return self._script.get(name, default)
+
+    def rule(self, text: str) -> dict[str, Any]:
+        for number, rule in enumerate(self._script.get("rules", [])):
+            if rule.get("when", "") in text and self._plays(number, rule):
+                return dict(rule)
+        return {"do": "answer", "pieces": ["Hello", " there", "."]}
+
+    def _plays(self, number: int, rule: dict[str, Any]) -> bool:
+        if "times" not in rule:
+            return True
+        # Two processes may play at once: each play is one byte appended, and its place in the file is its number.
+        counter = os.open(f"{self._path}.{number}.played", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(counter, b".")
+            return os.lseek(counter, 0, os.SEEK_CUR) <= int(rule["times"])
+        finally:
+            os.close(counter)
+
+
+def _hang() -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
+def _misbehave(what: str) -> None:
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif what == "hang":
+        _hang()
+    elif what == "error":
+        raise EngineFailed("the engine failed, as its script says")
+
+
+class ScriptedCompletions:
+    """A completion model that plays a script; see the module's docstring and CompletionEngine."""
+
+    def __init__(self, path: Path) -> None:
+        self._script = _Script(path, "completion")
+        self.model = path.name.removesuffix(SUFFIX)
+        self.context_length = int(self._script.get("context_length", 2048))
+        self._template = ChatTemplate(None, bos_token="", eos_token="")
+
+    def reseed(self) -> None:
+        """Nothing is random here."""
+
+    def set_threads(self, threads: int) -> None:
+        """Nothing is computed here."""
+
+    def prompt(self, call: CompletionCall) -> Sequence[Segment]:
+        """See CompletionEngine."""
+        if call.text is not None:
+            return [Segment(call.text, special=False)]
+        return self._template.render(call.messages)
+
+    def count(self, segments: Sequence[Segment]) -> int | None:
+        """Count words."""
+        return sum(len(segment.text.split()) for segment in segments)
+
+    def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        on_progress: Callable[[], bool],
+        on_token: Callable[[bytes], bool],
+    ) -> Generated:
+        """See CompletionEngine."""
+        words = self.count(segments) or 0
+        if words >= self.context_length:
+            raise ContextLengthExceeded(f"the prompt has {words} tokens, but the context window holds "
+                                        f"{self.context_length}", param="prompt")
+        rule = self._script.rule("".join(segment.text for segment in segments))
+        if not on_progress():
+            return Generated("refused", words, 0)
+        pieces = rule.get("pieces", ["Hello", " there", "."])
+        limit = min(sampling.max_tokens or self.context_length, self.context_length - words)
+        what = rule.get("do", "answer")
+        for number, piece in enumerate(pieces):
+            if what != "answer" and number >= int(rule.get("after", 0)):
+                _misbehave(what)
+            if number >= limit:
+                return Generated("limit", words, number)
+            time.sleep(float(rule.get("seconds", 0)))
+            encoded = base64.b64decode(piece[7:]) if piece.startswith("base64:") else piece.encode()
+            if not on_token(encoded):
+                return Generated("refused", words, number + 1)
+        if what != "answer":
+            _misbehave(what)
+        return Generated("end", words, len(pieces))
+
+
+class ScriptedEmbeddings:
+    """An embedding model that plays a script: vectors are made from a text's hash, norm 1."""
+
+    dimensions = _DIMENSIONS
+
+    def __init__(self, path: Path) -> None:
+        self._script = _Script(path, "embedding")
+        self.model = path.name.removesuffix(SUFFIX)
+
+    def set_threads(self, threads: int) -> None:
+        """Nothing is computed here."""
+
+    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+        """See EmbeddingEngine."""
+        rule = self._script.rule(text)
+        time.sleep(float(rule.get("seconds", 0)))
+        what = rule.get("do", "answer")
+        _misbehave(what)
+        numbers = [byte - 127.5 for byte in hashlib.shake_256(text.encode()).digest(_DIMENSIONS)]
+        norm = math.sqrt(sum(number * number for number in numbers))
+        if what == "garbage":
+            norm = math.nan
+        return array.array("f", [number / norm for number in numbers]).tobytes(), len(text.split()) + 2

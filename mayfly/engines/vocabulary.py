@@ -1,0 +1,88 @@
+"""A model's vocabulary: what a text's tokens are, without loading the model's weights.
+
+gpt4all's Python binding has no call for it, but the libraries in its wheel export llama.cpp's C API (`llama.h`
+beside them). A malformed file aborts the process here as it does in gpt4all: only workers may use this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+from mayfly.engines.base import Segment
+from mayfly.errors import ModelUnavailable
+
+# llama.h of the wheel: LLAMA_TOKEN_ATTR_UNKNOWN, _CONTROL, _USER_DEFINED. After such a token gpt4all puts a space
+# before the next text (where the vocabulary asks for one), as it does at the start.
+_ATTRIBUTES_BEFORE_SPACE = 1 << 0 | 1 << 3 | 1 << 4
+
+
+class _ModelParams(ctypes.Structure):
+    _fields_ = [
+        ("n_gpu_layers", ctypes.c_int32),
+        ("split_mode", ctypes.c_int),
+        ("main_gpu", ctypes.c_int32),
+        ("tensor_split", ctypes.c_void_p),
+        ("rpc_servers", ctypes.c_char_p),
+        ("progress_callback", ctypes.c_void_p),
+        ("progress_callback_user_data", ctypes.c_void_p),
+        ("kv_overrides", ctypes.c_void_p),
+        ("vocab_only", ctypes.c_bool),
+        ("use_mmap", ctypes.c_bool),
+        ("use_mlock", ctypes.c_bool),
+        ("check_tensors", ctypes.c_bool),
+    ]
+
+
+class Vocabulary:
+    """The tokenizer of one model file.
+
+    Args:
+        library: the wheel's `libllamamodel-mainline-*`, already loaded by gpt4all.
+        path: the model file.
+
+    Raises:
+        ModelUnavailable: llama.cpp can't read the file's vocabulary.
+    """
+
+    def __init__(self, library: Path, path: Path) -> None:
+        llama = ctypes.CDLL(str(library))
+        llama.llama_model_default_params.restype = _ModelParams
+        llama.llama_load_model_from_file.argtypes = [ctypes.c_char_p, _ModelParams]
+        llama.llama_load_model_from_file.restype = ctypes.c_void_p
+        llama.llama_tokenize_gpt4all.argtypes = [
+            ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32,
+            ctypes.c_bool, ctypes.c_bool, ctypes.c_bool]
+        llama.llama_tokenize_gpt4all.restype = ctypes.c_int32
+        llama.llama_token_get_attr.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        llama.llama_token_get_attr.restype = ctypes.c_int
+        llama.llama_add_bos_token.argtypes = [ctypes.c_void_p]
+        llama.llama_add_bos_token.restype = ctypes.c_int32
+        for name in ("llama_token_bos", "llama_token_eos"):
+            getattr(llama, name).argtypes = [ctypes.c_void_p]
+            getattr(llama, name).restype = ctypes.c_int32
+        params = llama.llama_model_default_params()
+        params.vocab_only = True
+        self._llama = llama
+        self._model = llama.llama_load_model_from_file(str(path).encode(), params)
+        if not self._model:
+            raise ModelUnavailable(f"the vocabulary of {path.name} can't be read")
+
+    def adds_bos(self) -> bool | None:
+        """Tell whether a prompt begins with the bos token without being asked; None if the file doesn't say."""
+        says = self._llama.llama_add_bos_token(self._model)
+        return None if says < 0 else bool(says)
+
+    def tokenize(self, segments: list[Segment]) -> list[int]:
+        """Return the token ids that gpt4all evaluates for a prompt fed in these segments."""
+        ids: list[int] = []
+        for segment in segments:
+            at_start = not ids
+            space = at_start or bool(
+                self._llama.llama_token_get_attr(self._model, ids[-1]) & _ATTRIBUTES_BEFORE_SPACE)
+            encoded = segment.text.encode()
+            buffer = (ctypes.c_int32 * (len(encoded) + 4))()
+            count = self._llama.llama_tokenize_gpt4all(
+                self._model, encoded, len(encoded), buffer, len(buffer), at_start, segment.special, space)
+            ids.extend(buffer[:max(0, count)])
+        return ids

@@ -1,0 +1,169 @@
+"""The error tree.
+
+    MayflyError
+     +- SettingError            a setting's value is not allowed                (start is refused)
+     +- ModelUnavailable        a model file is missing, broken or refused      (a lane can't start)
+     +- CallError               a call can't be answered; carries what the client is told
+         +- InvalidRequest         400, 405, 413, 415  the caller has to change something
+         |   +- ContextLengthExceeded  400  the prompt doesn't fit the model's window
+         |   +- NotFound               404  there is no such path or model
+         +- AccessDenied           401                      no key, or a wrong one
+         |   +- HostNotAllowed         403  a host or an origin that isn't this machine's
+         +- QueueFull              429                      too many calls wait already
+         +- ModelCrashed           500                      the model process died twice on this call
+         +- EngineFailed           500                      the engine answered with nonsense or an error
+         +- LaneUnavailable        503                      the lane isn't up, or the service is stopping
+         +- DeadlinePassed         504                      the call took longer than REQUEST_TIMEOUT
+
+Foreign errors are translated into one of these once, where they enter, with ``raise ... from exc``.
+Over a lane's socket a CallError travels as JSON (`to_wire`, `from_wire`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MayflyError(Exception):
+    """Anything this program raises on purpose. The message is one sentence for the person who can mend it."""
+
+
+class SettingError(MayflyError):
+    """A setting is wrong; the message names it, its value and what is allowed."""
+
+
+class ModelUnavailable(MayflyError):
+    """A model file is missing, malformed, of another kind, or can't be loaded."""
+
+
+class CallError(MayflyError):
+    """A call can't be answered.
+
+    Attributes:
+        status: the HTTP status.
+        type, code: the OpenAI-style error type and code.
+        param: the field of the request that is wrong, or None.
+        retry_after: seconds after which a new try makes sense, or None.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON form in which a worker sends this error over its lane."""
+        return {
+            "class": type(self).__name__,
+            "message": self.message,
+            "param": self.param,
+            "code": self.code,
+            "status": self.status,
+            "retry_after": self.retry_after,
+        }
+
+    @staticmethod
+    def from_wire(wire: dict[str, Any]) -> CallError:
+        """Rebuild an error that a worker sent; an unknown class becomes an EngineFailed."""
+        known: dict[str, type[CallError]] = {
+            cls.__name__: cls
+            for cls in (InvalidRequest, ContextLengthExceeded, QueueFull, EngineFailed, LaneUnavailable,
+                        DeadlinePassed)
+        }
+        cls = known.get(str(wire.get("class")), EngineFailed)
+        return cls(
+            str(wire.get("message", "the model process sent an error without a message")),
+            param=wire.get("param"),
+            code=wire.get("code"),
+            status=wire.get("status"),
+            retry_after=wire.get("retry_after"),
+        )
+
+
+class InvalidRequest(CallError):
+    """The caller has to change something; 400 unless said otherwise."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt doesn't fit the model's window; the message holds both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class NotFound(InvalidRequest):
+    """There is no such path (or, with the code `model_not_found`, no such model)."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class AccessDenied(CallError):
+    """A key is needed and there is none, or the one that was sent is wrong."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class HostNotAllowed(AccessDenied):
+    """The Host or Origin of a call without a key isn't this machine's and isn't in AUTHORIZED_URLS."""
+
+    status = 403
+    type = "permission_error"
+    code = "host_not_allowed"
+
+
+class QueueFull(CallError):
+    """QUEUE_LIMIT calls wait on this lane already."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class ModelCrashed(CallError):
+    """The model process died twice while it served this one call."""
+
+    status = 500
+    code = "model_crashed"
+
+
+class EngineFailed(CallError):
+    """The engine returned an error or an answer that fails its checks."""
+
+    status = 500
+    code = "engine_failed"
+
+
+class LaneUnavailable(CallError):
+    """The lane isn't configured, can't start, or the service is stopping."""
+
+    status = 503
+    code = "model_unavailable"
+
+
+class DeadlinePassed(CallError):
+    """The call took longer than REQUEST_TIMEOUT."""
+
+    status = 504
+    code = "timeout"

@@ -1,0 +1,1 @@
+"""Lanes: one model behind one local socket; framing, the calling side and the serving side."""

@@ -1,0 +1,318 @@
+"""The calling side of a lane: the web process asks a worker process, and nothing that happens to it gets lost.
+
+A call is one connection to the lane's socket. It waits in the kernel's queue until a worker takes it, so workers
+may die and be replaced meanwhile. Frames of the answer: `began` (a worker has the call), `piece` (text of a
+completion), `done`, or `error`. A connection that ends without `done` or `error` means that the worker died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mayfly.compat import LaneAddress
+from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
+from mayfly.lanes import framing
+from mayfly.lanes.board import Board
+from mayfly.lanes.calls import (
+    ClientGone,
+    Completion,
+    CompletionCall,
+    EmbedCall,
+    Embeddings,
+    Finished,
+    Piece,
+    Waiting,
+    Watch,
+)
+
+# How often a waiting call looks whether its client left, its deadline passed or its lane failed.
+_TICK = 0.1
+# A streaming caller hears something at least this often.
+_SILENCE = 10.0
+# How long a worker may take over one frame once it has begun to send it.
+_FRAME_TIMEOUT = 10.0
+# How long to wait for the watchdog's report of a death before answering without its name.
+_REPORT_PATIENCE = 3.0
+# A worker that dies between taking a connection and reading the call costs nothing but time; but not for ever.
+_MOST_UNBEGUN = 50
+
+
+class _WorkerDied(Exception):
+    """The connection ended before the answer did."""
+
+    def __init__(self, generation: int | None) -> None:
+        super().__init__(generation)
+        self.generation = generation
+
+
+class SocketLane:
+    """A lane served by supervised worker processes. See `mayfly.lanes.calls.Lane`.
+
+    Args:
+        name: "embed" or "chat".
+        address: what `LaneAddress.bind` returned, or None when no model is configured.
+        board: where the watchdog's word on the lane is read.
+        queue_limit: calls that may wait, beside those being served, before QueueFull.
+        served_at_once: calls that the lane serves at the same time.
+        missing: what a call is told when no model is configured.
+    """
+
+    def __init__(self, name: str, address: dict[str, Any] | None, board: Board, *, queue_limit: int,
+                 served_at_once: int = 1, missing: str = "") -> None:
+        self.name = name
+        self._address = address
+        self._board = board
+        self._queue_limit = queue_limit
+        self._served_at_once = served_at_once
+        self._missing = missing
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._active = 0
+        self._retried = 0
+
+    # -- what /health shows -----------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model that serves."""
+        model = self._board.lane(self.name).get("model")
+        return model if isinstance(model, str) else None
+
+    def configured(self) -> bool:
+        """Tell whether the lane has a model to serve."""
+        return self._address is not None
+
+    def ready(self) -> bool:
+        """Tell whether a call would be served now."""
+        return self.configured() and self._board.lane(self.name).get("state") == "ready"
+
+    def status(self) -> dict[str, Any]:
+        """Return the watchdog's word on the lane, with this process's queue and retries."""
+        if not self.configured():
+            return {"state": "off", "reason": self._missing}
+        with self._lock:
+            counts = {"queue": self._waiting, "active": self._active, "retried": self._retried}
+        return {**self._board.lane(self.name), **counts}
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
+        """See Lane."""
+        for message, raw in self._answer({"embed": call.to_wire()}, watch, until_piece=False):
+            if message is not None and message["event"] == "done":
+                return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
+                                  message["generation"])
+        raise AssertionError("an answer ends with done, or by raising")
+
+    def complete(self, call: CompletionCall, watch: Watch) -> Completion:
+        """See Lane."""
+        pieces: list[str] = []
+        for message, _ in self._answer({"complete": call.to_wire()}, watch, until_piece=False):
+            if message is None:
+                continue
+            if message["event"] == "began":
+                pieces.clear()  # a retry starts over
+            elif message["event"] == "piece":
+                pieces.append(message["text"])
+            elif message["event"] == "done":
+                return Completion("".join(pieces), _finished(message))
+        raise AssertionError("an answer ends with done, or by raising")
+
+    def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
+        """See Lane."""
+        heard = time.monotonic()
+        for message, _ in self._answer({"complete": call.to_wire()}, watch, until_piece=True):
+            if message is not None and message["event"] == "piece":
+                yield Piece(message["text"])
+            elif message is not None and message["event"] == "done":
+                yield _finished(message)
+            elif time.monotonic() - heard >= _SILENCE:
+                yield Waiting()
+            else:
+                continue
+            heard = time.monotonic()
+
+    def _answer(self, request: dict[str, Any], watch: Watch, *, until_piece: bool
+                ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
+        """Yield the frames of an answer, and (None, b"") at every tick without one.
+
+        A worker that dies is replaced by the watchdog, and the call goes once more; with `until_piece` not any more
+        after the first piece, because that has reached the client.
+        """
+        if self._address is None:
+            raise LaneUnavailable(self._missing, retry_after=60)
+        crashes = unbegun = 0
+        with self._place() as place:
+            while True:
+                shown = False
+                try:
+                    for message, raw in self._attempt(request, watch, place):
+                        shown = shown or (message is not None and message["event"] == "piece")
+                        yield message, raw
+                        if message is not None and message["event"] == "done":
+                            return
+                except _WorkerDied as died:
+                    if died.generation is None:
+                        unbegun += 1
+                        if unbegun > _MOST_UNBEGUN:
+                            raise self._unavailable("its process ends before it takes a call") from died
+                        self._pause(watch)
+                        continue
+                    crashes += 1
+                    if crashes > 1 or (until_piece and shown):
+                        raise self._crashed(died.generation, crashes, watch) from died
+                    with self._lock:
+                        self._retried += 1
+
+    def _attempt(self, request: dict[str, Any], watch: Watch, place: _Place
+                 ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
+        generation: int | None = None
+        place.wait()
+        try:
+            connection = self._connect(watch)
+        except OSError as exc:
+            raise _WorkerDied(None) from exc
+        # However this ends - done, an error, a client that left - closing the connection tells the worker.
+        with connection:
+            try:
+                framing.send(connection, {"deadline": watch.deadline, **request})
+                while True:
+                    self._check(watch, begun=generation is not None)
+                    if not _readable(connection, _TICK):
+                        yield None, b""
+                        continue
+                    frame = framing.receive(connection)
+                    if frame is None:
+                        raise _WorkerDied(generation)
+                    message, raw = frame
+                    if message["event"] == "began":
+                        generation = message["generation"]
+                        place.serve()
+                    elif message["event"] == "error":
+                        raise CallError.from_wire(message["error"])
+                    yield message, raw
+            except (OSError, framing.FrameError) as exc:
+                raise _WorkerDied(generation) from exc
+
+    def _connect(self, watch: Watch) -> socket.socket:
+        assert self._address is not None
+        self._check(watch, begun=False)
+        connection = LaneAddress.connect(self._address, timeout=5.0)
+        connection.settimeout(_FRAME_TIMEOUT)
+        return connection
+
+    def _check(self, watch: Watch, *, begun: bool) -> None:
+        """Raise what ends a call that isn't answered yet."""
+        if watch.client_gone():
+            raise ClientGone
+        if watch.stopping():
+            raise LaneUnavailable("the service is stopping; try again when it is back", retry_after=2)
+        state = self._board.lane(self.name)
+        if time.monotonic() >= watch.deadline:
+            if not begun and state.get("state") != "ready":
+                raise self._unavailable(str(state.get("reason") or "it is loading"))
+            waited = "was not finished" if begun else "still waited for its turn"
+            raise DeadlinePassed(f"the request {waited} when its deadline (REQUEST_TIMEOUT) passed")
+        if not begun and state.get("state") == "failing":
+            raise self._unavailable(str(state.get("reason") or "its process fails to start"))
+
+    def _unavailable(self, reason: str) -> LaneUnavailable:
+        report = _report(self._board.lane(self.name))
+        return LaneUnavailable(f"the {self.name} model is not available: {reason}{report}", retry_after=5)
+
+    def _crashed(self, generation: int, crashes: int, watch: Watch) -> ModelCrashed:
+        """Return the error for a call whose worker died for good, with the report's name if it comes in time."""
+        patience = min(time.monotonic() + _REPORT_PATIENCE, watch.deadline)
+        while True:
+            state = self._board.lane(self.name)
+            failure = state.get("last_failure") or {}
+            known = generation == failure.get("generation") or generation in failure.get("lost", ())
+            if known or time.monotonic() >= patience:
+                break
+            time.sleep(_TICK)
+        times = "twice on this request" if crashes > 1 else "while it answered this request"
+        return ModelCrashed(f"the model process died {times}{_report(state)}", retry_after=2)
+
+    def _pause(self, watch: Watch) -> None:
+        """Wait a moment before the next connection, unless the call is over anyway."""
+        self._check(watch, begun=False)
+        time.sleep(_TICK)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[_Place]:
+        with self._lock:
+            if self._waiting + self._active >= self._queue_limit + self._served_at_once:
+                raise QueueFull(f"{self._queue_limit} requests wait for the {self.name} model already (QUEUE_LIMIT); "
+                                "try again later", retry_after=1)
+            self._waiting += 1
+            place = _Place(self)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def _count(self, waiting: int, active: int) -> None:
+        with self._lock:
+            self._waiting += waiting
+            self._active += active
+
+
+class _Place:
+    """A call's place in its lane: waiting, or being served."""
+
+    def __init__(self, lane: SocketLane) -> None:
+        self._lane = lane
+        self._waits, self._served = True, False
+
+    def wait(self) -> None:
+        self._move(waits=True, served=False)
+
+    def serve(self) -> None:
+        self._move(waits=False, served=True)
+
+    def leave(self) -> None:
+        self._move(waits=False, served=False)
+
+    def _move(self, *, waits: bool, served: bool) -> None:
+        self._lane._count(waits - self._waits, served - self._served)
+        self._waits, self._served = waits, served
+
+
+def _readable(connection: socket.socket, timeout: float) -> bool:
+    if hasattr(select, "poll"):  # no limit on descriptor numbers
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    return bool(select.select([connection], [], [], timeout)[0])
+
+
+def _finished(message: dict[str, Any]) -> Finished:
+    return Finished(message["reason"], message["model"], message["generation"], message["prompt_tokens"],
+                    message["completion_tokens"])
+
+
+def _report(state: dict[str, Any]) -> str:
+    report = (state.get("last_failure") or {}).get("report")
+    return f" (report: {report})" if report else ""
+
+
+def socket_lanes(spec: dict[str, Any]) -> dict[str, SocketLane]:
+    """Build both lanes from what the watchdog handed to the web process.
+
+    Args:
+        spec: `board` (path), `queue_limit`, and `lanes`: {name: {"address": ... or None, "served_at_once": int,
+            "missing": str}}.
+    """
+    board = Board(Path(spec["board"]))
+    return {
+        name: SocketLane(name, lane["address"], board, queue_limit=spec["queue_limit"],
+                         served_at_once=lane.get("served_at_once", 1), missing=lane.get("missing", ""))
+        for name, lane in spec["lanes"].items()
+    }

@@ -1,0 +1,1 @@
+"""Model files: find, read, build and download them."""

@@ -1,0 +1,198 @@
+"""Download a model from gpt4all's published list.
+
+The list names each file's size and MD5. A download goes to "<name>.part", which is kept when the connection is
+lost and continued by the next call; only a complete file with the right sum gets the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin
+
+from mayfly.errors import ModelUnavailable
+from mayfly.models import store
+
+if TYPE_CHECKING:  # loaded only when something is really downloaded
+    import requests
+
+LIST_URL = "https://gpt4all.io/models/models3.json"
+
+# Seconds to connect, and between two pieces of an answer.
+_TIMEOUT = (10, 60)
+_PIECE = 1 << 18
+# A lost connection is taken up again at once, this often in a row without a byte of progress.
+_TRIES = 3
+
+
+class Entry(NamedTuple):
+    """A file of the list: its name, address, size in bytes and MD5 in hexadecimal."""
+
+    filename: str
+    url: str
+    size: int
+    md5: str
+
+
+class _Interrupted(Exception):
+    """The connection was lost; the message says how."""
+
+
+def pull(name: str, model_path: Path, *, list_url: str = LIST_URL) -> Path:
+    """Download the model `name` (with or without ".gguf") into `model_path`; nothing if it is there already.
+
+    A progress bar goes to stderr, if that is a terminal.
+
+    Raises:
+        ModelUnavailable: the list doesn't have that name, the network or the disk fails, or the file isn't
+            what the list says. A partial download stays as "<name>.part"; one with a wrong sum is removed.
+    """
+    with contextlib.suppress(ModelUnavailable):
+        return store.find(model_path, name)
+    entry = _entry(name, list_url)
+    final = model_path / entry.filename
+    part = model_path / (entry.filename + ".part")
+    try:
+        model_path.mkdir(parents=True, exist_ok=True)
+        _check_room(part, entry)
+        _download(entry, part)
+        _check_sum(entry, part)
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, final)
+    except OSError as exc:
+        raise ModelUnavailable(
+            f"{entry.filename} can't be written to {model_path}: {exc.strerror or exc}"
+        ) from exc
+    return final
+
+
+def _entry(name: str, list_url: str) -> Entry:
+    """Look `name` up in the list at `list_url`."""
+    import requests
+
+    try:
+        answer = requests.get(list_url, timeout=_TIMEOUT)
+        answer.raise_for_status()
+        models = answer.json()
+    except (requests.RequestException, ValueError) as exc:
+        raise ModelUnavailable(f"gpt4all's list of models can't be read: {_short(exc)}") from exc
+    known = {}
+    for model in models if isinstance(models, list) else []:
+        entry = _parse(model, list_url)
+        if entry is not None:
+            known[entry.filename] = entry
+    wanted = name if name.endswith(store.GGUF) else name + store.GGUF
+    if wanted not in known:
+        names = ", ".join(sorted(known)) or "nothing"
+        raise ModelUnavailable(f"gpt4all's list has no model {name!r}, it has: {names}")
+    return known[wanted]
+
+
+def _parse(model: Any, list_url: str) -> Entry | None:
+    """Return an entry of the list, or None for one that can't be downloaded safely."""
+    try:
+        filename, md5, size = model["filename"], model["md5sum"], int(model["filesize"])
+        url = model.get("url") or urljoin(list_url, "gguf/" + filename)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    if not all(isinstance(text, str) for text in (filename, md5, url)):
+        return None
+    plain = filename.endswith(store.GGUF) and not set(filename) & set('/\\:\0') and not filename.startswith(".")
+    return Entry(filename, url, size, md5.lower()) if plain and size > 0 else None
+
+
+def _check_room(part: Path, entry: Entry) -> None:
+    missing = entry.size - (part.stat().st_size if part.exists() else 0)
+    free = shutil.disk_usage(part.parent).free
+    if free < missing:
+        raise ModelUnavailable(
+            f"{entry.filename} needs {missing / 1e9:.1f} GB more in {part.parent}, where {free / 1e9:.1f} GB are free"
+        )
+
+
+def _download(entry: Entry, part: Path) -> None:
+    """Bring `part` to the entry's size, from wherever it is now."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tries = _TRIES
+    have = part.stat().st_size if part.exists() else 0
+    if have > entry.size:  # of another version of the file
+        part.unlink()
+        have = 0
+    with tqdm(total=entry.size, unit="B", unit_scale=True, desc=entry.filename, disable=None) as progress:
+        while have != entry.size:
+            try:
+                _continue(entry, part, have, progress)
+            except _Interrupted as exc:
+                now = part.stat().st_size if part.exists() else 0
+                tries = _TRIES if now > have else tries - 1
+                if tries == 0:
+                    raise ModelUnavailable(
+                        f"the download of {entry.filename} broke off after {now} of {entry.size} bytes ({exc}): "
+                        "the same command continues it"
+                    ) from exc
+            have = part.stat().st_size if part.exists() else 0
+
+
+def _continue(entry: Entry, part: Path, have: int, progress: Any) -> None:
+    """Append to `part` what the server sends from byte `have` on."""
+    import requests
+
+    # Not compressed: the sizes and the range are those of the file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with requests.get(entry.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+            if answer.status_code == 416:  # the server's file ends before `have`
+                part.unlink()
+                raise _Interrupted("the server's file is shorter than what is here")
+            if answer.status_code not in (200, 206):
+                raise ModelUnavailable(
+                    f"{entry.filename} can't be downloaded: {entry.url} answers {answer.status_code} {answer.reason}"
+                )
+            continued = answer.status_code == 206 and _starts_at(answer, have)
+            with part.open("ab" if continued else "wb") as stream:
+                progress.n = have if continued else 0
+                for piece in answer.iter_content(_PIECE):
+                    stream.write(piece)
+                    progress.update(len(piece))
+                    if stream.tell() > entry.size:
+                        break
+        have = part.stat().st_size
+        if have < entry.size:
+            raise _Interrupted("the server sent less than the whole file")
+        if have > entry.size:
+            part.unlink()
+            raise ModelUnavailable(f"{entry.filename} isn't the file of the list: it has more than {entry.size} bytes")
+    except requests.RequestException as exc:
+        raise _Interrupted(_short(exc)) from exc
+
+
+def _starts_at(answer: requests.Response, have: int) -> bool:
+    return answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+
+
+def _check_sum(entry: Entry, part: Path) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    with part.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != entry.md5:
+        part.unlink()
+        raise ModelUnavailable(
+            f"{entry.filename} was downloaded with MD5 {digest.hexdigest()} instead of {entry.md5} and was removed: "
+            "the same command starts anew"
+        )
+
+
+def _short(exc: Exception) -> str:
+    """Return an exception's class and the innermost reason, without the objects that requests prints."""
+    reason = exc
+    while reason.args and isinstance(reason.args[0], Exception):
+        reason = reason.args[0]
+    cause = getattr(reason, "reason", None)
+    return f"{type(exc).__name__}: {cause or reason}"

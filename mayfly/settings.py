@@ -1,0 +1,304 @@
+"""Every setting, and the only reader of `.env` and the environment.
+
+A setting is one field of `Settings`; its environment name is the field's name in capitals. The environment
+wins over `.env`. `.env` is looked for in the project's folder; the variable MAYFLY_ENV names another file.
+A value that isn't allowed raises SettingError with the setting's name, the value and what is allowed.
+
+A supervised process doesn't read settings itself: the watchdog hands it its own (`to_wire`, `from_wire`), so
+that an edit of `.env` can't leave half of the processes on other settings than the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mayfly.errors import SettingError
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+
+
+class _Refused(ValueError):
+    """A value isn't allowed; the message says what is."""
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
+            raise _Refused(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise _Refused(f"a number of seconds from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+_SIZE = re.compile(r"(\d{1,15})\s*([KMG]?)B?", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text)
+        value = int(match[1]) * _SIZE_UNITS[match[2].upper()] if match else -1
+        if not low <= value <= high:
+            raise _Refused(f"a size from {low} to {high} bytes, such as 8388608 or 8MB")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise _Refused("one of " + ", ".join(allowed))
+        return text.lower()
+
+    return parse
+
+
+def _truth(text: str) -> bool:
+    truths = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in truths:
+        raise _Refused("true or false")
+    return truths[text.lower()]
+
+
+def _folder(text: str) -> Path:
+    if not text or "\0" in text:
+        raise _Refused("the path of a folder")
+    return PROJECT_FOLDER / Path(text).expanduser()
+
+
+def _model_name(text: str) -> str:
+    if "\0" in text or text.startswith("/") or ".." in Path(text).parts or re.match(r"[a-z]+://", text):
+        raise _Refused("the name of a file in MODEL_PATH, or nothing")
+    return text
+
+
+def _address(text: str) -> str:
+    if text.lower() == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise _Refused("an IP address of this machine: 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+
+
+def _route(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
+        raise _Refused("a path such as /gpt4all_api")
+    if text in ("/embed", "/health", "/ready") or text == "/v1" or text.startswith("/v1/"):
+        raise _Refused("a path that the service doesn't use itself (/embed, /health, /ready, /v1)")
+    return text
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys = tuple(_list(text))
+    for key in keys:
+        if not re.fullmatch(r"[\x21-\x7e]{8,512}", key):
+            raise _Refused("keys of 8 to 512 printable ASCII characters without blanks, separated by commas")
+    return keys
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    """Accept host names and URLs; keep the host names, in lower case."""
+    hosts = []
+    for entry in _list(text):
+        try:
+            host = urlsplit(entry if "//" in entry else "//" + entry).hostname
+        except ValueError:
+            host = None
+        if not host or not re.fullmatch(r"[a-z0-9._:-]+", host):
+            raise _Refused("host names or URLs separated by commas, such as my.ngrok.app")
+        hosts.append(host)
+    return tuple(hosts)
+
+
+def _threads(text: str) -> int:
+    # More threads than cores is never right: gpt4all's threads spin while they wait for one another.
+    cores = available_cores()
+    if text in ("", "0", "auto"):
+        return cores
+    return _integer(1, cores)(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9 :_().-]{1,128}", text):
+        raise _Refused("cpu, gpu, cuda, kompute, amd, nvidia, or a device name that gpt4all lists")
+    return text
+
+
+def _setting(default: str, parse: Callable[[str], Any], doc: str) -> Any:
+    return field(metadata={"default": default, "parse": parse, "doc": doc})
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use (affinity and, where known, nothing else)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Paths are absolute, sizes in bytes, times in seconds."""
+
+    model_path: Path = _setting("models", _folder, "Folder of the model files.")
+    model_name: str = _setting(
+        "", _model_name,
+        "Completion model: the name of a GGUF file in MODEL_PATH. Empty: the service embeds only.")
+    embed_model: str = _setting(
+        "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
+        "Embedding model: the name of a GGUF file in MODEL_PATH. The default one is made at the first start.")
+    route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
+    listen_ip: str = _setting(
+        "127.0.0.1", _address,
+        "Address to listen on. 127.0.0.1: this machine alone. 0.0.0.0: every network (keys needed).")
+    listen_port: int = _setting("6008", _integer(0, 65535), "Port to listen on. 0: any free one, printed at the start.")
+    authorized_urls: tuple[str, ...] = _setting(
+        "", _hosts,
+        "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
+    api_keys: tuple[str, ...] = _setting(
+        "", _keys, "Keys for callers from elsewhere, separated by commas. The first start writes a random one.")
+    require_key: str = _setting(
+        "auto", _choice("auto", "always"),
+        "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
+    venv_name: str = _setting(
+        ".venv", str, "Folder of the virtual environment that start.sh makes.")
+    log_folder_name: Path = _setting("logs", _folder, "Folder of the logs and failure reports.")
+    log_keep: int = _setting("50", _integer(1, 100_000), "How many failure reports are kept.")
+    run_folder_name: Path = _setting(
+        "run", _folder, "Folder of sentinels, sockets and the lock while the service runs.")
+    isolation: str = _setting(
+        "auto", _choice("auto", "fork", "respawn", "none"),
+        "How each completion gets its fresh process. fork: milliseconds, Linux with DEVICE=cpu. respawn: a new "
+        "process loads the model. none: one process serves all. auto: fork where it works, else respawn.")
+    chat_processes: int = _setting("1", _integer(1, 64), "How many completions run at once.")
+    threads: int = _setting(
+        "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores.")
+    n_ctx: int = _setting("2048", _integer(16, 1_048_576), "Context window for completions, in tokens.")
+    device: str = _setting("cpu", _device, "Where completions are computed: cpu, gpu, cuda, kompute, or a device name.")
+    queue_limit: int = _setting("64", _integer(0, 1024), "Calls that may wait on each model before the answer is 429.")
+    request_timeout: float = _setting("300", _seconds(0.1, 86_400), "Deadline of a request, in seconds.")
+    receive_timeout: float = _setting(
+        "20", _seconds(0.5, 3600), "Seconds within which a request must have arrived whole.")
+    connection_limit: int = _setting(
+        "500", _integer(8, 10_000),
+        "Connections at once. Beyond it the one that has kept the service waiting longest is closed.")
+    hang_seconds: float = _setting(
+        "60", _seconds(0.5, 86_400), "A process whose heartbeat is older than this is killed and replaced.")
+    start_seconds: float = _setting("300", _seconds(0.5, 86_400), "Seconds within which a process must be ready.")
+    max_body: int = _setting("8MB", _size(1024, 1 << 30), "Largest request body.")
+    max_texts: int = _setting("2048", _integer(1, 1_000_000), "Most texts in one embedding request.")
+    debug: bool = _setting("false", _truth, "Also print what the worker processes write.")
+
+    @property
+    def fork_isolation(self) -> bool:
+        """Tell whether completions run in forks of a loaded template."""
+        return self.isolation == "fork"
+
+    def to_wire(self, *, with_keys: bool) -> dict[str, Any]:
+        """Return a JSON form for a supervised process; only the web process is given the keys."""
+        wire: dict[str, Any] = {}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            wire[entry.name] = str(value) if isinstance(value, Path) else value
+        if not with_keys:
+            wire["api_keys"] = []
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Settings:
+        """Rebuild what `to_wire` made; it was checked when it was read."""
+        values = dict(wire)
+        for entry in dataclasses.fields(cls):
+            if entry.metadata["parse"] is _folder:
+                values[entry.name] = Path(values[entry.name])
+            elif isinstance(values[entry.name], list):
+                values[entry.name] = tuple(values[entry.name])
+        return cls(**values)
+
+
+def names() -> list[str]:
+    """Return the environment name of every setting, in the order of `.env.example`."""
+    return [entry.name.upper() for entry in dataclasses.fields(Settings)]
+
+
+def parse(values: Mapping[str, str]) -> Settings:
+    """Check raw values (environment name -> text) and return the settings.
+
+    Raises:
+        SettingError: a value isn't allowed.
+    """
+    parsed: dict[str, Any] = {}
+    for entry in dataclasses.fields(Settings):
+        name = entry.name.upper()
+        text = values.get(name, "").strip() or entry.metadata["default"]
+        try:
+            parsed[entry.name] = entry.metadata["parse"](text)
+        except _Refused as exc:
+            shown = "(not shown)" if entry.name == "api_keys" else repr(text)
+            raise SettingError(f"{name} is {shown}; allowed: {exc}") from exc
+    settings = Settings(**parsed)
+    return _resolve(settings)
+
+
+def _resolve(settings: Settings) -> Settings:
+    """Check what depends on more than one setting."""
+    fork_works = hasattr(os, "fork") and os.uname().sysname == "Linux" and settings.device == "cpu"
+    if settings.isolation == "fork" and not fork_works:
+        raise SettingError(f"ISOLATION is 'fork', which works on Linux with DEVICE=cpu alone (DEVICE is "
+                           f"{settings.device!r}); allowed here: auto, respawn, none")
+    if settings.isolation == "auto":
+        settings = dataclasses.replace(settings, isolation="fork" if fork_works else "respawn")
+    if settings.listen_ip not in ("127.0.0.1", "::1") and not settings.api_keys:
+        raise SettingError(f"API_KEYS is empty, but LISTEN_IP is {settings.listen_ip!r}; allowed: a key in API_KEYS "
+                           "(callers from other machines need one), or LISTEN_IP=127.0.0.1")
+    return settings
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `.env` (or the file that MAYFLY_ENV names) and the environment; the environment wins.
+
+    Raises:
+        SettingError: a value isn't allowed, or `.env` can't be read.
+    """
+    from dotenv import dotenv_values
+
+    environ = os.environ if environ is None else environ
+    env_file = Path(environ.get("MAYFLY_ENV") or PROJECT_FOLDER / ".env")
+    values: dict[str, str] = {}
+    if env_file.exists():
+        try:
+            values = {key: text or "" for key, text in dotenv_values(env_file, interpolate=False).items()}
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingError(f"{env_file} can't be read: {exc}") from exc
+    elif environ.get("MAYFLY_ENV"):
+        raise SettingError(f"MAYFLY_ENV is {str(env_file)!r}, which doesn't exist; allowed: the path of a .env file")
+    # A variable that is set to nothing doesn't hide the line in `.env`.
+    values.update({name: environ[name] for name in names() if environ.get(name, "").strip()})
+    return parse(values)

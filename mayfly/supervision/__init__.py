@@ -1,0 +1,1 @@
+"""The watchdog: starts, watches, replaces and reports on processes. Imports neither web nor engines."""

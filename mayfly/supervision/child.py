@@ -1,0 +1,171 @@
+"""One process that the watchdog started: its OS side, and nothing of what is thought about it.
+
+Two threads read its stdout (events, a JSON object a line) and stderr (for reports), so that a process that writes
+much can't block, and a watchdog on any operating system can wait on one queue.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from mayfly.compat import WINDOWS, abort_signal, kill_signal, spawn
+
+_TAIL_LINES = 60
+_LONGEST_LINE = 2000
+
+
+class Process(Protocol):
+    """What the supervisor needs of a process. `Child` is the real one; tests have another."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code (negative: the signal that killed it), or None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def abort(self) -> None:
+        """Make it write its stacks and die."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def tell(self, line: str) -> None:
+        """Write a line to its stdin."""
+
+    def tail(self) -> list[str]:
+        """Return the last lines of its stderr."""
+
+    def close(self) -> None:
+        """Let go of its streams, once it has exited."""
+
+
+class Child:
+    """A child process.
+
+    Args:
+        argv: the command.
+        cwd: where it runs.
+        spec: what it is told on its first line of stdin.
+        sockets: listening sockets that it inherits.
+        on_event: called from a thread with each event.
+        on_line: called from a thread with each line of its stderr.
+    """
+
+    def __init__(self, argv: Sequence[str], *, cwd: Path, spec: dict[str, Any], sockets: Sequence[socket.socket],
+                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None]) -> None:
+        self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets)
+        self.pid = self._process.pid
+        self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        self._on_event = on_event
+        self._on_line = on_line
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._threads = [
+            threading.Thread(target=self._read, args=(self._process.stdout, self._event), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stderr, self._line), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.tell(json.dumps(spec))
+
+    def poll(self) -> int | None:
+        """See Process."""
+        code = self._process.poll()
+        if code is not None:
+            # What it wrote last belongs to its report. A process that outlives it could hold the pipe open.
+            for thread in self._threads:
+                thread.join(timeout=0.5)
+        return code
+
+    def terminate(self) -> None:
+        """See Process."""
+        self._signal(signal.SIGTERM)
+
+    def abort(self) -> None:
+        """See Process."""
+        self._signal(kill_signal() if WINDOWS else abort_signal())
+
+    def kill(self) -> None:
+        """See Process."""
+        self._signal(kill_signal())
+
+    def tell(self, line: str) -> None:
+        """See Process. A process that died meanwhile is noticed elsewhere."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def tail(self) -> list[str]:
+        """See Process."""
+        return list(self._tail)
+
+    def close(self) -> None:
+        """See Process."""
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self._process.send_signal(number)
+
+    def _read(self, stream: IO[bytes], take: Callable[[bytes], None]) -> None:
+        rest = b""
+        with contextlib.suppress(OSError, ValueError):
+            while chunk := os.read(stream.fileno(), 65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    take(line)
+                if len(rest) > 1 << 20:  # native code may write without ever ending a line
+                    take(rest)
+                    rest = b""
+        if rest:
+            take(rest)
+
+    def _event(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        if isinstance(event, dict):
+            self._on_event(event)
+        else:
+            self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        text = printable(line[:_LONGEST_LINE].decode(errors="replace"))
+        self._tail.append(text)
+        self._on_line(text)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment for a child: without keys, which travel in its spec alone."""
+    environ = {name: value for name, value in os.environ.items() if name != "API_KEYS"}
+    environ["PYTHONUNBUFFERED"] = "1"
+    environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
+    return environ
+
+
+def printable(text: str) -> str:
+    """Escape what could forge a log line or drive a terminal: control characters, escape codes, line breaks."""
+    return "".join(
+        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode("ascii")
+        for char in text.rstrip("\r\n"))
+
+
+def python_command(*arguments: str) -> list[str]:
+    """Return the command that runs this Python."""
+    return [sys.executable, *arguments]

@@ -1,0 +1,112 @@
+"""The sentinel: one file by which a process says that it is ready, alive, and done.
+
+A supervised process writes its sentinel when it is ready (JSON: pid, generation, model, when; later the id and
+sizes of the request it serves, never text), touches it from its working loop, and removes it when it has
+completed the request it lived for. The watchdog reads: exited and removed is spent; exited and still there is
+crashed; alive and untouched for HANG_SECONDS is hung.
+
+The file is replaced by rename and touched without following links, so whatever somebody puts in its place
+(garbage, a symlink) is neither followed nor trusted; a beat puts the real one back if it has vanished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+# A beat is a system call; more often than this tells the watchdog nothing new.
+_BEAT_INTERVAL = 0.1
+_LARGEST = 64 * 1024
+
+
+class Sentinel:
+    """The process's own side of its sentinel."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text = "{}"
+        self._last_beat = 0.0
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Replace the sentinel's content. A full disk leaves it empty rather than absent: presence counts."""
+        self._text = json.dumps(facts)
+        self._last_beat = time.monotonic()
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            with contextlib.suppress(OSError):
+                os.write(descriptor, self._text.encode())
+        finally:
+            os.close(descriptor)
+        try:
+            os.replace(temporary, self.path)
+        except IsADirectoryError:
+            os.unlink(temporary)
+
+    def beat(self) -> None:
+        """Touch the sentinel: the working loop has moved on."""
+        now = time.monotonic()
+        if now - self._last_beat < _BEAT_INTERVAL:
+            return
+        self._last_beat = now
+        try:
+            if os.utime in os.supports_follow_symlinks:
+                os.utime(self.path, follow_symlinks=False)
+            else:
+                os.utime(self.path)
+        except FileNotFoundError:
+            self.write(json.loads(self._text))
+
+    def remove(self) -> None:
+        """Say that the request this process lived for is completed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Read a sentinel; None if there is none, {} if what is there isn't one."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return {}
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            content = os.read(descriptor, _LARGEST)
+        finally:
+            os.close(descriptor)
+        facts = json.loads(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def touched(path: Path) -> int | None:
+    """Return a number that changes with every touch, or None if there is no sentinel.
+
+    The supervisor watches for *change* on its own monotonic clock and never compares this with the time of day,
+    which may jump.
+    """
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return None
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove the sentinels that an earlier run left; return their names."""
+    removed = []
+    for entry in folder.iterdir():
+        if entry.name.endswith(".watchdog") or ".watchdog." in entry.name:
+            with contextlib.suppress(OSError):
+                entry.unlink()
+                removed.append(entry.name)
+    return sorted(removed)

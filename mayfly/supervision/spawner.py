@@ -1,0 +1,86 @@
+"""Starts the real processes: what each is told, and which sockets it inherits."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mayfly.settings import PROJECT_FOLDER, Settings
+from mayfly.supervision.child import Child, Process
+from mayfly.supervision.watched import Position, Watched
+from mayfly.workers.spec import Spec
+
+#: What the watchdog's loop waits for: a process and what it sent, or None for "look now".
+Inbox = queue.SimpleQueue[tuple[Watched, dict[str, Any]] | None]
+
+
+@dataclass(frozen=True)
+class LaneSocket:
+    """A lane's listening socket and its address; both None where no model is configured."""
+
+    listener: socket.socket | None
+    address: dict[str, Any] | None
+    model_file: Path | None
+    missing: str
+    served_at_once: int
+
+
+class ProcessSpawner:
+    """Starts the web process and workers as child processes.
+
+    Args:
+        settings: of the service.
+        public: the public listening socket, for the web process alone.
+        lanes: every lane's socket, by name.
+        run_folder: where sentinels are.
+        inbox: takes events.
+    """
+
+    def __init__(self, settings: Settings, *, public: socket.socket, lanes: dict[str, LaneSocket], run_folder: Path,
+                 inbox: Inbox) -> None:
+        self._settings = settings
+        self._public = public
+        self._lanes = lanes
+        self._run_folder = run_folder
+        self._inbox = inbox
+
+    def start(self, position: Position, watched: Watched) -> Process:
+        """See Spawner."""
+        if position.role == "app":
+            argv = [sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"]
+            return self._child(argv, self._app_spec(watched), [self._public], watched)
+        lane = self._lanes[position.lane]
+        assert lane.listener is not None and lane.address is not None and lane.model_file is not None
+        spec = Spec(
+            lane=position.lane, role=position.role, settings=self._settings, model_file=lane.model_file,
+            listen_fd=lane.listener.fileno(), address=lane.address, run_folder=self._run_folder,
+            budget=self._run_folder / "threads", place=position.place, generation=watched.generation,
+            parent=os.getpid())
+        argv = [sys.executable, "-m", "mayfly.workers"]
+        return self._child(argv, spec.to_wire(), [lane.listener], watched)
+
+    def _app_spec(self, watched: Watched) -> dict[str, Any]:
+        return {
+            "settings": self._settings.to_wire(with_keys=True),
+            "listen_fd": self._public.fileno(),
+            "sentinel": str(watched.sentinel),
+            "generation": watched.generation,
+            "parent": os.getpid(),
+            "board": str(self._run_folder / "state.json"),
+            "queue_limit": self._settings.queue_limit,
+            "lanes": {name: {"address": lane.address, "missing": lane.missing, "served_at_once": lane.served_at_once}
+                      for name, lane in self._lanes.items()},
+        }
+
+    def _child(self, argv: list[str], spec: dict[str, Any], sockets: list[socket.socket], watched: Watched) -> Child:
+        def on_line(line: str) -> None:
+            if self._settings.debug:
+                self._inbox.put((watched, {"event": "log", "line": line}))
+
+        return Child(argv, cwd=PROJECT_FOLDER, spec=spec, sockets=sockets,
+                     on_event=lambda event: self._inbox.put((watched, event)), on_line=on_line)

@@ -1,0 +1,402 @@
+"""The supervisor: keeps every position filled, and says what became of each process.
+
+`tick(now)` looks at every process, asks `policy` for a verdict and acts on it; `handle(...)` takes events. Both run
+in one loop and nothing else does, so there is no state to lock. The OS work is done by the spawner's processes, the
+clock comes in from outside: tests drive both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from mayfly.lanes import board
+from mayfly.settings import Settings
+from mayfly.supervision import policy, sentinel
+from mayfly.supervision.child import Process
+from mayfly.supervision.journal import Journal
+from mayfly.supervision.reports import Failure, Reports
+from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
+from mayfly.workers import exits
+from mayfly.workers.budget import EMBED_PLACE, FIRST_CHAT_PLACE, Table
+
+_KILL_AGAIN = 1.0
+
+
+class Spawner(Protocol):
+    """Starts processes."""
+
+    def start(self, position: Position, watched: Watched) -> Process:
+        """Start the process of a position.
+
+        Raises:
+            OSError: the system refuses.
+        """
+
+
+class Supervisor:
+    """Supervises the web process and the lanes' workers.
+
+    Args:
+        settings: of the service.
+        lanes: the configured lanes.
+        run_folder: where sentinels and the board are.
+        table: the thread budget; places of dead processes are freed here.
+        fork_handle: makes the handle of a forked generation from its pid.
+    """
+
+    def __init__(self, settings: Settings, lanes: dict[str, LaneState], *, spawner: Spawner, journal: Journal,
+                 reports: Reports, run_folder: Path, table: Table, now: float,
+                 fork_handle: Callable[[int], Process] = Forked) -> None:
+        self._settings = settings
+        self._spawner = spawner
+        self._journal = journal
+        self._reports = reports
+        self._run_folder = run_folder
+        self._table = table
+        self._fork_handle = fork_handle
+        self._published: dict[str, Any] | None = None
+        self.lanes = lanes
+        self.app = Position("app", "app", "app", start_at=now)
+        self.workers = list(self._worker_positions(now))
+
+    def _worker_positions(self, now: float) -> Iterator[Position]:
+        if "embed" in self.lanes:
+            yield Position("embed", "embed", "serve", EMBED_PLACE, start_at=now)
+        if "chat" not in self.lanes:
+            return
+        if self._settings.isolation == "respawn":
+            for number in range(self._settings.chat_processes + 1):  # one more than serve: the standby
+                yield Position("chat", "chat", "once", FIRST_CHAT_PLACE + number, start_at=now)
+        elif self._settings.isolation == "fork":
+            yield Position("chat", "chat", "template", FIRST_CHAT_PLACE, start_at=now)
+        else:
+            yield Position("chat", "chat", "serve", FIRST_CHAT_PLACE, start_at=now)
+
+    # -- the loop's two entries -------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Look at every process, judge it and act; start what is due; publish what changed."""
+        self._look(self.app, now)
+        self.tick_workers(now)
+
+    def handle(self, watched: Watched, event: dict[str, Any], now: float) -> None:
+        """Take an event that a process sent."""
+        kind = event.get("event")
+        if kind == "access":
+            self._journal.access(str(event.get("line", "")))
+        elif kind == "log":
+            self._journal.event(f"{watched.name}: {event.get('line', '')}")
+        elif kind == "ready":
+            watched.model = str(event.get("model", ""))
+            self._came_up(watched, now)
+        elif kind == "cannot_load":
+            watched.reason = str(event.get("reason", ""))
+        elif kind == "forked":
+            self._forked(watched, event, now)
+        elif kind == "served":
+            self._served(watched, event)
+        elif kind == "exited":
+            self._generation_exited(watched, event, now)
+
+    # -- processes of positions -------------------------------------------------------------------------------
+
+    def _look(self, position: Position, now: float) -> None:
+        watched = position.watched
+        if watched is None:
+            if now >= position.start_at:
+                self._start(position, now)
+            return
+        assert watched.process is not None
+        # Before the exit: a process that removed its sentinel and exited meanwhile was ready.
+        self._notice_sentinel(watched, now)
+        code = watched.process.poll()
+        if code is None:
+            self._look_alive(watched, now)
+        else:
+            self._exited(position, watched, code, now)
+
+    def _start(self, position: Position, now: float) -> None:
+        lane = self.lanes.get(position.lane)
+        number = 0 if lane is None else lane.take_number()
+        name = f"{position.lane}-{number}" if position.role == "once" else position.name
+        watched = Watched(name, position.lane, number, self._run_folder / f"{name}.watchdog", now,
+                          turn=position.role != "once")
+        sentinel.Sentinel(watched.sentinel).remove()
+        try:
+            watched.process = self._spawner.start(position, watched)
+        except OSError as exc:
+            delay = position.backoff.delay(0.0, answered=False)
+            position.start_at = now + delay
+            self._journal.event(f"{name} can't be started: {exc}; next try in {delay:.1f} s")
+            return
+        watched.pid = watched.process.pid
+        watched.heartbeat.observe(None, now)
+        position.watched = watched
+
+    def _notice_sentinel(self, watched: Watched, now: float) -> None:
+        mark = sentinel.touched(watched.sentinel)
+        if mark is not None and not watched.ready:
+            self._came_up(watched, now)
+
+    def _came_up(self, watched: Watched, now: float) -> None:
+        if watched.ready:
+            return
+        watched.ready_at = now
+        if watched.lane == "app":
+            self._journal.event(f"app ready after {now - watched.started:.2f} s")
+            return
+        lane = self.lanes[watched.lane]
+        lane.failing = ""
+        lane.was_ready = True
+        lane.generation = max(lane.generation, watched.generation)
+        named = f" ({watched.model})" if watched.model else ""
+        self._journal.event(f"{watched.name} ready after {now - watched.started:.2f} s{named}")
+
+    def _look_alive(self, watched: Watched, now: float) -> None:
+        """Judge a process that runs; condemn it, or finish what was begun."""
+        assert watched.process is not None
+        age = watched.heartbeat.observe(sentinel.touched(watched.sentinel), now)
+        if watched.condemned is not None:
+            if now >= watched.kill_at:
+                watched.process.kill()
+                watched.kill_at = now + _KILL_AGAIN
+            return
+        verdict = policy.judge_alive(
+            ready=watched.ready, age=age, since_start=now - watched.started,
+            hang_seconds=self._settings.hang_seconds, start_seconds=self._settings.start_seconds)
+        if verdict == "well":
+            return
+        if verdict == "hung":
+            watched.reason = f"no heartbeat for {age:.1f} s (HANG_SECONDS={self._settings.hang_seconds:g})"
+        else:
+            watched.reason = (f"not ready after {now - watched.started:.1f} s "
+                              f"(START_SECONDS={self._settings.start_seconds:g})")
+        self._journal.event(f"{_spoken(watched)}: {watched.reason}; ending it")
+        watched.condemned = verdict
+        watched.kill_at = now + policy.ABORT_PATIENCE
+        watched.process.abort()
+
+    def _exited(self, position: Position, watched: Watched, code: int, now: float) -> None:
+        assert watched.process is not None
+        there = sentinel.read(watched.sentinel)
+        verdict = policy.judge_exit(
+            ready=watched.ready, sentinel=there is not None,
+            served=watched.calls > 0, changed=code == exits.MODEL_CHANGED, condemned=watched.condemned)
+        position.watched = None
+        position.start_at = now
+        self._free_places(position)
+        lost = self._lose_generations(watched)
+        lived_ready = now - watched.ready_at if watched.ready_at is not None else 0.0
+        if verdict == "spent" and position.role == "once":
+            self._spent(watched)
+        elif verdict in ("changed", "spent", "ended"):
+            what = "its model file was replaced" if verdict == "changed" else "it ended"
+            self._journal.event(f"{watched.name}: {what}; starting it again")
+            if verdict != "changed":
+                position.start_at = now + position.backoff.delay(lived_ready, answered=watched.calls > 0)
+        else:
+            failure = Failure(
+                watched.name, verdict, watched.pid, watched.generation, code, now - watched.started, watched.calls,
+                now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
+                there or {}, watched.process.tail(), lost)
+            delay = position.backoff.delay(lived_ready, answered=watched.calls > 0)
+            position.start_at = now + delay
+            self._failed(watched, failure, f"; starting it again in {delay:.1f} s")
+        sentinel.Sentinel(watched.sentinel).remove()
+        watched.process.close()
+
+    def _free_places(self, position: Position) -> None:
+        """A process that died while it computed can't give its threads back itself."""
+        if position.role == "template":
+            for place in range(FIRST_CHAT_PLACE, len(self._table)):
+                self._table[place] = 0
+        elif position.role != "app":
+            self._table[position.place] = 0
+
+    def _give_turns(self) -> None:
+        """In respawn isolation: let loaded standbys serve, as many at once as CHAT_PROCESSES says."""
+        once = [position.watched for position in self.workers if position.role == "once" and position.watched]
+        serving = sum(1 for watched in once if watched.turn)
+        for watched in sorted(once, key=lambda entry: entry.generation):
+            if serving >= self._settings.chat_processes:
+                return
+            if not watched.turn and watched.ready and watched.condemned is None and watched.process is not None:
+                watched.process.tell("go")
+                watched.turn = True
+                serving += 1
+
+    # -- generations of a template ----------------------------------------------------------------------------
+
+    def _forked(self, template: Watched, event: dict[str, Any], now: float) -> None:
+        lane = self.lanes[template.lane]
+        number = int(event["generation"])
+        path = self._run_folder / f"{template.lane}-{number}.watchdog"
+        watched = Watched(f"{template.lane}-{number}", template.lane, number, path, now, model=template.model,
+                          pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
+        watched.heartbeat.observe(sentinel.touched(path), now)
+        lane.generations[number] = watched
+        lane.next_generation = max(lane.next_generation, number + 1)
+        lane.generation = number
+        lane.last_fork_seconds = float(event["seconds"])
+
+    def _served(self, watched: Watched, event: dict[str, Any]) -> None:
+        watched.calls += 1
+        watched.served = event
+        generation = self.lanes[watched.lane].generations.get(int(event.get("generation", -1)))
+        if generation is not None:
+            generation.calls += 1
+            generation.served = event
+
+    def _generation_exited(self, template: Watched, event: dict[str, Any], now: float) -> None:
+        lane = self.lanes[template.lane]
+        number = int(event["generation"])
+        code = int(event["code"])
+        lane.next_generation = max(lane.next_generation, number + 1)
+        path = self._run_folder / f"{template.lane}-{number}.watchdog"
+        watched = lane.generations.pop(number, None)
+        there = sentinel.read(path)
+        if watched is None:  # it died before it was ready
+            watched = Watched(f"{template.lane}-{number}", template.lane, number, path, now, model=template.model,
+                              pid=int(event.get("pid", 0)))
+        verdict = policy.judge_exit(
+            ready=watched.ready, sentinel=there is not None, served=watched.served is not None, changed=False,
+            condemned=watched.condemned)
+        if verdict == "spent":
+            self._spent(watched)
+        elif verdict != "ended":
+            self._failed(watched, Failure(
+                watched.name, verdict, watched.pid, number, code, now - watched.started, watched.calls,
+                now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
+                there or {}, template.process.tail() if template.process else []), "")
+        sentinel.Sentinel(path).remove()
+        if watched.process is not None:
+            watched.process.close()
+
+    def _lose_generations(self, template: Watched) -> list[int]:
+        """A template's generations end with it; return the numbers of those that had begun to live."""
+        if template.lane not in self.lanes:
+            return []
+        lane = self.lanes[template.lane]
+        lost = sorted(lane.generations)
+        for watched in lane.generations.values():
+            sentinel.Sentinel(watched.sentinel).remove()
+            if watched.process is not None:
+                watched.process.close()
+        lane.generations.clear()
+        if lost:
+            # One more may have been forked and never heard of.
+            lane.next_generation += 1
+        return lost
+
+    # -- what became of a process -----------------------------------------------------------------------------
+
+    def _spent(self, watched: Watched) -> None:
+        lane = self.lanes[watched.lane]
+        lane.restarts["spent"] += 1
+        served = watched.served or {}
+        line = (f"{watched.lane} generation {watched.generation} spent after {float(served.get('seconds', 0)):.2f} s, "
+                f"{served.get('tokens', 0)} tokens")
+        if served.get("outcome") not in ("answered", None):
+            line += f" ({served['outcome']})"
+        if lane.generation > watched.generation and lane.last_fork_seconds:
+            line += f"; generation {lane.generation} ready in {lane.last_fork_seconds * 1000:.0f} ms"
+        self._journal.event(line)
+
+    def _failed(self, watched: Watched, failure: Failure, then: str) -> None:
+        lane = self.lanes.get(watched.lane)
+        try:
+            report: str | None = self._reports.write(failure)
+        except OSError as exc:
+            report = None
+            self._journal.event(f"no failure report can be written: {exc.strerror or exc}")
+        self._journal.event(f"{_spoken(watched)} {failure.cause.replace('_', ' ')}: {failure.how()}"
+                            + (f", {failure.reason}" if failure.reason else "")
+                            + (f"; report {report}" if report else "") + then)
+        if lane is None:
+            return
+        lane.restarts[failure.cause] += 1
+        lane.last_failure = {
+            "when": stamp(), "name": failure.name, "cause": failure.cause, "how": failure.how(),
+            "generation": failure.generation, "lost": failure.lost, "report": report}
+        if failure.cause == "failed_start":
+            lane.failing = failure.reason or (
+                f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
+                "damaged")
+
+    # -- the board --------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        public = {name: lane.public(self._ready_pid(name)) for name, lane in self.lanes.items()}
+        if public == self._published:
+            return
+        try:
+            board.publish(self._run_folder / "state.json", public)
+        except OSError as exc:
+            self._journal.event(f"state.json can't be written: {exc.strerror or exc}")
+            return
+        self._published = public
+
+    def _ready_pid(self, lane: str) -> int | None:
+        for position in self.workers:
+            watched = position.watched
+            if position.lane == lane and watched and watched.ready and watched.turn and watched.condemned is None:
+                if watched.model:
+                    self.lanes[lane].model = watched.model
+                return watched.pid
+        return None
+
+    # -- stopping ---------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Ask the web process to finish what it has."""
+        if self.app.watched is not None and self.app.watched.process is not None:
+            self.app.watched.process.terminate()
+
+    def tick_workers(self, now: float) -> None:
+        """While the web process drains: the workers are watched and replaced as ever, for those who still wait."""
+        for position in self.workers:
+            self._look(position, now)
+        for lane in self.lanes.values():
+            for watched in list(lane.generations.values()):
+                self._look_alive(watched, now)
+        self._give_turns()
+        self._publish()
+
+    def end_app(self) -> None:
+        """End the web process if it hasn't ended by itself."""
+        if self.app.watched is not None and self.app.watched.process is not None:
+            self.app.watched.process.kill()
+
+    def end_workers(self, *, kill: bool) -> None:
+        """Ask all workers to end, or end them."""
+        for position in self.workers:
+            if position.watched is not None and position.watched.process is not None:
+                if kill:
+                    position.watched.process.kill()
+                else:
+                    position.watched.process.terminate()
+
+    def reap(self) -> bool:
+        """Take note of exits without judging them; tell whether every process is gone."""
+        positions = [self.app, *self.workers]
+        for position in positions:
+            watched = position.watched
+            if watched is not None and watched.process is not None and watched.process.poll() is not None:
+                watched.process.close()
+                position.watched = None
+        return all(position.watched is None for position in positions)
+
+    def reap_app(self) -> bool:
+        """Take note of the web process's exit without judging it; tell whether it is gone."""
+        watched = self.app.watched
+        if watched is not None and watched.process is not None and watched.process.poll() is not None:
+            watched.process.close()
+            self.app.watched = None
+        return self.app.watched is None
+
+
+def _spoken(watched: Watched) -> str:
+    lane, _, number = watched.name.partition("-")
+    return f"{lane} generation {number}" if number else watched.name

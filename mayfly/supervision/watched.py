@@ -1,0 +1,146 @@
+"""What the supervisor remembers of one living process, and of one lane."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mayfly.compat import ProcessHandle, abort_signal, kill_signal
+from mayfly.supervision.child import Process
+from mayfly.supervision.policy import Backoff, Heartbeat, Verdict
+
+CAUSES = ("spent", "crashed", "hung", "failed_start")
+
+
+@dataclass(eq=False)
+class Watched:
+    """A process that is being watched: a child of the watchdog, or a generation forked by a template.
+
+    Times are on the supervisor's clock.
+    """
+
+    name: str
+    lane: str
+    generation: int
+    sentinel: Path
+    started: float
+    process: Process | None = None
+    pid: int = 0
+    ready_at: float | None = None
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    condemned: Verdict | None = None
+    kill_at: float = 0.0
+    calls: int = 0
+    served: dict[str, Any] | None = None
+    reason: str = ""
+    model: str = ""
+    turn: bool = True  # False: a standby that waits for its turn
+
+    @property
+    def ready(self) -> bool:
+        """It has come up."""
+        return self.ready_at is not None
+
+
+class Forked:
+    """A generation's process: the template's child, so the template reaps it and reports its end."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = ProcessHandle(pid)
+
+    def poll(self) -> int | None:
+        """Unknown here; the template tells."""
+        return None
+
+    def terminate(self) -> None:
+        """See Process."""
+        self._handle.signal(kill_signal())
+
+    def abort(self) -> None:
+        """See Process."""
+        self._handle.signal(abort_signal())
+
+    def kill(self) -> None:
+        """See Process."""
+        self._handle.signal(kill_signal())
+
+    def tell(self, line: str) -> None:
+        """A generation listens to its template alone."""
+
+    def tail(self) -> list[str]:
+        """Its stderr is its template's."""
+        return []
+
+    def close(self) -> None:
+        """See Process."""
+        self._handle.close()
+
+
+@dataclass
+class Position:
+    """A place in the service that must have a living process.
+
+    Attributes:
+        role: "app", or the role of a worker.
+        place: where its process computes, in the thread budget (a template's generations have the chat places).
+        start_at: when the next one is due, while there is none.
+    """
+
+    name: str
+    lane: str
+    role: Literal["app", "serve", "once", "template"]
+    place: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
+    watched: Watched | None = None
+    start_at: float = 0.0
+
+
+@dataclass
+class LaneState:
+    """What the supervisor knows of a lane, and tells the web process.
+
+    Attributes:
+        failing: why its process doesn't come up, or "".
+        generations: the template's living generations, by number.
+    """
+
+    name: str
+    model: str
+    isolation: str
+    restarts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
+    next_generation: int = 1
+    generation: int = 0
+    was_ready: bool = False
+    failing: str = ""
+    last_failure: dict[str, Any] | None = None
+    generations: dict[int, Watched] = field(default_factory=dict)
+    last_fork_seconds: float = 0.0
+
+    def take_number(self) -> int:
+        """Return the next generation's number."""
+        number = self.next_generation
+        self.next_generation += 1
+        return number
+
+    def public(self, pid: int | None) -> dict[str, Any]:
+        """Return the lane's part of the board; `pid` is that of a ready process, if there is one."""
+        if pid is not None:
+            state = "ready"
+        elif self.failing:
+            state = "failing"
+        else:
+            state = "restarting" if self.was_ready else "loading"
+        facts: dict[str, Any] = {
+            "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
+            "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure}
+        if state == "failing":
+            facts["reason"] = self.failing
+        return facts
+
+
+def stamp() -> str:
+    """Return the time of day for people and machines (ISO 8601 with the offset)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,135 @@
+"""Who may call: this machine's own programs without a key, everybody else with one.
+
+A *direct* call comes from a loopback address and carries no header by which a proxy or tunnel marks what it
+forwards. No proxy is trusted: the mere presence of such a header makes a call *forwarded*, which only ever
+demands more. A direct call needs no key if its Host is a loopback name or in AUTHORIZED_URLS (a web page whose
+name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of another site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from mayfly.errors import AccessDenied, HostNotAllowed
+from mayfly.settings import Settings
+
+_FORWARDING = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_FORWARDED",
+               "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP")
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules, made from the settings.
+
+    Attributes:
+        digests: SHA-256 of each key, so that a comparison takes the same time for keys of any length.
+        hosts: names besides the loopback ones under which direct calls are served, in lower case.
+        always: REQUIRE_KEY=always: direct calls need a key too.
+    """
+
+    digests: tuple[bytes, ...]
+    hosts: frozenset[str]
+    always: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> Access:
+        """Make the rules from API_KEYS, AUTHORIZED_URLS and REQUIRE_KEY."""
+        digests = tuple(_digest(key.encode("utf-8")) for key in settings.api_keys)
+        hosts = frozenset(host.lower() for host in settings.authorized_urls)
+        return cls(digests, hosts, settings.require_key == "always")
+
+    def check(self, environ: Mapping[str, Any]) -> None:
+        """Let a request pass, or refuse it.
+
+        Args:
+            environ: WSGI names and values: REMOTE_ADDR, SERVER_PROTOCOL and the request's headers.
+
+        Raises:
+            AccessDenied: 401, a key is needed or the one that was sent is wrong.
+            HostNotAllowed: 403, a direct call under a name, or from a page, that isn't this machine's.
+        """
+        authorization = environ.get("HTTP_AUTHORIZATION", "").strip()
+        if authorization:
+            self._check_key(authorization)
+            return
+        if self.always or not _is_loopback(environ.get("REMOTE_ADDR", "")) or _is_forwarded(environ):
+            if not self.digests:
+                raise AccessDenied("A key is needed here, but API_KEYS is empty: set one in .env, restart, and send it "
+                                   "in the header 'Authorization: Bearer <key>'.")
+            raise AccessDenied("A key is needed here and none was sent: add the header 'Authorization: Bearer <key>' "
+                               "with a key from API_KEYS.")
+        if not self._is_ours(_host_name(environ.get("HTTP_HOST", ""))) and not _has_no_host(environ):
+            raise HostNotAllowed("The Host of this request isn't this machine's: add it to AUTHORIZED_URLS, or send a "
+                                 "key in the header 'Authorization: Bearer <key>'.")
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and not self._is_ours(_origin_name(origin)):
+            raise HostNotAllowed("The Origin of this request is another site: add its host to AUTHORIZED_URLS, or send "
+                                 "a key in the header 'Authorization: Bearer <key>'.")
+
+    def _check_key(self, authorization: str) -> None:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise AccessDenied(self._advice("The Authorization header has to be 'Bearer <key>' with a key from "
+                                            "API_KEYS."))
+        # WSGI hands headers over as Latin-1; every byte the client sent comes back this way.
+        sent = _digest(key.strip().encode("latin-1", "replace"))
+        right = False
+        for digest in self.digests:
+            right |= hmac.compare_digest(digest, sent)
+        if not right:
+            raise AccessDenied(self._advice("The key is wrong: send one of those in API_KEYS."))
+
+    def _advice(self, message: str) -> str:
+        if self.digests:
+            return message
+        return ("No key is right while API_KEYS is empty: set one in .env and restart, or call from this machine "
+                "without a key.")
+
+    def _is_ours(self, name: str | None) -> bool:
+        return name is not None and (name == "localhost" or name in self.hosts or _is_loopback(name))
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _is_forwarded(environ: Mapping[str, Any]) -> bool:
+    return any(name in environ for name in _FORWARDING)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def _has_no_host(environ: Mapping[str, Any]) -> bool:
+    # HTTP/1.0 has no Host; every browser, the only one to fall for a rebound name, speaks 1.1 and sends it.
+    return "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name in `name`, `name:port`, `[::1]` or `[::1]:port`, in lower case; None if it is none."""
+    match = _HOST.fullmatch(host.strip())
+    return match["name"].strip("[]").lower() if match else None
+
+
+def _origin_name(origin: str) -> str | None:
+    """Return the host in an Origin; None for `null` and for anything that is no origin."""
+    try:
+        parts = urlsplit(origin.strip())
+    except ValueError:
+        return None
+    return _host_name(parts.netloc) if parts.scheme in ("http", "https") and not parts.path else None

@@ -1,0 +1,78 @@
+"""Writing an answer: waitress's tasks, with a log line for each and JSON for errors found before the application."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from waitress.channel import ClientDisconnected
+from waitress.task import ErrorTask, Task, WSGITask
+
+from mayfly.web import access_log, problems
+from mayfly.web.events import GONE
+from mayfly.web.identity import request_id
+from mayfly.web.reception import problem_of
+
+
+class _Logged(Task):  # type: ignore[misc]
+    """A task that counts what it sends, closes its connection while the service stops, and writes a log line."""
+
+    environ: dict[str, Any] | None = None
+    body_bytes = 0
+
+    def service(self) -> None:
+        """Answer, and log how it ended."""
+        status: int | None = problems.CLIENT_GONE
+        try:
+            super().service()
+            status = int(self.status[:3])
+        except ClientDisconnected:
+            raise
+        except Exception:
+            # waitress now answers with an error task, which writes the line, unless the answer had begun.
+            status = 500 if self.wrote_header else None
+            raise
+        finally:
+            if status is not None:
+                log(self, status)
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body."""
+        self.body_bytes += len(data)
+        super().write(data)
+
+    def build_response_header(self) -> bytes:
+        """Return the status line and the headers."""
+        if self.channel.server.draining.started:
+            self.set_close_on_finish()
+        header: bytes = super().build_response_header()
+        return header
+
+
+class AnswerTask(_Logged, WSGITask):  # type: ignore[misc]
+    """An answer that the application makes."""
+
+
+class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
+    """An answer to a request that never reached the application."""
+
+    def execute(self) -> None:
+        """Write the problem as JSON and close the connection."""
+        problem = problem_of(self.request.error, self.channel.adj)
+        body = problem.body()
+        self.status = problem.status_line
+        identity = request_id(self.request.headers.get("X_REQUEST_ID"))
+        self.response_headers.extend([*problem.headers(), ("X-Request-Id", identity)])
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(b"" if self.request.method() == "HEAD" else body)
+
+
+def log(task: _Logged, status: int) -> None:
+    """Write the log line of a task that has ended."""
+    request = task.request
+    if (task.environ or {}).get(GONE):
+        status = problems.CLIENT_GONE
+    size = 0 if request.method() == "HEAD" else task.body_bytes
+    task.channel.server.log_access(access_log.line(task.channel.addr[0], request.method(), request.target(),
+                                                   request.version, status, size, time.time()))

@@ -1,0 +1,44 @@
+"""The supervised web process tells the watchdog of each request: a JSON line through its standard output.
+
+The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
+dropped and counted, and the next line that fits says how many were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+
+
+class EventPipe:
+    """The pipe, as the private copy of a descriptor. May be used by several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._dropped = 0
+        self._lock = threading.Lock()
+        os.set_blocking(descriptor, False)
+
+    @classmethod
+    def instead_of_stdout(cls) -> EventPipe:
+        """Take standard output over; whatever else prints there goes to standard error from now on."""
+        sys.stdout.flush()
+        descriptor = os.dup(1)
+        os.dup2(2, 1)
+        return cls(descriptor)
+
+    def access(self, line: str) -> None:
+        """Send an access line."""
+        with self._lock:
+            event: dict[str, object] = {"event": "access", "line": line}
+            if self._dropped:
+                event["dropped"] = self._dropped
+            data = json.dumps(event).encode() + b"\n"
+            try:
+                # Up to PIPE_BUF (4096) bytes a write is whole or not at all.
+                os.write(self._descriptor, data)
+                self._dropped = 0
+            except OSError:
+                self._dropped += 1

@@ -1,0 +1,150 @@
+"""Reading a request: waitress's parser, made to end in a `Problem` whatever arrives.
+
+Beside what waitress checks: a body's limit counts the body alone and not the framing of its chunks; lines inside a
+chunked body are bounded; a Content-Length beside a Transfer-Encoding is refused (two servers in a row could read it
+differently); bytes that can't become HTTP (a TLS handshake) are answered at once; and no input raises.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.utilities import (
+    BadRequest,
+    Error,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+    ServerNotImplemented,
+)
+
+from mayfly.web import problems
+from mayfly.web.problems import Problem
+
+# The longest line that gives a chunk's size, and the longest trailer after the last chunk.
+_LONGEST_CHUNK_LINE = 1024
+_LONGEST_TRAILER = 8192
+# Chunks of one byte have six bytes of framing for each; more framing than that is an attack.
+_FRAMING_FACTOR = 8
+_FRAMING_FREE = 65536
+
+
+class Refused(Error):  # type: ignore[misc]
+    """A waitress error that holds its Problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.code = problem.status
+        self.problem = problem
+
+
+class Reception(HTTPRequestParser):  # type: ignore[misc]
+    """One request while it arrives. `error` is set when it can't be served; nothing raises."""
+
+    error: Error | None
+    adj: Adjustments
+    # What an error is answered in when the request didn't get as far as its version.
+    version = "1.1"
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self._wire = 0
+        self._seen_first = False
+
+    def received(self, data: bytes) -> int:
+        """Take in some bytes; return how many of them belong to this request."""
+        try:
+            if self.chunked and not self.completed:
+                return self._received_chunked(data)
+            if not self._seen_first and data.strip(b"\r\n"):
+                self._seen_first = True
+                # 0x16 begins a TLS handshake; no method begins with a control or non-ASCII character.
+                if not 0x20 < data.lstrip(b"\r\n")[0] < 0x7F:
+                    self.refuse(problems.malformed("it begins with bytes that no method has; this port speaks plain "
+                                                   "HTTP, not HTTPS"))
+                    return len(data)
+            consumed: int = super().received(data)
+            return consumed
+        except OSError:
+            # A large body goes through a temporary file.
+            self.refuse(Problem(503, "The service has no room to receive this body: try again later.", "server_error",
+                                "no_space"))
+        except (ValueError, IndexError, OverflowError, RecursionError):
+            self.refuse(problems.malformed("its request line or headers can't be read"))
+        return len(data)
+
+    def _received_chunked(self, data: bytes) -> int:
+        receiver = self.body_rcv
+        consumed: int = receiver.received(data)
+        self._wire += consumed
+        most = self.adj.max_request_body_size - 1
+        # The announced rest of a chunk counts already: there is no use in receiving it.
+        if len(receiver) + receiver.chunk_remainder > most or self._wire > _FRAMING_FACTOR * most + _FRAMING_FREE:
+            self.refuse(problems.body_too_large(most))
+        elif len(receiver.control_line) > _LONGEST_CHUNK_LINE or len(receiver.trailer) > _LONGEST_TRAILER:
+            self.refuse(problems.malformed("a line in its chunked body is too long"))
+        elif receiver.error:
+            self.error = receiver.error
+            self.completed = True
+        elif receiver.completed:
+            self.completed = True
+            self.headers["CONTENT_LENGTH"] = str(len(receiver))
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the request line and the headers.
+
+        Raises:
+            ParsingError: they aren't HTTP; the message holds nothing that the client sent.
+        """
+        chunked = re.search(rb"\r\ntransfer-encoding[ \t]*:", header_plus, re.IGNORECASE)
+        sized = re.search(rb"\r\ncontent-length[ \t]*:", header_plus, re.IGNORECASE)
+        if chunked and sized:
+            raise ParsingError("it has both a Content-Length and a Transfer-Encoding")
+        try:
+            super().parse_header(header_plus)
+        except ParsingError as exc:
+            # After a quotation mark the message quotes the client.
+            raise ParsingError(str(exc).partition('"')[0].strip()) from None
+        if chunked and not self.chunked:
+            raise ParsingError("it has a Transfer-Encoding, which HTTP/1.0 doesn't know")
+
+    def refuse(self, problem: Problem) -> None:
+        """End the request's reception with an error."""
+        self.error = Refused(problem)
+        self.completed = True
+
+    def method(self) -> str | None:
+        """Return the method as far as it is known."""
+        return None if self._overflowed() else getattr(self, "command", None)
+
+    def target(self) -> str | None:
+        """Return the request target (path and query) as far as it is known."""
+        return None if self._overflowed() else getattr(self, "request_uri", None)
+
+    def _overflowed(self) -> bool:
+        # waitress then pretends that the request line was "GET / HTTP/1.0".
+        return isinstance(self.error, RequestHeaderFieldsTooLarge)
+
+    def environ(self, peer: str) -> dict[str, Any]:
+        """Return what the access rules look at, under WSGI's names."""
+        named = {"HTTP_" + name: value for name, value in self.headers.items()}
+        version = self.version if self.version in ("1.0", "1.1") else "1.0"
+        return {**named, "REMOTE_ADDR": peer, "SERVER_PROTOCOL": "HTTP/" + version}
+
+
+def problem_of(error: Error, adj: Adjustments) -> Problem:
+    """Return what a reception's error means to the client."""
+    if isinstance(error, Refused):
+        return error.problem
+    if isinstance(error, RequestEntityTooLarge):
+        return problems.body_too_large(adj.max_request_body_size - 1)
+    if isinstance(error, RequestHeaderFieldsTooLarge):
+        return problems.headers_too_large(adj.max_request_header_size)
+    if isinstance(error, ServerNotImplemented):
+        return problems.coding_not_implemented()
+    if isinstance(error, BadRequest):
+        return problems.malformed(str(error.body))
+    return Problem(500, "Something went wrong inside the service.", "server_error", "internal_error")

@@ -1,0 +1,80 @@
+"""What all routes share: the settings, the lanes, the access rules, and the room that calls take up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mayfly.errors import LaneUnavailable, QueueFull
+from mayfly.lanes.calls import Lane, Watch
+from mayfly.settings import Settings
+from mayfly.web.access import Access
+from mayfly.web.draining import Draining
+
+# Threads that no model call can take: for /health, refusals and errors.
+SPARE_THREADS = 8
+# A thread costs some 100 kB and its start 0.05 ms. Beyond this many calls at once the answer is 429, although
+# QUEUE_LIMIT would let the lane's queue grow.
+MOST_THREADS = 520
+
+
+def threads_needed(settings: Settings) -> int:
+    """Return how many threads serve requests: one for each call that the two lanes may hold, and some spare."""
+    calls = settings.queue_limit + settings.chat_processes + 1
+    return min(2 * calls + SPARE_THREADS, MOST_THREADS)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The service behind the routes.
+
+    Attributes:
+        seats: for each lane, how many calls may still take a thread; half of the threads each, so that a crowd
+            at one lane can't shut out the other or /health.
+    """
+
+    settings: Settings
+    lanes: Mapping[str, Lane]
+    access: Access
+    draining: Draining
+    seats: Mapping[str, threading.Semaphore]
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, settings: Settings, lanes: Mapping[str, Lane], draining: Draining) -> Service:
+        """Set the service up."""
+        each = (threads_needed(settings) - SPARE_THREADS) // 2
+        seats = {name: threading.Semaphore(each) for name in lanes}
+        return cls(settings, lanes, Access.of(settings), draining, seats)
+
+    def watch(self, environ: Mapping[str, Any]) -> Watch:
+        """Return the caller's side of a call that begins now, from its WSGI environment."""
+        gone: Callable[[], bool] = environ.get("waitress.client_disconnected", lambda: False)
+        return Watch(time.monotonic() + self.settings.request_timeout, gone, self.draining.expired)
+
+    @contextmanager
+    def seat(self, name: str) -> Iterator[Lane]:
+        """Take a thread's place at a lane for the length of a call.
+
+        Raises:
+            QueueFull: so many calls are at this lane that its share of the threads is used up.
+        """
+        if not self.seats[name].acquire(blocking=False):
+            raise QueueFull(f"Too many requests wait for the {name} model already: try again later.", retry_after=1)
+        try:
+            yield self.lanes[name]
+        finally:
+            self.seats[name].release()
+
+    def refuse_if_stopping(self) -> None:
+        """Refuse a new request once the service stops.
+
+        Raises:
+            LaneUnavailable: it stops.
+        """
+        if self.draining.started:
+            raise LaneUnavailable("The service is stopping: try again when it is back.", retry_after=2)

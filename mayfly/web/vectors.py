@@ -1,0 +1,57 @@
+"""Vectors on their way out: checked, and written without touching single numbers in Python."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mayfly.errors import EngineFailed
+from mayfly.lanes.calls import Embeddings
+
+# Embedding models normalise their vectors; what is further off than this was computed wrongly.
+_NORM_TOLERANCE = 1e-3
+
+
+def checked(embeddings: Embeddings, count: int) -> npt.NDArray[np.float32]:
+    """Return the vectors as an array of shape (count, dimensions).
+
+    Raises:
+        EngineFailed: there aren't `count` of them, or one isn't finite or not of norm 1.
+    """
+    dimensions = embeddings.dimensions
+    if dimensions < 1 or len(embeddings.vectors) != 4 * count * dimensions:
+        raise EngineFailed("The embedding model returned vectors of a wrong number or length.")
+    array = np.frombuffer(embeddings.vectors, dtype="<f4").reshape(count, dimensions)
+    squares = np.einsum("ij,ij->i", array, array, dtype=np.float64)
+    # A NaN or an infinity in a vector is one in its norm, and compares false.
+    if not bool(np.all(np.abs(np.sqrt(squares) - 1.0) <= _NORM_TOLERANCE)):
+        raise EngineFailed("The embedding model returned a vector that isn't finite and of norm 1.")
+    return array
+
+
+def embedding_list(embeddings: Embeddings, count: int, encoding: Literal["float", "base64"]) -> bytes:
+    """Return OpenAI's embedding list as JSON; "base64" is little-endian float32.
+
+    Raises:
+        EngineFailed: the vectors fail their checks.
+    """
+    array = checked(embeddings, count)
+    rows: list[Any]
+    if encoding == "base64":
+        rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in array]
+    else:
+        # orjson writes native float32 arrays only.
+        rows = list(np.ascontiguousarray(array, dtype=np.float32))
+    return orjson.dumps(
+        {
+            "object": "list",
+            "model": embeddings.model,
+            "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
+            "usage": {"prompt_tokens": embeddings.prompt_tokens, "total_tokens": embeddings.prompt_tokens},
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )

@@ -1,0 +1,142 @@
+"""A worker process: `python -m mayfly.workers`, started by the watchdog and by nobody else.
+
+It reads one line on stdin that says what to be (`Spec`), loads its model, writes its sentinel, tells the watchdog
+that it is ready, and serves until it is spent, told to end, or orphaned. Exit codes: see `exits`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from mayfly import engines
+from mayfly.compat import die_with_parent, inherited_socket
+from mayfly.engines.base import CompletionEngine
+from mayfly.errors import MayflyError
+from mayfly.supervision.sentinel import Sentinel
+from mayfly.workers import exits
+from mayfly.workers.accept import TICK, ModelFile, wait_for_call
+from mayfly.workers.budget import Budget, Table
+from mayfly.workers.serving import Served, serve_completion, serve_embeddings
+from mayfly.workers.spec import Events, Spec, read_spec
+
+
+def main() -> int:
+    """Be the worker that the watchdog asks for."""
+    events = Events.on_stdout()
+    spec = read_spec(sys.stdin)
+    die_with_parent(spec.parent)
+    # Writes the stacks of a process that crashes, or that the watchdog aborts because it hangs, to stderr.
+    faulthandler.enable()
+    # Ctrl-C is the watchdog's business. A Python handler for SIGTERM would have to wait for native code to return.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listener = inherited_socket(spec.listen_fd)
+    listener.setblocking(False)
+    model_file = ModelFile(spec.model_file)
+    threads = spec.settings.threads
+    try:
+        if spec.lane == "embed":
+            embedder = engines.load_embeddings(spec.model_file, threads)
+            model = embedder.model
+        else:
+            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device)
+            model = completer.model
+    except MayflyError as exc:
+        print(exc, file=sys.stderr)
+        events.send("cannot_load", reason=str(exc))
+        return exits.CANNOT_LOAD
+
+    if spec.role == "template":
+        from mayfly.workers.template import Template
+
+        return Template(spec, completer, listener, model_file, events).run()
+
+    worker = _Worker(spec, model, listener, model_file, events)
+    if spec.lane == "embed":
+        budget = worker.budget(embedder.set_threads)
+        return worker.run(lambda connection: serve_embeddings(
+            connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
+            facts=worker.facts))
+    return worker.run(_completions(worker, completer, spec.generation))
+
+
+def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> Callable[[socket.socket], Served]:
+    budget = worker.budget(engine.set_threads)
+    return lambda connection: serve_completion(connection, engine, generation=generation, sentinel=worker.sentinel,
+                                               budget=budget, facts=worker.facts)
+
+
+class _Worker:
+    """A process that serves calls itself: all of them ("serve"), or one ("once")."""
+
+    def __init__(self, spec: Spec, model: str, listener: socket.socket, model_file: ModelFile, events: Events) -> None:
+        self._spec = spec
+        self._listener = listener
+        self._model_file = model_file
+        self._events = events
+        self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": model, "when": time.time()}
+        self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
+        gc.freeze()
+
+    def budget(self, set_threads: Callable[[int], None]) -> Budget:
+        """Return this process's part of the thread budget."""
+        table = Table(self._spec.budget, self._spec.settings.chat_processes)
+        return Budget(table, self._spec.place, self._spec.settings.threads, set_threads)
+
+    def run(self, serve: Callable[[socket.socket], Served]) -> int:
+        """Serve until done; return the exit code."""
+        self.sentinel.write(self.facts)
+        self._events.send("ready", model=self.facts["model"], generation=self._spec.generation)
+        if self._spec.role == "once":
+            self._stand_by()
+        while True:
+            self.sentinel.beat()
+            if self._model_file.changed():
+                self.sentinel.remove()
+                return exits.MODEL_CHANGED
+            connection = wait_for_call(self._listener, self._spec.address)
+            if connection is None:
+                continue
+            served = serve(connection)
+            if self._spec.role == "once":
+                self.sentinel.remove()
+            else:
+                self.sentinel.write(self.facts)
+            self._events.send("served", generation=self._spec.generation, outcome=served.outcome,
+                              seconds=round(served.seconds, 4), tokens=served.tokens)
+            if self._spec.role == "once":
+                return exits.DONE
+
+    def _stand_by(self) -> None:
+        """Wait, loaded, until the watchdog says that it is this process's turn."""
+        go = threading.Event()
+
+        def read() -> None:
+            if sys.stdin.readline():
+                go.set()
+
+        # Only this role waits on stdin, and it never forks.
+        threading.Thread(target=read, name="stand-by", daemon=True).start()
+        while not go.wait(TICK):
+            self.sentinel.beat()
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except BaseException:
+        # The outermost boundary: what is written here is in the failure report.
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    # No destructors of native code: gpt4all's have crashed at exit.
+    os._exit(code)

@@ -1,0 +1,121 @@
+"""The thread budget: all model processes of the service share `THREADS` compute threads.
+
+gpt4all's threads spin while they wait for one another, so two processes with two threads each on two cores don't
+halve their speed, they collapse (7 texts a second instead of 390). A small table in shared memory holds, for every
+place at which a model process may compute, how many threads it uses: 0 when idle. A process enters when a call
+begins, looks again at every token or text, and leaves at the end. Each place has one writer at a time; nothing is
+locked, and a stale look is put right at the next one.
+
+The table is one byte a place: place 0 is the embedding lane, the others are for completions. Whoever reaps a dead
+process frees its place.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+EMBED_PLACE = 0
+FIRST_CHAT_PLACE = 1
+
+# How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
+# a large model takes longer, and beginning beside it is then better than waiting for it.
+_PATIENCE = 0.25
+_PAUSE = 0.001
+
+
+class Table:
+    """The shared table.
+
+    Args:
+        path: its file; all processes of one service map the same one.
+        chat_processes: completions that run at once. There is one place more: in respawn isolation a spent process
+            may still be exiting while its successor computes.
+    """
+
+    def __init__(self, path: Path, chat_processes: int) -> None:
+        places = FIRST_CHAT_PLACE + chat_processes + 1
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            if os.fstat(descriptor).st_size < places:
+                os.ftruncate(descriptor, places)
+            self._map = mmap.mmap(descriptor, places)
+        finally:
+            os.close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def __getitem__(self, place: int) -> int:
+        return self._map[place]
+
+    def __setitem__(self, place: int, threads: int) -> None:
+        self._map[place] = threads
+
+    def busy(self) -> list[int]:
+        """Return the places that compute now, in order."""
+        return [place for place, threads in enumerate(self._map[:]) if threads]
+
+    def in_use(self) -> int:
+        """Return the threads in use at all places."""
+        return sum(self._map[:])
+
+
+def share(total: int, busy: list[int], place: int) -> int:
+    """Return how many of `total` threads a busy place may use: an equal part, at least one.
+
+    What doesn't divide evenly goes to the first places, so that the parts add up to `total`.
+    """
+    rank = busy.index(place)
+    return max(1, total // len(busy) + (1 if rank < total % len(busy) else 0))
+
+
+class Budget:
+    """One process's part of the table.
+
+    Args:
+        table: the shared table.
+        place: where this process computes.
+        total: THREADS, at most 255.
+        set_threads: the engine's setter; called only when the number changes.
+    """
+
+    def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None]) -> None:
+        self._table = table
+        self._place = place
+        self._total = min(total, 255)
+        self._set_threads = set_threads
+        self._threads = 0
+
+    def enter(self) -> None:
+        """Begin to compute: take a share, and give the others a moment to give theirs up."""
+        self._table[self._place] = 1
+        mine = self._share()
+        patience = time.monotonic() + _PATIENCE
+        while self._table.in_use() - 1 + mine > self._total and len(self._table.busy()) <= self._total:
+            if time.monotonic() >= patience:
+                break
+            time.sleep(_PAUSE)
+        self._use(self._share())
+
+    def look(self) -> None:
+        """Between two tokens or texts: give threads up or take them back as others begin and end."""
+        self._use(self._share())
+
+    def leave(self) -> None:
+        """Stop computing."""
+        self._table[self._place] = 0
+
+    def _share(self) -> int:
+        busy = self._table.busy()
+        # Somebody who took this process for dead may have freed its place.
+        return share(self._total, busy, self._place) if self._place in busy else 1
+
+    def _use(self, threads: int) -> None:
+        self._table[self._place] = threads
+        if threads != self._threads:
+            self._set_threads(threads)
+            self._threads = threads

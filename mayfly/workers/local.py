@@ -1,0 +1,115 @@
+"""Both lanes inside this process, for `python app.py` alone: no watchdog, no fresh process for each completion.
+
+The calling side is the same as under the watchdog; only the workers are threads here, one a lane, so that no model
+is ever used by two threads. A crash in native code takes the whole process down.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mayfly import engines
+from mayfly.compat import LaneAddress
+from mayfly.errors import ModelUnavailable
+from mayfly.lanes.board import Board
+from mayfly.lanes.client import SocketLane
+from mayfly.models import store
+from mayfly.settings import Settings
+from mayfly.supervision.sentinel import Sentinel
+from mayfly.workers.accept import wait_for_call
+from mayfly.workers.budget import EMBED_PLACE, FIRST_CHAT_PLACE, Budget, Table
+from mayfly.workers.serving import serve_completion, serve_embeddings
+
+
+class _Always(Board):
+    """A board without a watchdog: a lane of this process is ready as soon as it exists."""
+
+    def __init__(self, model: str) -> None:
+        self._state = {"state": "ready", "model": model, "isolation": "none", "generation": 1, "pid": os.getpid()}
+
+    def lane(self, name: str) -> dict[str, Any]:
+        """See Board."""
+        return self._state
+
+
+def local_lanes(settings: Settings) -> dict[str, SocketLane]:
+    """Load the configured models into this process and return the lanes that they serve.
+
+    Raises:
+        ModelUnavailable: a configured model is missing or can't be loaded.
+    """
+    # Lives as long as the threads that use it, which is as long as the process.
+    folder = tempfile.TemporaryDirectory(prefix="mayfly-")
+    table = Table(Path(folder.name) / "threads", 1)
+    lanes = {}
+    for name, model in (("embed", settings.embed_model), ("chat", settings.model_name)):
+        if not model:
+            setting = "EMBED_MODEL" if name == "embed" else "MODEL_NAME"
+            lanes[name] = SocketLane(
+                name, None, _Always(""), queue_limit=0,
+                missing=f"no {name} model is configured: put the name of a model file in MODEL_PATH into {setting} in "
+                        ".env and start again")
+            continue
+        lanes[name] = _start(name, store.find(settings.model_path, model), settings, table, folder)
+    return lanes
+
+
+def _start(name: str, path: Path, settings: Settings, table: Table, folder: tempfile.TemporaryDirectory[str]
+           ) -> SocketLane:
+    listener, address = LaneAddress.bind(Path(folder.name) / f"{name}.sock")
+    listener.setblocking(False)
+    loaded: list[str | Exception] = []
+    ready = threading.Event()
+
+    def run() -> None:
+        # The model is loaded by the thread that uses it.
+        try:
+            worker = _Worker(name, path, settings, table, Path(folder.name))
+            loaded.append(worker.model)
+        except Exception as exc:
+            loaded.append(exc)
+            return
+        finally:
+            ready.set()
+        while True:
+            connection = wait_for_call(listener, address)
+            if connection is not None:
+                worker.serve(connection)
+
+    threading.Thread(target=run, name=f"{name} worker", daemon=True).start()
+    ready.wait()
+    if isinstance(loaded[0], Exception):
+        raise ModelUnavailable(str(loaded[0])) from loaded[0]
+    return SocketLane(name, address, _Always(loaded[0]), queue_limit=settings.queue_limit)
+
+
+class _Worker:
+    """One model, used by the thread that made it."""
+
+    def __init__(self, name: str, path: Path, settings: Settings, table: Table, folder: Path) -> None:
+        self._sentinel = Sentinel(folder / f"{name}.watchdog")
+        self._embedder = self._completer = None
+        if name == "embed":
+            self._embedder = engines.load_embeddings(path, settings.threads)
+            self.model, place, set_threads = self._embedder.model, EMBED_PLACE, self._embedder.set_threads
+        else:
+            self._completer = engines.load_completions(path, settings.threads, settings.n_ctx, settings.device)
+            self.model, place, set_threads = self._completer.model, FIRST_CHAT_PLACE, self._completer.set_threads
+        self._budget = Budget(table, place, settings.threads, set_threads)
+        self._facts = {"pid": os.getpid(), "generation": 1, "model": self.model, "when": time.time()}
+        self._sentinel.write(self._facts)
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answer one call."""
+        if self._embedder is not None:
+            serve_embeddings(connection, self._embedder, generation=1, sentinel=self._sentinel, budget=self._budget,
+                             facts=self._facts)
+        elif self._completer is not None:
+            serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel, budget=self._budget,
+                             facts=self._facts)

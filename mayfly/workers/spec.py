@@ -1,0 +1,101 @@
+"""What the watchdog hands a worker, and what a worker tells the watchdog.
+
+A worker's three standard streams are its whole connection to the watchdog: one JSON line on stdin says what to be,
+JSON lines on stdout say what happens, stderr is for people and failure reports. Native code that prints to stdout
+must not garble the events, so the real stdout is put aside and descriptor 1 made a second stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from mayfly.settings import Settings
+
+Role = Literal["serve", "once", "template"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker is to be.
+
+    Attributes:
+        lane: "embed" or "chat".
+        role: serve every call; serve one call and exit; or fork a generation for each call.
+        settings: without keys.
+        model_file: the model.
+        listen_fd: the lane's listening socket, inherited.
+        address: the lane's address, for the token check where a lane is a TCP port.
+        run_folder: where sentinels are.
+        budget: the file of the thread budget.
+        place: this worker's place in it (a template's generations get theirs from the template).
+        generation: number of this process, or of a template's first generation.
+        parent: the watchdog's pid.
+    """
+
+    lane: str
+    role: Role
+    settings: Settings
+    model_file: Path
+    listen_fd: int
+    address: dict[str, Any]
+    run_folder: Path
+    budget: Path
+    place: int
+    generation: int
+    parent: int
+
+    def sentinel(self, generation: int | None = None) -> Path:
+        """Return the sentinel's path: of this process, or of a generation."""
+        name = self.lane if generation is None else f"{self.lane}-{generation}"
+        return self.run_folder / f"{name}.watchdog"
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        wire = dict(self.__dict__)
+        wire["settings"] = self.settings.to_wire(with_keys=False)
+        for name in ("model_file", "run_folder", "budget"):
+            wire[name] = str(wire[name])
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Spec:
+        """Rebuild what `to_wire` made."""
+        values = dict(wire)
+        values["settings"] = Settings.from_wire(wire["settings"])
+        for name in ("model_file", "run_folder", "budget"):
+            values[name] = Path(wire[name])
+        return cls(**values)
+
+
+class Events:
+    """The way to the watchdog: one JSON object a line, each in one write (forks share the pipe)."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def on_stdout(cls) -> Events:
+        """Put the real stdout aside for events and make descriptor 1 a second stderr."""
+        sys.stdout.flush()
+        descriptor = os.dup(1)
+        os.dup2(2, 1)
+        return cls(descriptor)
+
+    def send(self, event: str, **facts: Any) -> None:
+        """Tell the watchdog. Lines stay far under PIPE_BUF, so those of several processes don't mix."""
+        line = json.dumps({"event": event, **facts}) + "\n"
+        try:
+            os.write(self._descriptor, line.encode())
+        except BrokenPipeError:
+            # The watchdog is gone, and this process with it in a moment.
+            return
+
+
+def read_spec(stdin: TextIO) -> Spec:
+    """Read the line that says what to be."""
+    return Spec.from_wire(json.loads(stdin.readline()))

@@ -1,0 +1,70 @@
+"""Fixtures of all tests: models that tests make themselves, and services started as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(PROJECT / "tests"))
+
+import tiny_llama  # noqa: E402
+from service import Service  # noqa: E402
+
+from mayfly.models import minilm  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def embedding_model() -> Path:
+    """The real all-MiniLM-L6-v2, made by the product if it isn't there yet."""
+    folder = Path(os.environ.get("MODEL_PATH") or PROJECT / "models")
+    path = folder / minilm.FILE_NAME
+    if not path.exists():
+        subprocess.run([sys.executable, "-m", "mayfly.models", "ensure"], cwd=PROJECT, check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama with random weights: a real completion model for real gpt4all."""
+    return tiny_llama.make(tmp_path_factory.mktemp("tiny") / "tiny-llama.gguf")
+
+
+@pytest.fixture
+def model_path(tmp_path: Path, embedding_model: Path, tiny_model: Path) -> Path:
+    """A MODEL_PATH of the test's own with both models in it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for model in (embedding_model, tiny_model):
+        _link(model, folder / model.name)
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        target.write_bytes(source.read_bytes())
+
+
+@pytest.fixture
+def start(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start `watchdog.py` as a user does, with folders of the test's own; every service is stopped at the end."""
+    services: list[Service] = []
+
+    def begin(*, wait: bool = True, folder: str = "service", **settings: object) -> Service:
+        service = Service(tmp_path / folder, {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", **settings})
+        services.append(service)
+        if wait:
+            service.wait_ready()
+        return service
+
+    yield begin
+    for service in services:
+        service.stop()

@@ -1,0 +1,177 @@
+"""A running mayfly, seen from outside: started by `watchdog.py`, spoken to over HTTP, looked at through /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+
+PROJECT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
+    """Call `look` until what it returns is true; return that. Fails after so many seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {within:g} s: {what or look}; last: {found!r}")
+        time.sleep(0.02)
+
+
+class Service:
+    """One service with folders of its own.
+
+    Args:
+        folder: its run and log folders are made here.
+        settings: environment variables; THREADS is 1 unless given, so that a busy machine stays usable.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.run_folder = folder / "run"
+        self.log_folder = folder / "logs"
+        environ = {name: value for name, value in os.environ.items() if name not in ("MODEL_NAME", "API_KEYS")}
+        (folder / "empty.env").touch()
+        self.settings = {
+            "MAYFLY_ENV": folder / "empty.env", "RUN_FOLDER_NAME": self.run_folder, "LOG_FOLDER_NAME": self.log_folder,
+            "LISTEN_PORT": 0, "THREADS": 1, "HANG_SECONDS": 30, "PYTHONUNBUFFERED": 1, **settings}
+        environ.update({name: str(value) for name, value in self.settings.items()})
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "watchdog.py")], cwd=folder, env=environ, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = ""
+        self.session = requests.Session()
+        self.session.trust_env = False
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    # -- what it prints ---------------------------------------------------------------------------------------
+
+    def output(self) -> str:
+        """Return what the watchdog has printed so far."""
+        return "\n".join(self.lines)
+
+    def printed(self, pattern: str, *, within: float = 30.0) -> re.Match[str]:
+        """Wait until a line matches; return the match."""
+        return until(lambda: next((m for m in (re.search(pattern, line) for line in list(self.lines)) if m), None),
+                     within=within, what=f"a line with {pattern!r} in:\n{self.output()}")
+
+    # -- HTTP -------------------------------------------------------------------------------------------------
+
+    def wait_listening(self) -> str:
+        """Wait until the public socket is bound; return the URL."""
+        if not self.url:
+            self.url = self.printed(r"listening on (http://\S+)")[1]
+        return self.url
+
+    def wait_ready(self, within: float = 60.0) -> Service:
+        """Wait until every configured lane is ready."""
+        self.wait_listening()
+
+        def ready() -> bool:
+            with contextlib.suppress(requests.RequestException):
+                return self.session.get(self.url + "/ready", timeout=10).status_code == 200
+            return False
+
+        until(ready, within=within, what=f"ready; printed:\n{self.output()}")
+        return self
+
+    def post(self, path: str, body: Any, **options: Any) -> requests.Response:
+        """POST a JSON body on a connection of its own, as a script would."""
+        options.setdefault("timeout", 120)
+        return requests.post(self.url + path, json=body, **options)
+
+    def embed(self, texts: str | list[str]) -> list[list[float]]:
+        """Return the vectors of some texts."""
+        answer = self.post("/embed", {"input": texts})
+        assert answer.status_code == 200, answer.text
+        return [entry["embedding"] for entry in answer.json()["data"]]
+
+    def complete(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer to a prompt."""
+        answer = self.post("/gpt4all_api", {"prompt": prompt, "max_tokens": 8, **fields})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def health(self) -> dict[str, Any]:
+        """Return /health."""
+        return dict(self.session.get(self.url + "/health", timeout=30).json())
+
+    def lane(self, name: str) -> dict[str, Any]:
+        """Return a lane's part of /health."""
+        return dict(self.health()["lanes"][name])
+
+    # -- processes and files ----------------------------------------------------------------------------------
+
+    def sentinels(self) -> list[str]:
+        """Return the names of the sentinels that are there now."""
+        return sorted(path.name for path in self.run_folder.glob("*.watchdog"))
+
+    def sentinel(self, name: str) -> dict[str, Any]:
+        """Return a sentinel's content, or {} if it isn't there."""
+        import json
+
+        try:
+            return dict(json.loads((self.run_folder / f"{name}.watchdog").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def reports(self) -> list[Path]:
+        """Return the failure reports."""
+        return sorted(self.log_folder.glob("*_watchdog_error.log"))
+
+    def pid(self, name: str) -> int:
+        """Return the pid of a supervised process from its sentinel."""
+        return int(until(lambda: self.sentinel(name).get("pid"), what=f"the sentinel of {name}"))
+
+    def family(self) -> list[int]:
+        """Return the pids of all processes below the watchdog, from /proc."""
+        children: dict[int, list[int]] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError, ValueError):
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    children.setdefault(parent, []).append(int(entry.name))
+        found: list[int] = []
+        queue = [self.process.pid]
+        while queue:
+            below = children.get(queue.pop(), [])
+            found.extend(below)
+            queue.extend(below)
+        return found
+
+    def stop(self, within: float = 15.0) -> int:
+        """Stop it as Ctrl-C does; return the exit code. Kills it if it doesn't end."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            for pid in [self.process.pid, *self.family()]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            code = self.process.wait()
+        self._reader.join(5)
+        self.session.close()
+        return code

@@ -1,0 +1,201 @@
+"""The watchdog: binds the sockets, starts the processes, replaces them, and writes down what happened.
+
+`python watchdog.py` runs the whole service (start.sh ends in it). It holds no model and speaks no HTTP. Exit codes:
+0 stopped as asked, 2 a setting is wrong, 3 another watchdog runs for the same folder, 4 the address can't be bound,
+5 a folder can't be used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import time
+from pathlib import Path
+
+from mayfly import __version__
+from mayfly.compat import LaneAddress, bind_public, lock_file, wake_on_signal
+from mayfly.errors import MayflyError, SettingError
+from mayfly.models import store
+from mayfly.settings import PROJECT_FOLDER, Settings, load_settings
+from mayfly.supervision import sentinel
+from mayfly.supervision.journal import Journal
+from mayfly.supervision.reports import Reports
+from mayfly.supervision.spawner import Inbox, LaneSocket, ProcessSpawner
+from mayfly.supervision.supervisor import Supervisor
+from mayfly.supervision.watched import LaneState
+from mayfly.workers.budget import Table
+
+EXIT_SETTING = 2
+EXIT_SECOND = 3
+EXIT_ADDRESS = 4
+EXIT_FOLDER = 5
+
+TICK = 0.1
+# A stop gives requests in flight this long, then ends what is left.
+GRACE = 10.0
+_FLUSH = 0.7
+_WORKERS_PATIENCE = 0.3
+
+
+class Refused(Exception):
+    """The service can't start; the message says what to do."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main() -> int:
+    """Run the service until it is told to stop; return the exit code."""
+    os.chdir(PROJECT_FOLDER)
+    try:
+        settings = load_settings()
+        _make_folder(settings.run_folder_name, private=True)
+        lock = lock_file(settings.run_folder_name / "watchdog.lock")
+        if lock is None:
+            raise Refused(_second(settings.run_folder_name), EXIT_SECOND)
+        with lock:
+            return _serve(settings)
+    except SettingError as exc:
+        print(f"mayfly: {exc}", file=sys.stderr)
+        return EXIT_SETTING
+    except Refused as exc:
+        print(f"mayfly: {exc}", file=sys.stderr)
+        return exc.code
+    except OSError as exc:
+        print(f"mayfly: {exc}", file=sys.stderr)
+        return EXIT_FOLDER
+
+
+def _serve(settings: Settings) -> int:
+    run_folder = settings.run_folder_name
+    try:
+        public = bind_public(settings.listen_ip, settings.listen_port)
+    except OSError as exc:
+        raise Refused(
+            f"{settings.listen_ip} port {settings.listen_port} can't be used ({exc.strerror or exc}): stop the program "
+            "that listens there, or set LISTEN_PORT in .env to another port", EXIT_ADDRESS) from exc
+    with contextlib.suppress(Refused):  # the journal says so, and the service goes on
+        _make_folder(settings.log_folder_name, private=False)
+    inbox: Inbox = queue.SimpleQueue()
+    stops: list[float] = []
+
+    def stop() -> None:
+        stops.append(time.monotonic())
+        inbox.put(None)
+
+    wake_on_signal(stop)
+    journal = Journal(settings.log_folder_name)
+    swept = sentinel.sweep(run_folder)
+    if swept:
+        journal.event(f"removed what an earlier run left: {', '.join(swept)}")
+    lanes = {"embed": _lane(settings, "embed", settings.embed_model, "EMBED_MODEL"),
+             "chat": _lane(settings, "chat", settings.model_name, "MODEL_NAME")}
+    with contextlib.suppress(FileNotFoundError):
+        (run_folder / "threads").unlink()
+    states = {name: LaneState(name, lane.model_file.name, settings.isolation if name == "chat" else "none")
+              for name, lane in lanes.items() if lane.model_file is not None}
+    supervisor = Supervisor(
+        settings, states,
+        spawner=ProcessSpawner(settings, public=public, lanes=lanes, run_folder=run_folder, inbox=inbox),
+        journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
+        table=Table(run_folder / "threads", settings.chat_processes), now=time.monotonic())
+    host = f"[{settings.listen_ip}]" if ":" in settings.listen_ip else settings.listen_ip
+    journal.event(f"mayfly {__version__} listening on http://{host}:{public.getsockname()[1]}")
+    for name, lane in lanes.items():
+        if lane.model_file is None:
+            journal.event(f"{name}: {lane.missing}")
+    try:
+        _supervise(supervisor, inbox, stops)
+        _stop(supervisor, inbox, stops, journal)
+    finally:
+        supervisor.end_workers(kill=True)
+        _clean(run_folder, lanes)
+        journal.event("stopped")
+        journal.close()
+    return 0
+
+
+def _supervise(supervisor: Supervisor, inbox: Inbox, stops: list[float]) -> None:
+    while not stops:
+        _take_events(supervisor, inbox, TICK)
+        supervisor.tick(time.monotonic())
+
+
+def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Journal) -> None:
+    """Let the web process finish what it has, then end the workers. A second signal ends everything at once."""
+    journal.event(f"stopping: requests in flight have {GRACE:g} s to finish")
+    supervisor.drain()
+    grace_ends = stops[0] + GRACE + _FLUSH
+    while not supervisor.reap_app() and time.monotonic() < grace_ends and len(stops) == 1:
+        _take_events(supervisor, inbox, TICK / 2)
+        supervisor.tick_workers(time.monotonic())
+    supervisor.end_app()
+    supervisor.end_workers(kill=False)
+    killing = time.monotonic() + _WORKERS_PATIENCE
+    while not supervisor.reap():
+        if time.monotonic() >= killing:
+            supervisor.end_workers(kill=True)
+        _take_events(supervisor, inbox, TICK / 5)
+
+
+def _take_events(supervisor: Supervisor, inbox: Inbox, timeout: float) -> None:
+    """Wait for an event, then take all there are."""
+    try:
+        entry = inbox.get(timeout=timeout)
+        while True:
+            if entry is not None:
+                supervisor.handle(*entry, time.monotonic())
+            entry = inbox.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _lane(settings: Settings, name: str, model: str, setting: str) -> LaneSocket:
+    """Bind a lane's socket, if there is a model for it."""
+    if not model:
+        return LaneSocket(None, None, None, f"no {name} model is configured: put the name of a model file in "
+                          f"MODEL_PATH into {setting} in .env and start again", 1)
+    try:
+        path = store.find(settings.model_path, model)
+    except MayflyError as exc:
+        return LaneSocket(None, None, None, f"{exc} ({setting})", 1)
+    listener, address = LaneAddress.bind(settings.run_folder_name / f"{name}.sock")
+    at_once = settings.chat_processes if name == "chat" and settings.isolation != "none" else 1
+    return LaneSocket(listener, address, path, "", at_once)
+
+
+def _make_folder(folder: Path, *, private: bool) -> None:
+    try:
+        folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
+            probe = folder / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+    except OSError as exc:
+        raise Refused(f"the folder {folder} can't be used ({exc.strerror or exc}): make it writable, or name another "
+                      "in .env", EXIT_FOLDER) from exc
+
+
+def _second(run_folder: Path) -> str:
+    try:
+        pid = (run_folder / "watchdog.lock").read_text().strip()
+    except OSError:
+        pid = ""
+    holder = f" (pid {pid})" if pid.isdigit() else ""
+    return (f"another watchdog{holder} runs for {run_folder} already: stop it first, or set RUN_FOLDER_NAME and "
+            "LISTEN_PORT for a second service")
+
+
+def _clean(run_folder: Path, lanes: dict[str, LaneSocket]) -> None:
+    sentinel.sweep(run_folder)
+    for name in ["state.json", "threads", *(f"{lane}.sock" for lane in lanes)]:
+        with contextlib.suppress(OSError):
+            (run_folder / name).unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
