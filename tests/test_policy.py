@@ -1,0 +1,65 @@
+"""The watchdog's judgement, row by row of the sentinel table."""
+
+from __future__ import annotations
+
+import pytest
+
+from mayfly.supervision.policy import Backoff, Heartbeat, judge_alive, judge_exit
+
+
+@pytest.mark.parametrize(
+    ("ready", "sentinel", "served", "changed", "condemned", "verdict"),
+    [
+        (True, False, True, False, None, "spent"),
+        (True, True, False, False, None, "crashed"),
+        (True, True, True, False, None, "crashed"),
+        (True, False, False, False, None, "ended"),
+        (False, False, False, False, None, "failed_start"),
+        (False, True, False, False, None, "failed_start"),
+        (True, True, False, False, "hung", "hung"),
+        (False, False, False, False, "failed_start", "failed_start"),
+        (True, False, True, True, None, "changed"),
+    ],
+)
+def test_an_exit_is_judged_by_the_sentinel(
+    ready: bool, sentinel: bool, served: bool, changed: bool, condemned: str | None, verdict: str
+) -> None:
+    assert judge_exit(ready=ready, sentinel=sentinel, served=served, changed=changed,
+                      condemned=condemned) == verdict  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ready", "age", "since_start", "verdict"),
+    [(True, 59.0, 1000.0, "well"), (True, 61.0, 1000.0, "hung"), (False, 299.0, 299.0, "well"),
+     (False, 0.0, 301.0, "failed_start")],
+)
+def test_a_living_process_is_judged_by_its_heartbeat(
+    ready: bool, age: float, since_start: float, verdict: str
+) -> None:
+    assert judge_alive(ready=ready, age=age, since_start=since_start, hang_seconds=60, start_seconds=300) == verdict
+
+
+def test_a_heartbeat_ages_by_the_watchdogs_clock_whatever_time_the_file_says() -> None:
+    heartbeat = Heartbeat()
+    assert heartbeat.observe(1_000, now=5.0) == 0
+    assert heartbeat.observe(1_000, now=8.0) == 3
+    # The time of day was set back: the mark changed, so the process beats.
+    assert heartbeat.observe(10, now=9.0) == 0
+
+
+def test_back_off_doubles_to_its_ceiling() -> None:
+    backoff = Backoff()
+    delays = [backoff.delay(0.0, answered=False) for _ in range(11)]
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+    # Fewer than twelve starts in the first minute, even if each dies at once.
+    starts = [sum(delays[:number]) for number in range(len(delays))]
+    assert sum(1 for start in starts if start < 60) < 12
+
+
+def test_back_off_resets_after_a_minute_of_health_or_an_answered_call() -> None:
+    backoff = Backoff()
+    for _ in range(5):
+        backoff.delay(0.0, answered=False)
+    assert backoff.delay(61.0, answered=False) == 0.1
+    assert backoff.delay(59.0, answered=False) == 0.2
+    assert backoff.delay(1.0, answered=True) == 0.1

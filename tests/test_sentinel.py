@@ -1,0 +1,68 @@
+"""The sentinel file, and what odd things in its place do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mayfly.supervision import sentinel
+from mayfly.supervision.sentinel import Sentinel
+
+
+def test_a_sentinel_is_written_touched_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "chat-1.watchdog"
+    mine = Sentinel(path)
+    mine.write({"pid": 7})
+    assert sentinel.read(path) == {"pid": 7}
+    os.utime(path, ns=(0, 0))
+    mine._last_beat = 0.0
+    mine.beat()
+    assert sentinel.touched(path) != 0
+    mine.remove()
+    assert sentinel.read(path) is None
+    assert sentinel.touched(path) is None
+    mine.remove()  # twice is no error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_beat_puts_back_a_sentinel_that_somebody_removed(tmp_path: Path) -> None:
+    path = tmp_path / "chat.watchdog"
+    mine = Sentinel(path)
+    mine.write({"pid": 7})
+    path.unlink()
+    mine._last_beat = 0.0
+    mine.beat()
+    assert sentinel.read(path) == {"pid": 7}
+
+
+def test_a_symlink_in_a_sentinels_place_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"pid": 1}')
+    os.utime(secret, ns=(0, 0))
+    path = tmp_path / "chat.watchdog"
+    path.symlink_to(secret)
+    assert sentinel.read(path) == {}
+    mine = Sentinel(path)
+    mine._last_beat = 0.0
+    mine.beat()
+    assert secret.stat().st_mtime_ns == 0
+    mine.write({"pid": 2})
+    assert not path.is_symlink()
+    assert secret.read_text() == '{"pid": 1}'
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{" * 100_000, b"null", b'{"pid": '])
+def test_garbage_reads_as_an_empty_sentinel(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "chat.watchdog"
+    path.write_bytes(content)
+    assert sentinel.read(path) == {}
+
+
+def test_a_sweep_removes_what_an_earlier_run_left_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("chat.watchdog", "chat-9.watchdog", ".chat-9.watchdog.123", "watchdog.lock", "state.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "embed.watchdog").symlink_to("/nowhere")
+    assert sentinel.sweep(tmp_path) == [".chat-9.watchdog.123", "chat-9.watchdog", "chat.watchdog", "embed.watchdog"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "watchdog.lock"]

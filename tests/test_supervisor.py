@@ -1,0 +1,283 @@
+"""The supervisor's decisions, with a clock and processes of the test's own; only the sentinel files are real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mayfly.settings import Settings, parse
+from mayfly.supervision.journal import Journal
+from mayfly.supervision.reports import Reports
+from mayfly.supervision.sentinel import Sentinel
+from mayfly.supervision.supervisor import Supervisor
+from mayfly.supervision.watched import LaneState, Position, Watched
+from mayfly.workers import exits
+from mayfly.workers.budget import Table
+
+
+class PlayedProcess:
+    """A process whose life the test decides."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.code: int | None = None
+        self.said: list[str] = []
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self.said.append("terminate")
+
+    def abort(self) -> None:
+        self.said.append("abort")
+
+    def kill(self) -> None:
+        self.said.append("kill")
+
+    def tell(self, line: str) -> None:
+        self.said.append(line)
+
+    def tail(self) -> list[str]:
+        return ["last words"]
+
+    def close(self) -> None:
+        self.said.append("close")
+
+
+class PlayedSpawner:
+    """Starts played processes; refuses while `refuses` is set."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Position, Watched, PlayedProcess]] = []
+        self.refuses = False
+
+    def start(self, position: Position, watched: Watched) -> PlayedProcess:
+        if self.refuses:
+            raise OSError(11, "Resource temporarily unavailable")
+        process = PlayedProcess(1000 + len(self.started))
+        self.started.append((position, watched, process))
+        return process
+
+    def latest(self, name: str) -> tuple[Watched, PlayedProcess]:
+        return next((watched, process) for position, watched, process in reversed(self.started)
+                    if position.name == name)
+
+    def count(self, name: str) -> int:
+        return sum(1 for position, _, _ in self.started if position.name == name)
+
+
+class Rig:
+    """A supervisor with everything around it played."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        (folder / "run").mkdir()
+        (folder / "logs").mkdir()
+        self.folder = folder
+        self.spawner = PlayedSpawner()
+        self.forked: list[PlayedProcess] = []
+        self.journal = Journal(folder / "logs")
+        self.now = 100.0
+        self.table = Table(folder / "run" / "threads", settings.chat_processes)
+        lanes = {name: LaneState(name, f"{name}-model", "fork") for name in ("embed", "chat")}
+        self.supervisor = Supervisor(
+            settings, lanes, spawner=self.spawner, journal=self.journal, reports=Reports(folder / "logs", 50),
+            run_folder=folder / "run", table=self.table, now=self.now, fork_handle=self._fork_handle)
+
+    def _fork_handle(self, pid: int) -> PlayedProcess:
+        self.forked.append(PlayedProcess(pid))
+        return self.forked[-1]
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.supervisor.tick(self.now)
+
+    def send(self, watched: Watched, **event: Any) -> None:
+        self.supervisor.handle(watched, event, self.now)
+
+    def come_up(self, name: str) -> tuple[Watched, PlayedProcess]:
+        watched, process = self.spawner.latest(name)
+        Sentinel(watched.sentinel).write({"pid": process.pid, "generation": watched.generation})
+        self.send(watched, event="ready", model=f"{name}-model", generation=watched.generation)
+        return watched, process
+
+    def fork(self, template: Watched, number: int) -> Path:
+        path = self.folder / "run" / f"chat-{number}.watchdog"
+        Sentinel(path).write({"generation": number, "request": {"id": "req_1", "characters": 5}})
+        self.send(template, event="forked", generation=number, pid=5000 + number, seconds=0.003)
+        return path
+
+    def board(self, lane: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "run" / "state.json").read_text())["lanes"][lane])
+
+    def reports(self) -> list[Path]:
+        return sorted((self.folder / "logs").glob("*_watchdog_error.log"))
+
+
+def settings(**values: str) -> Settings:
+    return parse({"ISOLATION": "fork", "CHAT_PROCESSES": "1", **values})
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    rig = Rig(tmp_path, settings())
+    rig.tick()
+    return rig
+
+
+def test_every_position_is_filled_at_the_first_tick(rig: Rig) -> None:
+    assert sorted(position.name for position, _, _ in rig.spawner.started) == ["app", "chat", "embed"]
+    assert rig.board("embed")["state"] == "loading"
+
+
+def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    path = rig.fork(template, 1)
+    rig.send(template, event="served", generation=1, outcome="answered", seconds=1.2, tokens=48)
+    path.unlink()
+    rig.send(template, event="exited", generation=1, pid=5001, code=0)
+    rig.tick()
+    assert rig.board("chat")["restarts"] == {"spent": 1, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert rig.reports() == []
+
+
+def test_generation_that_exits_with_its_sentinel_is_a_crash_with_a_report(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    path = rig.fork(template, 7)
+    rig.send(template, event="exited", generation=7, pid=5007, code=-11)
+    rig.tick()
+    assert rig.board("chat")["restarts"]["crashed"] == 1
+    failure = rig.board("chat")["last_failure"]
+    assert (failure["generation"], failure["how"]) == (7, "killed by SIGSEGV")
+    (report,) = rig.reports()
+    text = report.read_text()
+    assert report.name == failure["report"]
+    assert "killed by SIGSEGV" in text
+    assert "req_1 characters=5" in text
+    assert "last words" in text
+    assert not path.exists()
+    assert rig.board("chat")["state"] == "ready"  # the template lives
+
+
+def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    rig.fork(template, 1)
+    rig.tick(59.0)
+    assert rig.forked[0].said == []
+    Sentinel(template.sentinel).write({})  # the template beats
+    rig.tick(2.0)
+    assert rig.forked[0].said == ["abort"]
+    rig.tick(0.5)
+    assert rig.forked[0].said == ["abort"]
+    rig.tick(0.6)
+    assert rig.forked[0].said == ["abort", "kill"]
+    rig.send(template, event="exited", generation=1, pid=5001, code=-9)
+    rig.tick()
+    assert rig.board("chat")["restarts"]["hung"] == 1
+    assert "HANG_SECONDS" in rig.reports()[0].read_text()
+
+
+def test_process_that_never_comes_up_is_ended_and_the_lane_says_why(rig: Rig) -> None:
+    _, process = rig.spawner.latest("chat")
+    rig.tick(301.0)
+    assert process.said == ["abort"]
+    process.code = -6
+    rig.tick()
+    assert rig.board("chat")["state"] == "failing"
+    assert "START_SECONDS" in rig.board("chat")["reason"]
+    assert rig.board("embed")["state"] in ("loading", "failing")
+
+
+def test_worker_that_cannot_load_is_retried_with_growing_delays_and_others_go_on(rig: Rig) -> None:
+    rig.come_up("embed")
+    gaps = []
+    for _ in range(5):
+        watched, process = rig.spawner.latest("chat")
+        rig.send(watched, event="cannot_load", reason="the file is no model")
+        process.code = exits.CANNOT_LOAD
+        before, started = rig.spawner.count("chat"), rig.now
+        rig.tick()
+        while rig.spawner.count("chat") == before:
+            Sentinel(rig.spawner.latest("embed")[0].sentinel).write({})
+            rig.tick(0.05)
+        gaps.append(round(rig.now - started, 2))
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 8 * gaps[0] > 0
+    assert rig.board("chat")["state"] == "failing"
+    assert rig.board("chat")["reason"] == "the file is no model"
+    assert rig.board("embed")["state"] == "ready"
+    assert rig.spawner.count("embed") == 1
+
+
+def test_model_file_that_was_replaced_restarts_the_worker_at_once_without_a_report(rig: Rig) -> None:
+    watched, process = rig.come_up("embed")
+    watched.sentinel.unlink()
+    process.code = exits.MODEL_CHANGED
+    rig.tick()
+    rig.tick()
+    assert rig.spawner.count("embed") == 2
+    assert rig.reports() == []
+    assert rig.board("embed")["restarts"]["crashed"] == 0
+
+
+def test_template_that_dies_takes_its_generations_into_its_report(rig: Rig) -> None:
+    template, process = rig.come_up("chat")
+    rig.fork(template, 1)
+    rig.fork(template, 2)
+    rig.table[1] = 2
+    process.code = -9
+    rig.tick()
+    assert rig.board("chat")["last_failure"]["lost"] == [1, 2]
+    assert rig.board("chat")["restarts"]["crashed"] == 1
+    assert len(rig.reports()) == 1
+    assert list((rig.folder / "run").glob("chat-*.watchdog")) == []
+    assert rig.table[1] == 0  # its threads are given back
+    rig.tick(0.2)
+    assert rig.spawner.latest("chat")[0].generation > 2  # no number is used twice
+
+
+def test_app_that_dies_is_started_again(rig: Rig) -> None:
+    watched, process = rig.spawner.latest("app")
+    Sentinel(watched.sentinel).write({})
+    rig.tick()
+    process.code = -9
+    rig.tick()
+    rig.tick(0.11)
+    assert rig.spawner.count("app") == 2
+    assert "killed by SIGKILL" in rig.reports()[0].read_text()
+
+
+def test_system_that_refuses_processes_is_asked_again_later(rig: Rig) -> None:
+    _, process = rig.come_up("embed")
+    rig.spawner.refuses = True
+    process.code = 1
+    for _ in range(5):
+        rig.tick(0.2)
+    assert rig.spawner.count("embed") == 1
+    rig.spawner.refuses = False
+    rig.tick(30.0)
+    assert rig.spawner.count("embed") == 2
+
+
+def test_respawn_gives_each_turn_to_one_loaded_process(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, settings(ISOLATION="respawn"))
+    rig.tick()
+    chats = [(watched, process) for position, watched, process in rig.spawner.started if position.name == "chat"]
+    assert len(chats) == 2  # one serves, one stands by
+    for watched, process in chats:
+        Sentinel(watched.sentinel).write({"pid": process.pid})
+        rig.send(watched, event="ready", model="chat-model", generation=watched.generation)
+    rig.tick()
+    assert [process.said for _, process in chats] == [["go"], []]
+    first, serving = chats[0]
+    rig.send(first, event="served", generation=first.generation, outcome="answered", seconds=0.5, tokens=9)
+    first.sentinel.unlink()
+    serving.code = 0
+    rig.tick()
+    assert chats[1][1].said == ["go"]
+    rig.tick()
+    assert rig.spawner.count("chat") == 3
+    assert rig.board("chat")["restarts"]["spent"] == 1
