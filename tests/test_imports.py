@@ -62,7 +62,7 @@ def room_of(module: str) -> str:
 def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     module = module_of(path)
     room = room_of(module)
-    packages = {name for name in ("lanes", "models", "supervision", "workers", "web", "engines")}
+    packages = {"lanes", "models", "supervision", "workers", "web", "engines"}
     for name in imports(path):
         if name.split(".")[0] != "mayfly":
             continue

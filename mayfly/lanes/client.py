@@ -1,8 +1,9 @@
 """The calling side of a lane: the web process asks a worker process, and nothing that happens to it gets lost.
 
 A call is one connection to the lane's socket. It waits in the kernel's queue until a worker takes it, so workers
-may die and be replaced meanwhile. Frames of the answer: `began` (a worker has the call), `piece` (text of a
-completion), `done`, or `error`. A connection that ends without `done` or `error` means that the worker died.
+may die and be replaced meanwhile. Only when a worker says `began` is the request sent: while it waits, nobody reads,
+and a large one would not fit into the socket. Then come `piece` (text of a completion), `done`, or `error`. A
+connection that ends without `done` or `error` means that the worker died.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,42 +106,45 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        for message, raw in self._answer({"embed": call.to_wire()}, watch, until_piece=False):
-            if message is not None and message["event"] == "done":
-                return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
-                                  message["generation"])
+        with contextlib.closing(self._answer({"embed": call.to_wire()}, watch, until_piece=False)) as answer:
+            for message, raw in answer:
+                if message is not None and message["event"] == "done":
+                    return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
+                                      message["generation"])
         raise AssertionError("an answer ends with done, or by raising")
 
     def complete(self, call: CompletionCall, watch: Watch) -> Completion:
         """See Lane."""
         pieces: list[str] = []
-        for message, _ in self._answer({"complete": call.to_wire()}, watch, until_piece=False):
-            if message is None:
-                continue
-            if message["event"] == "began":
-                pieces.clear()  # a retry starts over
-            elif message["event"] == "piece":
-                pieces.append(message["text"])
-            elif message["event"] == "done":
-                return Completion("".join(pieces), _finished(message))
+        with contextlib.closing(self._answer({"complete": call.to_wire()}, watch, until_piece=False)) as answer:
+            for message, _ in answer:
+                if message is None:
+                    continue
+                if message["event"] == "began":
+                    pieces.clear()  # a retry starts over
+                elif message["event"] == "piece":
+                    pieces.append(message["text"])
+                elif message["event"] == "done":
+                    return Completion("".join(pieces), _finished(message))
         raise AssertionError("an answer ends with done, or by raising")
 
     def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
         """See Lane."""
         heard = time.monotonic()
-        for message, _ in self._answer({"complete": call.to_wire()}, watch, until_piece=True):
-            if message is not None and message["event"] == "piece":
-                yield Piece(message["text"])
-            elif message is not None and message["event"] == "done":
-                yield _finished(message)
-            elif time.monotonic() - heard >= _SILENCE:
-                yield Waiting()
-            else:
-                continue
-            heard = time.monotonic()
+        with contextlib.closing(self._answer({"complete": call.to_wire()}, watch, until_piece=True)) as answer:
+            for message, _ in answer:
+                if message is not None and message["event"] == "piece":
+                    yield Piece(message["text"])
+                elif message is not None and message["event"] == "done":
+                    yield _finished(message)
+                elif time.monotonic() - heard >= _SILENCE:
+                    yield Waiting()
+                else:
+                    continue
+                heard = time.monotonic()
 
     def _answer(self, request: dict[str, Any], watch: Watch, *, until_piece: bool
-                ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
+                ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
         """Yield the frames of an answer, and (None, b"") at every tick without one.
 
         A worker that dies is replaced by the watchdog, and the call goes once more; with `until_piece` not any more
@@ -182,7 +186,6 @@ class SocketLane:
         # However this ends - done, an error, a client that left - closing the connection tells the worker.
         with connection:
             try:
-                framing.send(connection, {"deadline": watch.deadline, **request})
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not _readable(connection, _TICK):
@@ -195,6 +198,7 @@ class SocketLane:
                     if message["event"] == "began":
                         generation = message["generation"]
                         place.serve()
+                        framing.send(connection, {"deadline": watch.deadline, **request})
                     elif message["event"] == "error":
                         raise CallError.from_wire(message["error"])
                     yield message, raw
