@@ -18,7 +18,7 @@ ALLOWED = {
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},
     "models": {"errors", "settings"},
-    "engines": {"errors", "lanes.calls", "models.header"},
+    "engines": {"errors", "lanes.calls", "models.header", "models.wordpiece"},
     "workers": {"errors", "settings", "compat", "engines", "lanes", "models.store", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "workers.spec", "workers.exits",

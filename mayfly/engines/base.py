@@ -49,8 +49,13 @@ class EmbeddingEngine(Protocol):
     def dimensions(self) -> int:
         """Numbers a vector."""
 
-    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """Embed one text.
+
+        Args:
+            text: of any length.
+            long_text: what becomes of what the window doesn't hold.
+            on_progress: called between the parts of a very long text; what it raises ends the work.
 
         Returns:
             The vector as little-endian float32 (`dimensions` numbers, norm 1) and the number of tokens evaluated.

@@ -33,6 +33,7 @@ from mayfly.engines.template import ChatTemplate
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+from mayfly.models import wordpiece
 from mayfly.models.header import Header, read_header
 
 EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
@@ -41,6 +42,9 @@ EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
 _MERSENNE_NUMBERS = 624
+# Bytes of a text that are embedded in one call of the engine: some 4,000 tokens of English or 5,000 of Chinese, which
+# take seconds.
+_LONGEST_PART = 16_000
 
 _library = binding.llmodel
 _library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
@@ -85,14 +89,35 @@ class Gpt4AllEmbeddings:
         except Exception as exc:  # the binding raises bare Exception
             raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
         self.dimensions = 0
-        vector, _ = self.embed("self-test", "truncate")
+        vector, _ = self.embed("self-test", "truncate", lambda: None)
         self.dimensions = len(vector) // 4
         norm = math.sqrt(sum(number * number for number in array.array("f", vector)))
         if not abs(norm - 1) <= 1e-3:
             raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
 
-    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """See EmbeddingEngine."""
+        # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with.
+        text = wordpiece.normalise(text)
+        parts = _parts(text) if long_text == "mean" else [text]
+        vector, tokens = self._embed(parts[0], long_text)
+        if len(parts) > 1:
+            # gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words
+            # take minutes. So its mean over the chunks is made here of its means over parts.
+            total = array.array("d", (tokens * number for number in vector))
+            for part in parts[1:]:
+                on_progress()
+                more, weight = self._embed(part, long_text)
+                tokens += weight
+                total = array.array("d", (sum_ + weight * number for sum_, number in zip(total, more, strict=True)))
+            norm = math.sqrt(math.fsum(number * number for number in total)) or math.nan
+            vector = array.array("f", (number / norm for number in total))
+        if sys.byteorder == "big":
+            vector.byteswap()
+        return vector.tobytes(), tokens
+
+    def _embed(self, text: str, long_text: LongText) -> tuple[array.array[float], int]:
+        """Return the vector of a text, and how many tokens it has."""
         # The binding refuses the empty text; a blank one has the same tokens: none.
         try:
             result = self._embedder.embed(text or " ", long_text_mode=long_text, return_dict=True)
@@ -101,9 +126,7 @@ class Gpt4AllEmbeddings:
         vector = array.array("f", result["embeddings"])
         if self.dimensions and len(vector) != self.dimensions:
             raise EngineFailed(f"the embedding engine returned {len(vector)} numbers instead of {self.dimensions}")
-        if sys.byteorder == "big":
-            vector.byteswap()
-        return vector.tobytes(), int(result["n_prompt_tokens"])
+        return vector, int(result["n_prompt_tokens"])
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""
@@ -320,6 +343,19 @@ def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:
     return ContextLengthExceeded(
         f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together; "
         "shorten the prompt or raise N_CTX", param="prompt")
+
+
+def _parts(text: str) -> list[str]:
+    """Cut a very long text into parts, at blanks where there are any."""
+    longest = _LONGEST_PART * len(text) // max(1, len(text.encode()))
+    parts = []
+    start = 0
+    while len(text) - start > longest:
+        end = start + longest
+        blank = max(text.rfind(mark, end - longest // 2, end) for mark in " \n\t")
+        parts.append(text[start:end if blank < 0 else blank])
+        start += len(parts[-1])
+    return [*parts, text[start:]]
 
 
 def _first_line(exc: BaseException) -> str:

@@ -159,7 +159,7 @@ class ScriptedEmbeddings:
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 
-    def embed(self, text: str, long_text: LongText) -> tuple[bytes, int]:
+    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """See EmbeddingEngine."""
         rule = self._script.rule(text)
         time.sleep(float(rule.get("seconds", 0)))

@@ -24,7 +24,8 @@ FALLBACK = (
     "{% elif message.role == 'user' %}### Human:\n{{ message.content }}\n\n"
     "{% else %}### Assistant:\n{{ message.content }}\n\n{% endif %}"
     "{% endfor %}"
-    "### Assistant:\n"
+    # Jinja drops a newline at a template's very end, but not one that an expression writes.
+    "{{ '### Assistant:\\n' }}"
 )
 
 

@@ -17,10 +17,11 @@ from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.models import store
 
 
-def ensure(model_path: Path, embed_model: str) -> Path:
+def ensure(model_path: Path, embed_model: str, *, list_url: str | None = None) -> Path:
     """Return the embedding model's file; if it isn't there, build or download it.
 
     Only the default model can be built. A file that is there is only looked at: nothing is fetched then.
+    `list_url` is where gpt4all's list is looked for, if not at its own address.
 
     Raises:
         ModelUnavailable: neither way succeeded; the message holds the reason of each.
@@ -40,7 +41,7 @@ def ensure(model_path: Path, embed_model: str) -> Path:
             print(f"mayfly: {exc}; trying gpt4all's own download instead", file=sys.stderr)
             reasons.append(str(exc))
     try:
-        return pull.pull(embed_model, model_path)
+        return pull.pull(embed_model, model_path, list_url=list_url or pull.LIST_URL)
     except ModelUnavailable as exc:
         reasons.append(str(exc))
     raise ModelUnavailable(

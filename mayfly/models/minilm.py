@@ -65,9 +65,9 @@ def build(folder: Path, name: str = FILE_NAME, *, recipe: Recipe = MINILM) -> Pa
             os.replace(made, final)
             return final
     except OSError as exc:
-        raise ModelUnavailable(
-            f"the embedding model can't be built in {folder}: {exc.strerror or exc}"
-        ) from exc
+        # numpy's own OSError only tells how many numbers it wrote.
+        reason = exc.strerror or f"a file can't be written whole, which mostly means a full disk ({exc})"
+        raise ModelUnavailable(f"the embedding model can't be built in {folder}: {reason}") from exc
     except ImportError as exc:
         raise ModelUnavailable(
             f"the embedding model can't be converted: {exc} (install what requirements.txt names)"

@@ -24,7 +24,7 @@ LIST_URL = "https://gpt4all.io/models/models3.json"
 
 # Seconds to connect, and between two pieces of an answer.
 _TIMEOUT = (10, 60)
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 # A lost connection is taken up again at once, this often in a row without a byte of progress.
 _TRIES = 3
 
@@ -89,7 +89,7 @@ def _entry(name: str, list_url: str) -> Entry:
     wanted = name if name.endswith(store.GGUF) else name + store.GGUF
     if wanted not in known:
         names = ", ".join(sorted(known)) or "nothing"
-        raise ModelUnavailable(f"gpt4all's list has no model {name!r}, it has: {names}")
+        raise ModelUnavailable(f"gpt4all's list has no model {name[:100]!r}, it has: {names}")
     return known[wanted]
 
 
@@ -107,7 +107,7 @@ def _parse(model: Any, list_url: str) -> Entry | None:
 
 
 def _check_room(part: Path, entry: Entry) -> None:
-    missing = entry.size - (part.stat().st_size if part.exists() else 0)
+    missing = entry.size - _size(part)
     free = shutil.disk_usage(part.parent).free
     if free < missing:
         raise ModelUnavailable(
@@ -117,26 +117,28 @@ def _check_room(part: Path, entry: Entry) -> None:
 
 def _download(entry: Entry, part: Path) -> None:
     """Bring `part` to the entry's size, from wherever it is now."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     tries = _TRIES
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     if have > entry.size:  # of another version of the file
         part.unlink()
         have = 0
+    best = have
     with tqdm(total=entry.size, unit="B", unit_scale=True, desc=entry.filename, disable=None) as progress:
         while have != entry.size:
             try:
                 _continue(entry, part, have, progress)
             except _Interrupted as exc:
-                now = part.stat().st_size if part.exists() else 0
-                tries = _TRIES if now > have else tries - 1
+                # Measured by the furthest point so far: a server that begins anew each time makes no progress.
+                tries = _TRIES if _size(part) > best else tries - 1
                 if tries == 0:
                     raise ModelUnavailable(
-                        f"the download of {entry.filename} broke off after {now} of {entry.size} bytes ({exc}): "
-                        "the same command continues it"
+                        f"the download of {entry.filename} broke off after {_size(part)} of {entry.size} bytes "
+                        f"({exc}): the same command continues it"
                     ) from exc
-            have = part.stat().st_size if part.exists() else 0
+            have = _size(part)
+            best = max(best, have)
 
 
 def _continue(entry: Entry, part: Path, have: int, progress: Any) -> None:
@@ -149,7 +151,9 @@ def _continue(entry: Entry, part: Path, have: int, progress: Any) -> None:
         with requests.get(entry.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
             if answer.status_code == 416:  # the server's file ends before `have`
                 part.unlink()
-                raise _Interrupted("the server's file is shorter than what is here")
+                raise ModelUnavailable(
+                    f"{entry.filename} isn't the file of the list: it has less than {entry.size} bytes"
+                )
             if answer.status_code not in (200, 206):
                 raise ModelUnavailable(
                     f"{entry.filename} can't be downloaded: {entry.url} answers {answer.status_code} {answer.reason}"
@@ -162,10 +166,9 @@ def _continue(entry: Entry, part: Path, have: int, progress: Any) -> None:
                     progress.update(len(piece))
                     if stream.tell() > entry.size:
                         break
-        have = part.stat().st_size
-        if have < entry.size:
+        if _size(part) < entry.size:
             raise _Interrupted("the server sent less than the whole file")
-        if have > entry.size:
+        if _size(part) > entry.size:
             part.unlink()
             raise ModelUnavailable(f"{entry.filename} isn't the file of the list: it has more than {entry.size} bytes")
     except requests.RequestException as exc:
@@ -174,6 +177,10 @@ def _continue(entry: Entry, part: Path, have: int, progress: Any) -> None:
 
 def _starts_at(answer: requests.Response, have: int) -> bool:
     return answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _check_sum(entry: Entry, part: Path) -> None:
@@ -194,5 +201,5 @@ def _short(exc: Exception) -> str:
     reason = exc
     while reason.args and isinstance(reason.args[0], Exception):
         reason = reason.args[0]
-    cause = getattr(reason, "reason", None)
-    return f"{type(exc).__name__}: {cause or reason}"
+    text = getattr(reason, "reason", None) or (reason.args[0] if reason.args else reason)
+    return f"{type(exc).__name__}: {text}"

@@ -6,6 +6,7 @@ outside MODEL_PATH has a name, whatever links or dots are used to get there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -27,24 +28,10 @@ def find(model_path: Path, name: str) -> Path:
         ModelAbsent: there is no such file.
         ModelUnavailable: it isn't below `model_path` or isn't a file. The message says what to do.
     """
-    for candidate in _candidates(name):
-        path = model_path / candidate
-        try:
-            resolved = path.resolve(strict=True)
-            root = model_path.resolve(strict=True)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
-            raise ModelUnavailable(f"the model {name!r} can't be opened: {exc}") from exc
-        if not resolved.is_relative_to(root):
-            raise ModelUnavailable(
-                f"the model {name!r} is a link that leaves MODEL_PATH: put the file itself there, "
-                "or set MODEL_PATH to its folder"
-            )
-        if not resolved.is_file():
-            raise ModelUnavailable(f"the model {name!r} isn't a file")
-        return resolved
-    raise ModelAbsent(_absent(model_path, name))
+    path = _locate(model_path, _relative(name))
+    if path is None:
+        raise ModelAbsent(_absent(model_path, name))
+    return path
 
 
 def listing(model_path: Path) -> list[str]:
@@ -55,32 +42,55 @@ def listing(model_path: Path) -> list[str]:
         for file in files:
             if not file.startswith(".") and file.endswith((GGUF, SCRIPT)):
                 name = Path(folder, file).relative_to(model_path).as_posix()
-                try:
-                    find(model_path, name)
-                except ModelUnavailable:  # a link that leads nowhere or away
-                    continue
-                names.append(name)
+                with contextlib.suppress(ModelUnavailable):  # a link that leads away
+                    if _locate(model_path, _relative(name)):
+                        names.append(name)
     return sorted(names)
 
 
-def _candidates(name: str) -> list[str]:
-    """Return the relative paths that `name` may mean; ModelUnavailable if it can't be a model's name."""
+def _locate(model_path: Path, relative: str) -> Path | None:
+    """Return the file at `relative` below `model_path`, or None if there is nothing."""
+    try:
+        path = (model_path / relative).resolve(strict=True)
+        root = model_path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(exc, "strerror", None) or "its links go in a circle"
+        raise ModelUnavailable(f"the model {_shown(relative)} can't be opened: {reason}") from exc
+    if not path.is_relative_to(root):
+        raise ModelUnavailable(
+            f"the model {_shown(relative)} is a link that leaves MODEL_PATH: put the file itself there, "
+            "or set MODEL_PATH to its folder"
+        )
+    if not path.is_file():
+        raise ModelUnavailable(f"the model {_shown(relative)} isn't a file")
+    return path
+
+
+def _relative(name: str) -> str:
+    """Return the relative path that `name` means; ModelUnavailable if it can't be a model's name."""
     if not name:
         raise ModelUnavailable("no model is named: set MODEL_NAME or EMBED_MODEL to a file in MODEL_PATH")
     # Judged by both systems' rules, so that a name means the same on each.
     windows = PureWindowsPath(name)
     outside = name.startswith(("/", "\\")) or windows.drive or ".." in windows.parts
     if outside or not name.isprintable() or not PurePosixPath(name).name:
-        raise ModelUnavailable(f"{name!r} isn't the name of a model: it has to be a file in MODEL_PATH")
-    return [name] if name.endswith((GGUF, SCRIPT)) else [name + GGUF]
+        raise ModelUnavailable(f"{_shown(name)} isn't the name of a model: it has to be a file in MODEL_PATH")
+    return name if name.endswith((GGUF, SCRIPT)) else name + GGUF
 
 
 def _absent(model_path: Path, name: str) -> str:
     if not model_path.is_dir():
-        return f"there is no model {name!r}, for the folder {model_path} doesn't exist: check MODEL_PATH"
+        return f"there is no model {_shown(name)}, for the folder {model_path} doesn't exist: check MODEL_PATH"
     names = listing(model_path)
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (
-        f"there is no model {name!r} in MODEL_PATH, which holds {there}: "
-        f"put the file there or fetch it with 'python -m mayfly.models pull {name}'"
+        f"there is no model {_shown(name)} in MODEL_PATH, which holds {there}: "
+        f"put the file there or fetch it with 'python -m mayfly.models pull NAME'"
     )
+
+
+def _shown(name: str) -> str:
+    """Return `name` for a message: quoted and of a bounded length, for it may come from a client."""
+    return repr(name if len(name) <= 100 else name[:97] + "...")

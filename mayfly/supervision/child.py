@@ -20,7 +20,8 @@ from typing import IO, Any, Protocol
 
 from mayfly.compat import WINDOWS, abort_signal, kill_signal, spawn
 
-_TAIL_LINES = 60
+# With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
+_TAIL_LINES = 150
 _LONGEST_LINE = 2000
 
 

@@ -141,7 +141,8 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
 def serve_embeddings(connection: socket.socket, engine: EmbeddingEngine, *, generation: int, sentinel: Sentinel,
                      budget: Budget, facts: dict[str, Any]) -> Served:
     """Answer one embedding call and close its connection. The texts are embedded one by one: gpt4all is slower on
-    a list, and between two texts there is a moment for the heartbeat, the deadline and the client."""
+    a list, and between two texts (or parts of a very long one) there is a moment for the heartbeat, the deadline and
+    the client."""
 
     def work(call: _Call, request: dict[str, Any]) -> None:
         wanted = EmbedCall.from_wire(request["embed"])
@@ -149,7 +150,7 @@ def serve_embeddings(connection: socket.socket, engine: EmbeddingEngine, *, gene
         for index, text in enumerate(wanted.texts):
             call.step()
             try:
-                vector, tokens = engine.embed(text, wanted.long_text)
+                vector, tokens = engine.embed(text, wanted.long_text, call.step)
             except EngineFailed as exc:
                 raise EngineFailed(exc.message, param=f"input.{index}") from exc
             vectors.append(vector)
