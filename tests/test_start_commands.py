@@ -1,0 +1,169 @@
+"""start.sh's commands: test, pull, doctor, and what it says to wrong ones."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from start_tree import MODEL, ROOT, Tree
+
+pytest_plugins = ["start_fixtures"]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        return str(trial.getsockname()[1])
+
+
+@pytest.fixture
+def equipped(ready_tree: Tree) -> Tree:
+    """A ready tree with pytest and the service's own settings."""
+    ready_tree.lend_packages()
+    for name in ("settings.py", "errors.py"):
+        shutil.copy(ROOT / "mayfly" / name, ready_tree.folder / "mayfly")
+    return ready_tree
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["-x"], ["pull"], ["pull", "a", "b"], ["doctor", "a"], [""]])
+def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: list[str], fresh_tree: Tree) -> None:
+    before = sorted(path.name for path in fresh_tree.folder.iterdir())
+    result = fresh_tree.run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("usage: start.sh")
+    assert sorted(path.name for path in fresh_tree.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("argument", ["--help", "-h"])
+def test_help_is_the_usage_and_changes_nothing(argument: str, fresh_tree: Tree) -> None:
+    result = fresh_tree.run(argument)
+    assert (result.code, result.err) == (0, "")
+    assert all(word in result.out for word in ("start.sh test", "start.sh pull NAME", "start.sh doctor"))
+    assert not (fresh_tree.folder / ".env").exists()
+
+
+def test_the_tests_get_their_arguments_and_give_their_exit_code(equipped: Tree) -> None:
+    equipped.write("tests/test_one.py", "def test_good():\n    pass\n\ndef test_bad():\n    assert False\n")
+    equipped.write("tests/test_two.py", "def test_other():\n    pass\n")
+    equipped.write("not_tests/test_three.py", "def test_three():\n    pass\n")
+    options = ["test", "-p", "no:cacheprovider", "-q"]
+    everything = equipped.run(*options)
+    assert everything.code == 1
+    assert "1 failed, 2 passed" in everything.out
+    assert "1 passed, 2 deselected" in equipped.run(*options, "-k", "good").out
+    assert "\n1 passed in" in equipped.run(*options, "tests/test_one.py::test_good").out
+    assert equipped.run(*options, "--nonsense").code == 4
+
+
+def test_the_tests_have_requirements_of_their_own_which_a_start_does_not_need(equipped: Tree) -> None:
+    equipped.write("tests/test_one.py", "import tiny_package\n\ndef test():\n    assert tiny_package.VERSION > '2'\n")
+    equipped.require("3.0", "requirements-dev.txt")
+    assert "installing" not in equipped.run().out
+    first = equipped.run("test", "-p", "no:cacheprovider")
+    assert first.code == 0
+    assert "installing requirements-dev.txt" in first.out
+    assert "installing" not in equipped.run("test", "-p", "no:cacheprovider").out
+    # Installing the main list anew may undo what the tests asked for.
+    equipped.require("2.0")
+    assert "installing requirements-dev.txt" in equipped.run("test", "-p", "no:cacheprovider").out
+
+
+def test_pull_hands_the_name_on_and_needs_no_embedding_model(ready_tree: Tree) -> None:
+    (ready_tree.folder / "models" / MODEL).unlink()
+    assert ready_tree.run("pull", "some model.gguf") == (0, "models pull some model.gguf\n", "")
+    ready_tree.write("no-model", "")
+    assert ready_tree.run("pull", "x").code == 1
+
+
+def marks(out: str) -> list[str]:
+    return [line.split()[0] for line in out.splitlines() if line[:2] in ("ok", "NO")]
+
+
+def test_doctor_names_what_is_missing_in_a_fresh_tree_and_makes_nothing(fresh_tree: Tree) -> None:
+    before = sorted(path.name for path in fresh_tree.folder.iterdir())
+    result = fresh_tree.run("doctor", LISTEN_PORT=free_port())
+    assert (result.code, result.err) == (1, "")
+    assert marks(result.out) == ["ok", "NO", "NO", "NO", "NO", "ok", "ok"]
+    assert "there is none yet" in result.out
+    assert sorted(path.name for path in fresh_tree.folder.iterdir()) == before
+
+
+def test_doctor_is_content_with_a_ready_tree(equipped: Tree) -> None:
+    port = free_port()
+    result = equipped.run("doctor", LISTEN_PORT=port)
+    assert (result.code, result.err) == (0, "")
+    assert set(marks(result.out)) == {"ok"}
+    for what in (platform.python_version(), "packages of requirements.txt", "settings in", MODEL,
+                 "every setting has an allowed value", "no completion model is configured",
+                 f"127.0.0.1 port {port} is free"):
+        assert what in result.out, what
+
+
+def test_doctor_says_what_is_wrong_with_settings_models_and_packages(equipped: Tree) -> None:
+    port = free_port()
+    assert "THREADS" in equipped.run("doctor", LISTEN_PORT=port, THREADS="many").out
+    result = equipped.run("doctor", LISTEN_PORT=port, MODEL_NAME="some.gguf")
+    assert result.code == 1
+    assert "start.sh pull some.gguf" in result.out
+    assert "not an address and a port" in equipped.run("doctor", LISTEN_PORT="port").out
+    equipped.require("2.0")
+    assert "not installed as requirements.txt says" in equipped.run("doctor", LISTEN_PORT=port).out
+
+
+class Health(BaseHTTPRequestHandler):
+    answer = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def taken_port() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield str(server.server_port)
+        server.shutdown()
+
+
+def test_doctor_tells_a_running_mayfly_from_another_program(
+    ready_tree: Tree, taken_port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer in (b'{"version": "1", "status": "ok"}', b"<html>", b"[]", b'{"status": "ok"}'):
+        monkeypatch.setattr(Health, "answer", answer)
+        out = ready_tree.run("doctor", LISTEN_PORT=taken_port).out
+        is_mayfly = answer.startswith(b'{"version"')
+        assert (f"ok  127.0.0.1 port {taken_port}: a mayfly service is running there" in out) == is_mayfly
+        assert ("Set LISTEN_PORT in .env" in out) != is_mayfly
+
+
+def hand_over_by_waiting(script: str) -> subprocess.CompletedProcess[bytes]:
+    """Let start.sh hand over to a Python script as it does on Windows, where a process can't become another."""
+    wait = (f"import runpy, sys; runpy.run_path({str(ROOT / 'start.sh')!r})['hand_over']("
+            f"[sys.executable, '-c', {script!r}], replace=False)")
+    return subprocess.run([sys.executable, "-c", wait], capture_output=True, timeout=60, check=False)
+
+
+def test_where_a_process_cannot_become_another_the_exit_code_is_passed_on() -> None:
+    assert hand_over_by_waiting("import sys; sys.exit(9)").returncode == 9
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_there_control_c_is_left_to_the_service() -> None:
+    done = hand_over_by_waiting(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(5))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"  # the console sends it to both
+        "os.kill(os.getpid(), signal.SIGINT)\n")
+    assert (done.returncode, done.stderr) == (5, b"")

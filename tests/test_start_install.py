@@ -1,0 +1,33 @@
+"""The one full installation: everything of requirements.txt, from the package index, into an empty home.
+
+It takes most of a minute and the network; without a network it is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from start_tree import ROOT, Tree
+
+WATCHDOG = """\
+import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, sys, tqdm, waitress
+for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress):
+    assert module.__file__.startswith(sys.prefix), module
+print("all there")
+"""
+
+
+def test_a_fresh_clone_in_an_empty_home_installs_everything(tmp_path: Path) -> None:
+    tree = Tree.make(tmp_path / "a clone")
+    shutil.copy(ROOT / "requirements.txt", tree.folder)
+    tree.write("watchdog.py", WATCHDOG)
+    # Where the package index is, is the machine's own affair.
+    index = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "proxy" in name.lower()}
+    result = tree.run(**{"PIP_NO_INDEX": "0", **index})
+    if "needs the network" in result.err:
+        pytest.skip("no connection to a package index")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.endswith("all there\n")
