@@ -18,8 +18,9 @@ from mayfly import __version__
 from mayfly.compat import LaneAddress, bind_public, lock_file, wake_on_signal
 from mayfly.errors import MayflyError, SettingError
 from mayfly.models import store
-from mayfly.settings import PROJECT_FOLDER, Settings, load_settings
+from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
 from mayfly.supervision import sentinel
+from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.spawner import Inbox, LaneSocket, ProcessSpawner
@@ -101,7 +102,8 @@ def _serve(settings: Settings) -> int:
         settings, states,
         spawner=ProcessSpawner(settings, public=public, lanes=lanes, run_folder=run_folder, inbox=inbox),
         journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
-        table=Table(run_folder / "threads", settings.chat_processes), now=time.monotonic())
+        table=Table(run_folder / "threads", settings.chat_processes), now=time.monotonic(),
+        catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
     host = f"[{settings.listen_ip}]" if ":" in settings.listen_ip else settings.listen_ip
     journal.event(f"mayfly {__version__} listening on http://{host}:{public.getsockname()[1]}")
     for name, lane in lanes.items():
@@ -162,7 +164,11 @@ def _lane(settings: Settings, name: str, model: str, setting: str) -> LaneSocket
         path = store.find(settings.model_path, model)
     except MayflyError as exc:
         return LaneSocket(None, None, None, f"{exc} ({setting})", 1)
-    listener, address = LaneAddress.bind(settings.run_folder_name / f"{name}.sock")
+    try:
+        listener, address = LaneAddress.bind(settings.run_folder_name / f"{name}.sock")
+    except OSError as exc:
+        raise Refused(f"no socket can be made in {settings.run_folder_name} ({exc.strerror or exc}): set "
+                      "RUN_FOLDER_NAME in .env to another folder, with a shorter path", EXIT_FOLDER) from exc
     at_once = settings.chat_processes if name == "chat" and settings.isolation != "none" else 1
     return LaneSocket(listener, address, path, "", at_once)
 

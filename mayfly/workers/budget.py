@@ -7,7 +7,8 @@ begins, looks again at every token or text, and leaves at the end. Each place ha
 locked, and a stale look is put right at the next one.
 
 The table is one byte a place: place 0 is the embedding lane, the others are for completions. Whoever reaps a dead
-process frees its place.
+process frees its place. One byte more holds how many cores are free for all of them together: the watchdog lowers it
+while other programs compute.
 """
 
 from __future__ import annotations
@@ -40,14 +41,25 @@ class Table:
         places = FIRST_CHAT_PLACE + chat_processes + 1
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
-            if os.fstat(descriptor).st_size < places:
-                os.ftruncate(descriptor, places)
-            self._map = mmap.mmap(descriptor, places)
+            size = places + 1
+            if os.fstat(descriptor).st_size < size:
+                os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
+        self._places = places
 
     def __len__(self) -> int:
-        return len(self._map)
+        return self._places
+
+    @property
+    def free_cores(self) -> int:
+        """Cores that other programs leave free; 0 while nobody has looked."""
+        return self._map[self._places]
+
+    @free_cores.setter
+    def free_cores(self, cores: int) -> None:
+        self._map[self._places] = min(cores, 255)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]
@@ -57,11 +69,11 @@ class Table:
 
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""
-        return [place for place, threads in enumerate(self._map[:]) if threads]
+        return [place for place, threads in enumerate(self._map[:self._places]) if threads]
 
     def in_use(self) -> int:
         """Return the threads in use at all places."""
-        return sum(self._map[:])
+        return sum(self._map[:self._places])
 
 
 def share(total: int, busy: list[int], place: int) -> int:
@@ -95,7 +107,8 @@ class Budget:
         self._table[self._place] = 1
         mine = self._share()
         patience = time.monotonic() + _PATIENCE
-        while self._table.in_use() - 1 + mine > self._total and len(self._table.busy()) <= self._total:
+        total = self._allowed()
+        while self._table.in_use() - 1 + mine > total and len(self._table.busy()) <= total:
             if time.monotonic() >= patience:
                 break
             time.sleep(_PAUSE)
@@ -112,7 +125,10 @@ class Budget:
     def _share(self) -> int:
         busy = self._table.busy()
         # Somebody who took this process for dead may have freed its place.
-        return share(self._total, busy, self._place) if self._place in busy else 1
+        return share(self._allowed(), busy, self._place) if self._place in busy else 1
+
+    def _allowed(self) -> int:
+        return min(self._total, self._table.free_cores or self._total)
 
     def _use(self, threads: int) -> None:
         self._table[self._place] = threads
