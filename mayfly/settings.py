@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mayfly.compat import memory_size
 from mayfly.errors import SettingError
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -65,6 +66,17 @@ def _size(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _share_of_memory(text: str) -> int:
+    if text.lower() in ("0", "none"):
+        return 0
+    if match := re.fullmatch(r"([1-9]\d?|100)%", text):
+        return memory_size() * int(match[1]) // 100
+    try:
+        return _size(1 << 20, 1 << 50)(text)
+    except _Refused:
+        raise _Refused("none, a part of this machine's memory such as 80%, or a size such as 12GB") from None
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -174,6 +186,14 @@ class Settings:
     embed_model: str = _setting(
         "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH. The default one is made at the first start.")
+    max_models: int = _setting(
+        "2", _integer(0, 32),
+        "How many other models of MODEL_PATH may be loaded besides these two, when callers ask for them. The least "
+        "recently used one leaves for the next.")
+    memory_limit: int = _setting(
+        "80%", _share_of_memory,
+        "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
+        "the files' sizes and N_CTX.")
     route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
     listen_ip: str = _setting(
         "127.0.0.1", _address,

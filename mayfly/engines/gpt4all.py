@@ -34,9 +34,8 @@ from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 from mayfly.models import wordpiece
+from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.header import Header, read_header
-
-EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
@@ -55,34 +54,26 @@ _library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p
 _library.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 
-def public_name(path: Path) -> str:
-    """Return the name under which a model file is known to callers: all-MiniLM-L6-v2 for the default one."""
-    name = path.name.removesuffix(".gguf")
-    return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
-
-
 class Gpt4AllEmbeddings:
     """An embedding model in this process (Embed4All).
 
     Args:
         path: the model file.
         threads: compute threads.
+        model: the model's public name.
 
     Raises:
         ModelUnavailable: not an embedding model, or gpt4all can't load it.
     """
 
-    # gpt4all cuts or chunks a text at n_ctx tokens; sentence-transformers' limit for this model is 256.
-    _WINDOW = 256
-
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, model: str) -> None:
         header = read_header(path)
         if header.architecture not in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
                                    "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
-        self.model = public_name(path)
-        window = min(self._WINDOW, header.context_length or self._WINDOW) if header.architecture == "bert" else (
-            header.context_length or 2048)
+        self.model = model
+        # gpt4all cuts or chunks a text at n_ctx tokens.
+        window = embedding_window(header.architecture, header.context_length)
         try:
             self._embedder = Embed4All(path.name, n_threads=threads, device="cpu", model_path=path.parent,
                                        allow_download=False, n_ctx=window)
@@ -141,17 +132,18 @@ class Gpt4AllCompletions:
         threads: compute threads.
         context_length: the window, in tokens; a smaller one in the file wins.
         device: gpt4all's device name.
+        model: the model's public name.
 
     Raises:
         ModelUnavailable: not a completion model, or gpt4all can't load it.
     """
 
-    def __init__(self, path: Path, threads: int, context_length: int, device: str) -> None:
+    def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str) -> None:
         header = read_header(path)
         if header.architecture in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
                                    "a completion model")
-        self.model = public_name(path)
+        self.model = model
         self.context_length = min(context_length, header.context_length or context_length)
         try:
             self._gpt4all = GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent,

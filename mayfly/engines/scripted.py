@@ -33,7 +33,6 @@ from mayfly.engines.template import ChatTemplate
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 
-SUFFIX = ".script.json"
 _DIMENSIONS = 384
 
 
@@ -93,9 +92,9 @@ def _misbehave(what: str) -> None:
 class ScriptedCompletions:
     """A completion model that plays a script; see the module's docstring and CompletionEngine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: str) -> None:
         self._script = _Script(path, "completion")
-        self.model = path.name.removesuffix(SUFFIX)
+        self.model = model
         self.context_length = int(self._script.get("context_length", 2048))
         self._template = ChatTemplate(None, bos_token="", eos_token="")
 
@@ -152,9 +151,9 @@ class ScriptedEmbeddings:
 
     dimensions = _DIMENSIONS
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: str) -> None:
         self._script = _Script(path, "embedding")
-        self.model = path.name.removesuffix(SUFFIX)
+        self.model = model
 
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""

@@ -42,12 +42,11 @@ def main() -> int:
     model_file = ModelFile(spec.model_file)
     threads = spec.settings.threads
     try:
-        if spec.lane == "embed":
-            embedder = engines.load_embeddings(spec.model_file, threads)
-            model = embedder.model
+        if spec.kind == "embedding":
+            embedder = engines.load_embeddings(spec.model_file, threads, spec.model)
         else:
-            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device)
-            model = completer.model
+            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
+                                                 spec.model)
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         events.send("cannot_load", reason=str(exc))
@@ -58,8 +57,8 @@ def main() -> int:
 
         return Template(spec, completer, listener, model_file, events).run()
 
-    worker = _Worker(spec, model, listener, model_file, events)
-    if spec.lane == "embed":
+    worker = _Worker(spec, listener, model_file, events)
+    if spec.kind == "embedding":
         budget = worker.budget(embedder.set_threads)
         return worker.run(lambda connection: serve_embeddings(
             connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
@@ -76,19 +75,18 @@ def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> 
 class _Worker:
     """A process that serves calls itself: all of them ("serve"), or one ("once")."""
 
-    def __init__(self, spec: Spec, model: str, listener: socket.socket, model_file: ModelFile, events: Events) -> None:
+    def __init__(self, spec: Spec, listener: socket.socket, model_file: ModelFile, events: Events) -> None:
         self._spec = spec
         self._listener = listener
         self._model_file = model_file
         self._events = events
-        self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": model, "when": time.time()}
+        self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()
 
     def budget(self, set_threads: Callable[[int], None]) -> Budget:
         """Return this process's part of the thread budget."""
-        table = Table(self._spec.budget, self._spec.settings.chat_processes)
-        return Budget(table, self._spec.place, self._spec.settings.threads, set_threads)
+        return Budget(Table(self._spec.budget), self._spec.places[0], self._spec.settings.threads, set_threads)
 
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""

@@ -6,8 +6,9 @@ place at which a model process may compute, how many threads it uses: 0 when idl
 begins, looks again at every token or text, and leaves at the end. Each place has one writer at a time; nothing is
 locked, and a stale look is put right at the next one.
 
-The table is one byte a place: place 0 is the embedding lane, the others are for completions. Whoever reaps a dead
-process frees its place.
+The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
+allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
+process empties its place.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-EMBED_PLACE = 0
-FIRST_CHAT_PLACE = 1
+#: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
+PLACES = 4096
 
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
@@ -32,22 +33,16 @@ class Table:
 
     Args:
         path: its file; all processes of one service map the same one.
-        chat_processes: completions that run at once. There is one place more: in respawn isolation a spent process
-            may still be exiting while its successor computes.
     """
 
-    def __init__(self, path: Path, chat_processes: int) -> None:
-        places = FIRST_CHAT_PLACE + chat_processes + 1
+    def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
-            if os.fstat(descriptor).st_size < places:
-                os.ftruncate(descriptor, places)
-            self._map = mmap.mmap(descriptor, places)
+            if os.fstat(descriptor).st_size < PLACES:
+                os.ftruncate(descriptor, PLACES)
+            self._map = mmap.mmap(descriptor, PLACES)
         finally:
             os.close(descriptor)
-
-    def __len__(self) -> int:
-        return len(self._map)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]
@@ -57,11 +52,28 @@ class Table:
 
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""
-        return [place for place, threads in enumerate(self._map[:]) if threads]
+        # Low places are allotted first, so little is left to look at.
+        return [place for place, threads in enumerate(self._map[:].rstrip(b"\0")) if threads]
 
     def in_use(self) -> int:
         """Return the threads in use at all places."""
         return sum(self._map[:])
+
+
+class Allotment:
+    """Which places of the table belong to which lane."""
+
+    def __init__(self) -> None:
+        self._free = list(range(PLACES))
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """Return the lowest free places."""
+        taken, self._free = self._free[:count], self._free[count:]
+        return tuple(taken)
+
+    def give_back(self, places: tuple[int, ...]) -> None:
+        """Take back what a lane had."""
+        self._free = sorted([*self._free, *places])
 
 
 def share(total: int, busy: list[int], place: int) -> int:
