@@ -40,25 +40,30 @@ class Switchboard:
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
 
-    def lane_for(self, model: str, kind: str) -> Lane:
-        """Return the lane of a model, which need not be open yet.
+    def lane_of(self, model: str, kind: str) -> str:
+        """Return the name of a model's lane, which need not be open yet.
 
         Args:
             model: the id of a model that there is (lanes are kept for ever, so not any name a client sends).
             kind: "embedding" or "completion", what the model is for.
         """
         if model in self._models:
-            return self.configured[self._models[model]]
+            return self._models[model]
+        name = f"model:{model}"
         with self._lock:
-            if model not in self._lanes:
-                self._lanes[model] = self._new(f"model:{model}", model, kind)
-            return self._lanes[model]
+            if name not in self._lanes:
+                self._lanes[name] = self._new(name, model, kind)
+        return name
+
+    def lane(self, name: str) -> Lane:
+        """Return a lane by its name: "embed", "chat", or what `lane_of` returned."""
+        return self.configured[name] if name in self.configured else self._lanes[name]
 
     def open_lanes(self) -> dict[str, Lane]:
         """Return the lanes that are there now, by name."""
         known = self._board.lanes() if self._board is not None else {}
         with self._lock:
-            called = {f"model:{model}": lane for model, lane in self._lanes.items()}
+            called = dict(self._lanes)
         return {**self.configured, **{name: lane for name, lane in called.items() if name in known}}
 
     def _new(self, name: str, model: str, kind: str) -> Lane:

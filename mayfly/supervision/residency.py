@@ -74,7 +74,7 @@ class Residency:
         model = str(event.get("model", ""))
         name = f"model:{model}" if model else "vocabulary"
         if name in lanes:
-            lanes[name].used = lanes[name].asked = now
+            lanes[name].used, lanes[name].expected = now, now + _EXPECTED
         elif name in self._wishes:
             self._wishes[name].renewed = now
         else:
@@ -114,7 +114,7 @@ class Residency:
                 wish.refused, wish.reason = True, str(exc)
                 continue
             lane.on_demand = bool(wish.model)
-            lane.used = lane.asked = now
+            lane.used, lane.expected = now, now + _EXPECTED
             opened.append(lane)
             del self._wishes[wish.lane]
         return opened
@@ -160,7 +160,7 @@ class Residency:
         return too_much or sum(1 for lane in there if lane.on_demand) >= self._settings.max_models
 
     def _idle(self, lane: LaneState, now: float) -> bool:
-        return now - lane.asked > _EXPECTED and not self._sockets.waiting(lane.name) and not self._in_use(lane)
+        return now > lane.expected and not self._sockets.waiting(lane.name) and not self._in_use(lane)
 
 
 def _mb(size: int) -> str:

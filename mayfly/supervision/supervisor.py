@@ -312,7 +312,7 @@ class Supervisor:
         lane.last_fork_seconds = float(event["seconds"])
 
     def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
-        self.lanes[watched.lane].used = now
+        self.lanes[watched.lane].used, self.lanes[watched.lane].expected = now, 0.0
         watched.calls += 1
         watched.served = event
         generation = self.lanes[watched.lane].generations.get(int(event.get("generation", -1)))

@@ -112,7 +112,7 @@ class LaneState:
         address, served_at_once: how the web process reaches it.
         on_demand: it may leave.
         used: when somebody last asked for it or was served.
-        asked: when somebody last asked for it.
+        expected: until when the call of somebody who asked for it is awaited; 0 once one was served.
         places: in the thread budget.
         failing: why its process doesn't come up, or "".
         generations: the template's living generations, by number.
@@ -127,7 +127,7 @@ class LaneState:
     served_at_once: int = 1
     on_demand: bool = False
     used: float = 0.0
-    asked: float = 0.0
+    expected: float = 0.0
     places: tuple[int, ...] = ()
     restarts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     next_generation: int = 1

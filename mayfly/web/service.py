@@ -12,6 +12,7 @@ from typing import Any
 from mayfly.errors import LaneUnavailable, QueueFull
 from mayfly.lanes.calls import Lane, Watch
 from mayfly.lanes.switchboard import Switchboard
+from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.access import Access
 from mayfly.web.draining import Draining
@@ -38,6 +39,7 @@ class Service:
 
     Attributes:
         switchboard: the lanes of all models; `lanes` are those of the configured ones.
+        inventory: what models there are.
         seats: for each of SHARES, how many calls may still take a thread; an equal part of the threads each, so that a
             crowd at one lane can't shut out the others or /health.
     """
@@ -48,6 +50,7 @@ class Service:
     draining: Draining
     seats: Mapping[str, threading.Semaphore]
     switchboard: Switchboard
+    inventory: Inventory
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -56,7 +59,8 @@ class Service:
         switchboard = lanes if isinstance(lanes, Switchboard) else Switchboard(lanes, {})
         each = (threads_needed(settings) - SPARE_THREADS) // len(SHARES)
         seats = {name: threading.Semaphore(each) for name in SHARES}
-        return cls(settings, switchboard.configured, Access.of(settings), draining, seats, switchboard)
+        inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
+        return cls(settings, switchboard.configured, Access.of(settings), draining, seats, switchboard, inventory)
 
     def watch(self, environ: Mapping[str, Any]) -> Watch:
         """Return the caller's side of a call that begins now, from its WSGI environment."""
@@ -67,28 +71,19 @@ class Service:
     def seat(self, name: str) -> Iterator[Lane]:
         """Take a thread's place at a lane for the length of a call.
 
+        Args:
+            name: of the lane; see `Switchboard.lane`.
+
         Raises:
             QueueFull: so many calls are at this lane that its share of the threads is used up.
         """
-        with self._seat(name, self.lanes[name]) as lane:
-            yield lane
-
-    @contextmanager
-    def seat_for(self, model: str, kind: str) -> Iterator[Lane]:
-        """Take a thread's place at the lane of a model, as `seat` does; see `Switchboard.lane_for`."""
-        wanted = self.switchboard.lane_for(model, kind)
-        share = next((name for name, lane in self.lanes.items() if lane is wanted), "model")
-        with self._seat(share, wanted) as lane:
-            yield lane
-
-    @contextmanager
-    def _seat(self, share: str, lane: Lane) -> Iterator[Lane]:
-        if not self.seats[share].acquire(blocking=False):
+        seats = self.seats[name if name in self.lanes else SHARES[-1]]
+        if not seats.acquire(blocking=False):
             raise QueueFull("Too many requests wait for this model already: try again later.", retry_after=1)
         try:
-            yield lane
+            yield self.switchboard.lane(name)
         finally:
-            self.seats[share].release()
+            seats.release()
 
     def refuse_if_stopping(self) -> None:
         """Refuse a new request once the service stops.
