@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 
@@ -37,3 +39,24 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
     from mayfly.engines.gpt4all import Gpt4AllCompletions
 
     return Gpt4AllCompletions(path, threads, context_length, device, model)
+
+
+def load_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Callable[[str], list[int]]:
+    """Open a model's vocabulary without the model.
+
+    Args:
+        size: how many tokens the file's header says there are.
+
+    Returns:
+        A function that gives the token ids for a text, those included that begin and end it for this model.
+
+    Raises:
+        ModelUnavailable: the vocabulary can't be read.
+    """
+    if path.name.endswith(_SCRIPT_SUFFIX):
+        from mayfly.engines.scripted import tokenize
+
+        return tokenize
+    from mayfly.engines.vocabulary import open_tokenizer
+
+    return open_tokenizer(path, kind, size)

@@ -106,6 +106,28 @@ class EmbedCall:
 
 
 @dataclass(frozen=True)
+class TokenizeCall:
+    """Texts whose tokens are asked for, in order; `model` is the model's id."""
+
+    id: str
+    model: str
+    texts: tuple[str, ...]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"id": self.id, "model": self.model, "texts": list(self.texts)}
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> TokenizeCall:
+        """Rebuild what `to_wire` made."""
+        return cls(id=wire["id"], model=wire["model"], texts=tuple(wire["texts"]))
+
+    def sizes(self) -> dict[str, int]:
+        """Return what a failure report may say of this call: sizes, never text."""
+        return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
+
+
+@dataclass(frozen=True)
 class Watch:
     """The caller's side of a call: how long it may take, and whether anybody still waits.
 
@@ -196,6 +218,9 @@ class Lane(Protocol):
         Errors that arise before the first item are raised by the first `next`, so that the web room can still
         choose the HTTP status. Closing the iterator cancels the completion.
         """
+
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
+        """Return the token ids that the model would be given for each text; nothing is computed with them."""
 
     def status(self) -> dict[str, Any]:
         """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""

@@ -9,8 +9,10 @@ connection that ends without `done` or `error` means that the worker died.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +31,7 @@ from mayfly.lanes.calls import (
     Embeddings,
     Finished,
     Piece,
+    TokenizeCall,
     Waiting,
     Watch,
 )
@@ -134,6 +137,15 @@ class SocketLane:
                     pieces.append(message["text"])
                 elif message["event"] == "done":
                     return Completion("".join(pieces), _finished(message))
+        raise AssertionError("an answer ends with done, or by raising")
+
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
+        """See Lane."""
+        with contextlib.closing(self._answer({"tokenize": call.to_wire()}, watch, until_piece=False)) as answer:
+            for message, raw in answer:
+                if message is not None and message["event"] == "done":
+                    ids = iter(struct.unpack(f"<{len(raw) // 4}i", raw))
+                    return [list(itertools.islice(ids, count)) for count in message["counts"]]
         raise AssertionError("an answer ends with done, or by raising")
 
     def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mayfly.lanes.board import Board
+from mayfly.lanes.board import VOCABULARY, Board
 from mayfly.lanes.calls import Lane
 from mayfly.lanes.client import SocketLane, socket_lanes
 
-#: Asks the watchdog for a model's lane.
+#: Asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
 Ask = Callable[[str], None]
 
 
@@ -23,7 +23,7 @@ class Switchboard:
         configured: "embed" and "chat".
         models: which of these serves which model, by the model's id.
         board: where the watchdog's word on the lanes is read.
-        ask: asks the watchdog for a lane, by the model's id; None where there is no watchdog, and the configured models
+        ask: asks the watchdog for a lane; None where there is no watchdog, and the configured models
             alone are served.
         queue_limit: see `SocketLane`.
         served_at_once: completions that a lane serves at the same time.
@@ -55,8 +55,15 @@ class Switchboard:
                 self._lanes[name] = self._new(name, model, kind)
         return name
 
+    def vocabulary(self) -> str:
+        """Return the name of the lane that counts tokens, for any model."""
+        with self._lock:
+            if VOCABULARY not in self._lanes:
+                self._lanes[VOCABULARY] = self._new(VOCABULARY, "", "vocabulary")
+        return VOCABULARY
+
     def lane(self, name: str) -> Lane:
-        """Return a lane by its name: "embed", "chat", or what `lane_of` returned."""
+        """Return a lane by its name: "embed", "chat", or what `lane_of` or `vocabulary` returned."""
         return self.configured[name] if name in self.configured else self._lanes[name]
 
     def open_lanes(self) -> dict[str, Lane]:
@@ -70,8 +77,8 @@ class Switchboard:
         board, ask = self._board, self._ask
         if board is None or ask is None:
             return SocketLane(name, None, Board(Path(os.devnull)), queue_limit=0, missing=(
-                f"the model {model} isn't loaded, and `python app.py` alone serves the configured models only: start "
-                "the service with start.sh"))
+                "`python app.py` alone serves the configured models only, and counts no tokens: start the service with "
+                "start.sh"))
         return SocketLane(name, None, board, queue_limit=self._queue_limit, summon=lambda: ask(model),
                           served_at_once=self._served_at_once if kind == "completion" else 1)
 

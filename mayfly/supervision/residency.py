@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mayfly.errors import ModelUnavailable
+from mayfly.lanes.board import VOCABULARY
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
 
@@ -72,7 +73,7 @@ class Residency:
     def want(self, event: dict[str, Any], lanes: dict[str, LaneState], now: float) -> None:
         """Take note that the web process wants a model's lane."""
         model = str(event.get("model", ""))
-        name = f"model:{model}" if model else "vocabulary"
+        name = f"model:{model}" if model else VOCABULARY
         if name in lanes:
             lanes[name].used, lanes[name].expected = now, now + _EXPECTED
         elif name in self._wishes:

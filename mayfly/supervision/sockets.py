@@ -12,13 +12,11 @@ from typing import Any
 
 from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
+from mayfly.lanes.board import VOCABULARY
 from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
 from mayfly.workers.spec import Kind
-
-#: The lane of the worker that counts tokens.
-VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mayfly.models import inventory
 from mayfly.models.inventory import Kind
 from mayfly.web.service import Service
 
+_COUNTED: tuple[Kind, ...] = ("completion", "embedding")
 _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
 
 
@@ -89,6 +90,19 @@ class Catalogue:
         if file is None:
             raise _unknown(name)
         return self._of_kind(self._listed(file), kind)
+
+    def countable(self, name: str) -> Model:
+        """Return the model that a request for tokens means; "" is the configured completion model, if there is one.
+
+        Raises:
+            NotFound: there is no such model.
+            InvalidRequest: it can't be used.
+        """
+        if name == "":
+            configured = [self._default(kind) for kind in _COUNTED if self._configured[kind]]
+            name = configured[0].id if configured else ""
+        model = self.resolve(name, None)
+        return self._of_kind(model, model.kind or "completion")
 
     def _default(self, kind: Kind) -> Model:
         """Return the configured model of a kind. If there is none, its lane says which setting is to be filled."""

@@ -20,12 +20,14 @@ from mayfly import engines
 from mayfly.compat import die_with_parent, inherited_socket
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import MayflyError
+from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, ModelFile, wait_for_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import Served, serve_completion, serve_embeddings
+from mayfly.workers.serving import Served, serve_completion, serve_embeddings, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
+from mayfly.workers.vocabularies import Vocabularies
 
 
 def main() -> int:
@@ -39,6 +41,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = inherited_socket(spec.listen_fd)
     listener.setblocking(False)
+    if spec.kind == "vocabulary":
+        return _vocabulary(spec, listener, events)
     model_file = ModelFile(spec.model_file)
     threads = spec.settings.threads
     try:
@@ -66,6 +70,17 @@ def main() -> int:
     return worker.run(_completions(worker, completer, spec.generation))
 
 
+def _vocabulary(spec: Spec, listener: socket.socket, events: Events) -> int:
+    """Be the worker that counts tokens; its `model_file` is MODEL_PATH."""
+    worker = _Worker(spec, listener, None, events)
+    budget = worker.budget(lambda threads: None)
+    names = (spec.settings.embed_model, spec.settings.model_name)
+    vocabularies = Vocabularies(Inventory(spec.model_file, names))
+    return worker.run(lambda connection: serve_tokens(
+        connection, vocabularies, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
+        facts=worker.facts))
+
+
 def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> Callable[[socket.socket], Served]:
     budget = worker.budget(engine.set_threads)
     return lambda connection: serve_completion(connection, engine, generation=generation, sentinel=worker.sentinel,
@@ -75,7 +90,7 @@ def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> 
 class _Worker:
     """A process that serves calls itself: all of them ("serve"), or one ("once")."""
 
-    def __init__(self, spec: Spec, listener: socket.socket, model_file: ModelFile, events: Events) -> None:
+    def __init__(self, spec: Spec, listener: socket.socket, model_file: ModelFile | None, events: Events) -> None:
         self._spec = spec
         self._listener = listener
         self._model_file = model_file
@@ -96,7 +111,7 @@ class _Worker:
             self._stand_by()
         while True:
             self.sentinel.beat()
-            if self._model_file.changed():
+            if self._model_file is not None and self._model_file.changed():
                 self.sentinel.remove()
                 return exits.MODEL_CHANGED
             connection = wait_for_call(self._listener, self._spec.address)

@@ -7,6 +7,7 @@ at every prompt batch, token and text.
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,10 +16,11 @@ from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
 from mayfly.lanes import framing
-from mayfly.lanes.calls import CompletionCall, EmbedCall
+from mayfly.lanes.calls import CompletionCall, EmbedCall, TokenizeCall
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
+from mayfly.workers.vocabularies import Vocabularies
 
 Outcome = Literal["answered", "refused", "cancelled"]
 
@@ -26,6 +28,9 @@ Outcome = Literal["answered", "refused", "cancelled"]
 _IO_TIMEOUT = 10.0
 # A look at the client costs two system calls: not at every token of a fast model.
 _LOOK_INTERVAL = 0.05
+
+_KINDS: dict[str, type[CompletionCall] | type[EmbedCall] | type[TokenizeCall]] = {
+    "complete": CompletionCall, "embed": EmbedCall, "tokenize": TokenizeCall}
 
 
 @dataclass
@@ -70,8 +75,8 @@ class _Call:
             raise _Cancelled
         request = frame[0]
         self._deadline = float(request["deadline"])
-        call = request.get("complete") or request.get("embed") or {}
-        kind = CompletionCall if "complete" in request else EmbedCall
+        name, kind = next((name, kind) for name, kind in _KINDS.items() if name in request)
+        call = request[name]
         sizes = kind.from_wire(call).sizes()
         self._sentinel.write({**facts, "request": {"id": call.get("id"), **sizes}})
         self.threads = call.get("threads")
@@ -160,6 +165,25 @@ def serve_embeddings(connection: socket.socket, engine: EmbeddingEngine, *, gene
             call.tokens += tokens
         call.send({"event": "done", "dimensions": engine.dimensions, "model": engine.model,
                    "generation": generation, "prompt_tokens": call.tokens}, b"".join(vectors))
+
+    return _serve(connection, work, generation, sentinel, budget, facts)
+
+
+def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, generation: int, sentinel: Sentinel,
+                 budget: Budget, facts: dict[str, Any]) -> Served:
+    """Answer one call for the tokens of texts and close its connection."""
+
+    def work(call: _Call, request: dict[str, Any]) -> None:
+        wanted = TokenizeCall.from_wire(request["tokenize"])
+        tokenize = vocabularies.of(wanted.model)
+        counts, parts = [], []
+        for text in wanted.texts:
+            call.step()
+            ids = tokenize(text)
+            counts.append(len(ids))
+            parts.append(struct.pack(f"<{len(ids)}i", *ids))
+        call.tokens = sum(counts)
+        call.send({"event": "done", "counts": counts, "generation": generation}, b"".join(parts))
 
     return _serve(connection, work, generation, sentinel, budget, facts)
 
