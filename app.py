@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from mayfly.lanes.calls import Lane
+    from mayfly.lanes.switchboard import Switchboard
 
 EXIT_STOPPED = 0
 EXIT_FAILED = 1
@@ -37,13 +38,14 @@ EXIT_SETTING = 2
 GRACE_SECONDS = 10.0
 
 
-def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | None = None,
+def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Switchboard | None = None,
                draining: Draining | None = None) -> Flask:
     """Return the application.
 
     Args:
         settings: read from `.env` and the environment if absent.
-        lanes: "embed" and "chat"; if absent, the models are loaded in this process.
+        lanes: "embed" and "chat", or the lanes of all models; if absent, the configured models are loaded in this
+            process.
         draining: tells that the service stops; shared with the server.
 
     Raises:
@@ -57,14 +59,13 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Non
     return build(Service.of(settings, lanes or _local_lanes(settings), draining or Draining()))
 
 
-def _local_lanes(settings: Settings) -> Mapping[str, Lane]:
+def _local_lanes(settings: Settings) -> Switchboard:
     from mayfly.workers.local import local_lanes
 
-    lanes: Mapping[str, Lane] = local_lanes(settings)
-    return lanes
+    return local_lanes(settings)
 
 
-def _serve(sock: socket.socket, settings: Settings, lanes: Mapping[str, Lane], log_access: Callable[[str], None], *,
+def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_access: Callable[[str], None], *,
            announce: Callable[[], None], beat: Callable[[], None], should_stop: Callable[[], bool]) -> None:
     from mayfly.web.server import Server
 
@@ -134,7 +135,7 @@ def _print_line(line: str) -> None:
 def run_supervised() -> int:
     """Serve under the watchdog until SIGTERM; return the exit code."""
     from mayfly.compat import die_with_parent, inherited_socket
-    from mayfly.lanes.client import socket_lanes
+    from mayfly.lanes.switchboard import supervised
     from mayfly.supervision.sentinel import Sentinel
     from mayfly.web.event_pipe import EventPipe
 
@@ -150,7 +151,7 @@ def run_supervised() -> int:
     events = EventPipe.instead_of_stdout()
     settings = Settings.from_wire(spec["settings"])
     sock = inherited_socket(spec["listen_fd"])
-    lanes = socket_lanes(spec)
+    lanes = supervised(spec, events.want)
     sentinel = Sentinel(Path(spec["sentinel"]))
     facts = {"pid": os.getpid(), "generation": spec["generation"], "model": None, "when": time.time()}
     _serve(sock, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,

@@ -15,17 +15,16 @@ import time
 from pathlib import Path
 
 from mayfly import __version__
-from mayfly.compat import LaneAddress, bind_public, lock_file, wake_on_signal
-from mayfly.errors import MayflyError, SettingError
-from mayfly.models import store
+from mayfly.compat import bind_public, lock_file, wake_on_signal
+from mayfly.errors import SettingError
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
 from mayfly.supervision import sentinel
 from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
-from mayfly.supervision.spawner import Inbox, LaneSocket, ProcessSpawner
+from mayfly.supervision.sockets import LaneSockets
+from mayfly.supervision.spawner import Inbox, ProcessSpawner
 from mayfly.supervision.supervisor import Supervisor
-from mayfly.supervision.watched import LaneState
 from mayfly.workers.budget import Table
 
 EXIT_SETTING = 2
@@ -92,21 +91,23 @@ def _serve(settings: Settings) -> int:
     swept = sentinel.sweep(run_folder)
     if swept:
         journal.event(f"removed what an earlier run left: {', '.join(swept)}")
-    lanes = {"embed": _lane(settings, "embed", settings.embed_model, "EMBED_MODEL"),
-             "chat": _lane(settings, "chat", settings.model_name, "MODEL_NAME")}
+    sockets = LaneSockets(settings, run_folder)
+    try:
+        states = sockets.open_configured()
+    except OSError as exc:
+        raise Refused(f"no socket can be made in {run_folder} ({exc.strerror or exc}): set RUN_FOLDER_NAME in .env to "
+                      "another folder, with a shorter path", EXIT_FOLDER) from exc
     with contextlib.suppress(FileNotFoundError):
         (run_folder / "threads").unlink()
-    states = {name: LaneState(name, lane.model_file.name, settings.isolation if name == "chat" else "none")
-              for name, lane in lanes.items() if lane.model_file is not None}
     supervisor = Supervisor(
         settings, states,
-        spawner=ProcessSpawner(settings, public=public, lanes=lanes, run_folder=run_folder, inbox=inbox),
+        spawner=ProcessSpawner(settings, public=public, lanes=sockets.lanes, run_folder=run_folder, inbox=inbox),
         journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
-        table=Table(run_folder / "threads", settings.chat_processes), now=time.monotonic(),
+        table=Table(run_folder / "threads"), now=time.monotonic(), sockets=sockets,
         catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
     host = f"[{settings.listen_ip}]" if ":" in settings.listen_ip else settings.listen_ip
     journal.event(f"mayfly {__version__} listening on http://{host}:{public.getsockname()[1]}")
-    for name, lane in lanes.items():
+    for name, lane in sockets.lanes.items():
         if lane.model_file is None:
             journal.event(f"{name}: {lane.missing}")
     try:
@@ -114,7 +115,7 @@ def _serve(settings: Settings) -> int:
         _stop(supervisor, inbox, stops, journal)
     finally:
         supervisor.end_workers(kill=True)
-        _clean(run_folder, lanes)
+        _clean(run_folder, sockets)
         journal.event("stopped")
         journal.close()
     return 0
@@ -155,24 +156,6 @@ def _take_events(supervisor: Supervisor, inbox: Inbox, timeout: float) -> None:
         return
 
 
-def _lane(settings: Settings, name: str, model: str, setting: str) -> LaneSocket:
-    """Bind a lane's socket, if there is a model for it."""
-    if not model:
-        return LaneSocket(None, None, None, f"no {name} model is configured: put the name of a model file in "
-                          f"MODEL_PATH into {setting} in .env and start again", 1)
-    try:
-        path = store.find(settings.model_path, model)
-    except MayflyError as exc:
-        return LaneSocket(None, None, None, f"{exc} ({setting})", 1)
-    try:
-        listener, address = LaneAddress.bind(settings.run_folder_name / f"{name}.sock")
-    except OSError as exc:
-        raise Refused(f"no socket can be made in {settings.run_folder_name} ({exc.strerror or exc}): set "
-                      "RUN_FOLDER_NAME in .env to another folder, with a shorter path", EXIT_FOLDER) from exc
-    at_once = settings.chat_processes if name == "chat" and settings.isolation != "none" else 1
-    return LaneSocket(listener, address, path, "", at_once)
-
-
 def _make_folder(folder: Path, *, private: bool) -> None:
     try:
         folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
@@ -196,9 +179,11 @@ def _second(run_folder: Path) -> str:
             "LISTEN_PORT for a second service")
 
 
-def _clean(run_folder: Path, lanes: dict[str, LaneSocket]) -> None:
+def _clean(run_folder: Path, sockets: LaneSockets) -> None:
     sentinel.sweep(run_folder)
-    for name in ["state.json", "threads", *(f"{lane}.sock" for lane in lanes)]:
+    for name in list(sockets.lanes):
+        sockets.close(name)
+    for name in ("state.json", "threads"):
         with contextlib.suppress(OSError):
             (run_folder / name).unlink()
 

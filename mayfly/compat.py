@@ -287,6 +287,32 @@ def hung_up(sock: socket.socket) -> bool:
         return True
 
 
+# -- memory ---------------------------------------------------------------------------------------------------
+
+
+def memory_size() -> int:
+    """Return the memory in bytes that this machine has, or that its container may use."""
+    if WINDOWS:
+        return _windows_memory_size()
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            size = min(size, int(Path(file).read_text()))
+    return size
+
+
+def _windows_memory_size() -> int:
+    class Status(ctypes.Structure):
+        # MEMORYSTATUSEX of sysinfoapi.h
+        _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32),
+                    *((name, ctypes.c_uint64) for name in ("total", "free", "total_page", "free_page", "total_virtual",
+                                                           "free_virtual", "free_extended"))]
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.total)
+
+
 # -- files ----------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mayfly.compat import memory_size
 from mayfly.errors import SettingError
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -65,6 +66,17 @@ def _size(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _share_of_memory(text: str) -> int:
+    if text.lower() in ("0", "none"):
+        return 0
+    if match := re.fullmatch(r"([1-9]\d?|100)%", text):
+        return memory_size() * int(match[1]) // 100
+    try:
+        return _size(1 << 20, 1 << 50)(text)
+    except _Refused:
+        raise _Refused("none, a part of this machine's memory such as 80%, or a size such as 12GB") from None
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -138,6 +150,17 @@ def _hosts(text: str) -> tuple[str, ...]:
     return tuple(hosts)
 
 
+def _aliases(text: str) -> dict[str, str]:
+    aliases = {}
+    for entry in _list(text):
+        alias, equals, target = (part.strip() for part in entry.partition("="))
+        if not equals or not re.fullmatch(r"[A-Za-z0-9._:/-]{1,128}", alias) or not target or "\0" in target:
+            raise _Refused("ALIAS=MODEL entries separated by commas, MODEL being a model's name or one of the words "
+                           "embedding and completion")
+        aliases[alias] = target
+    return aliases
+
+
 def _threads(text: str) -> int:
     # More threads than cores is never right: gpt4all's threads spin while they wait for one another.
     cores = available_cores()
@@ -174,6 +197,19 @@ class Settings:
     embed_model: str = _setting(
         "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH. The default one is made at the first start.")
+    max_models: int = _setting(
+        "2", _integer(0, 32),
+        "How many other models of MODEL_PATH may be loaded besides these two, when callers ask for them. The least "
+        "recently used one leaves for the next.")
+    memory_limit: int = _setting(
+        "80%", _share_of_memory,
+        "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
+        "the files' sizes and N_CTX.")
+    model_aliases: Mapping[str, str] = _setting(
+        "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,"
+        "gpt-3.5-turbo=completion,gpt-4o-mini=completion", _aliases,
+        "Other names of models for the routes below /v1. The words embedding and completion mean EMBED_MODEL and "
+        "MODEL_NAME; any other word is a model's name.")
     route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
     listen_ip: str = _setting(
         "127.0.0.1", _address,

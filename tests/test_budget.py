@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from service import PROJECT, until
 
-from mayfly.workers.budget import EMBED_PLACE, FIRST_CHAT_PLACE, Budget, Table, share
+from mayfly.workers.budget import Budget, Table, share
+
+EMBED_PLACE, FIRST_CHAT_PLACE = 0, 1
 
 # A process that computes at a place: it does what its standard input says, and answers with its threads.
 _WORKER = """
@@ -22,7 +24,7 @@ from pathlib import Path
 from mayfly.workers.budget import Budget, Table
 path, processes, place, total = sys.argv[1], *map(int, sys.argv[2:])
 used = []
-budget = Budget(Table(Path(path), processes), place, total, used.append)
+budget = Budget(Table(Path(path)), place, total, used.append)
 for line in sys.stdin:
     what, times = line.split()
     for _ in range(int(times)):
@@ -77,7 +79,7 @@ def test_the_shares_add_up_to_the_total_and_nobody_gets_nothing() -> None:
 
 
 def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads", 1)
+    table = Table(tmp_path / "threads")
     used: list[int] = []
     budget = Budget(table, FIRST_CHAT_PLACE, 4, used.append)
     budget.enter()
@@ -92,7 +94,7 @@ def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) ->
 
 def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads", 2)
+    table = Table(tmp_path / "threads")
     embed, chat = worker(EMBED_PLACE, 4), worker(FIRST_CHAT_PLACE, 4)
     assert embed.do("enter") == 4
     chat.begin("enter")
@@ -107,7 +109,7 @@ def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
 
 def test_three_processes_share_unevenly_divisible_threads_without_a_rest(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads", 2)
+    table = Table(tmp_path / "threads")
     workers = [worker(place, 4) for place in range(3)]
     for one in workers:
         one.do("enter")
@@ -134,7 +136,7 @@ def test_a_process_that_never_looks_cannot_keep_the_others_waiting_for_ever(
 
 def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest_is_shared_anew(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads", 2)
+    table = Table(tmp_path / "threads")
     embed, chat = worker(EMBED_PLACE, 2), worker(FIRST_CHAT_PLACE, 2)
     embed.do("enter")
     chat.do("enter")
@@ -147,7 +149,7 @@ def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest
 
 
 def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads", 1)
+    table = Table(tmp_path / "threads")
     used: list[int] = []
     budget = Budget(table, FIRST_CHAT_PLACE, 3, used.append)
     budget.enter()
@@ -159,7 +161,7 @@ def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(tmp_path: Pat
 
 def test_many_calls_of_many_processes_leave_the_table_empty_and_nobody_over_the_total(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads", 2)
+    table = Table(tmp_path / "threads")
     workers = [worker(place, 3) for place in range(3)]
     for one in workers:
         one.begin("enter+look+look+leave", 100)
@@ -173,5 +175,5 @@ def test_a_symlink_in_the_place_of_the_table_is_not_followed(tmp_path: Path) -> 
     victim.write_bytes(b"untouched, every byte of it")
     (tmp_path / "threads").symlink_to(victim)
     with pytest.raises(OSError):
-        Table(tmp_path / "threads", 1)
+        Table(tmp_path / "threads")
     assert victim.read_bytes() == b"untouched, every byte of it"

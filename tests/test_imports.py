@@ -12,18 +12,19 @@ FILES = sorted((PROJECT / "mayfly").rglob("*.py"))
 
 # room -> what of this program it may import (its own room always)
 ALLOWED = {
-    "settings": {"errors"},
+    "settings": {"errors", "compat"},
     "errors": set(),
     "compat": set(),
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},
     "models": {"errors", "settings"},
-    "engines": {"errors", "lanes.calls", "models.header", "models.wordpiece"},
-    "workers": {"errors", "settings", "compat", "engines", "lanes", "models.store", "supervision.sentinel"},
+    "engines": {"errors", "lanes.calls", "models.architectures", "models.header", "models.wordpiece"},
+    "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
-    "supervision": {"errors", "settings", "compat", "lanes.board", "workers.spec", "workers.exits",
-                    "workers.budget"},
-    "web": {"", "errors", "settings", "compat", "lanes.calls", "supervision.sentinel"},
+    "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",
+                    "workers.exits", "workers.budget"},
+    "web": {"", "errors", "settings", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
+            "supervision.sentinel"},
     "": set(),
 }
 # package -> the only modules that import it

@@ -17,7 +17,7 @@ MONEY = ["bank", "pays", "the", "interest", "on", "loans", "credit", "and", "tax
 
 @pytest.fixture(scope="module")
 def embedder(embedding_model: Path) -> gpt4all.Gpt4AllEmbeddings:
-    return gpt4all.Gpt4AllEmbeddings(embedding_model, threads=1)
+    return gpt4all.Gpt4AllEmbeddings(embedding_model, 1, "all-MiniLM-L6-v2")
 
 
 @pytest.mark.parametrize("letters", ["ab \n\t", "ab", "中文", "😀a ", " "],

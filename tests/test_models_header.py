@@ -72,6 +72,8 @@ def test_a_completion_model_says_what_it_is(tiny_model: Path) -> None:
         eot_token=None,
         pooling=None,
         size=tiny_model.stat().st_size,
+        head_count=4,
+        head_count_kv=4,
     )
 
 

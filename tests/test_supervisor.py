@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mayfly.errors import ModelUnavailable
 from mayfly.settings import Settings, parse
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
@@ -70,10 +71,36 @@ class PlayedSpawner:
         return sum(1 for position, _, _ in self.started if position.name == name)
 
 
+class PlayedSockets:
+    """Opens lanes for models of so many bytes; calls wait where the test says."""
+
+    def __init__(self, models: dict[str, int]) -> None:
+        self.models = models
+        self.waits: set[str] = set()
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+
+    def look(self, model: str) -> int:
+        if model not in self.models:
+            raise ModelUnavailable(f"there is no {model}")
+        return self.models[model]
+
+    def open(self, name: str, model: str) -> LaneState:
+        memory = self.look(model)
+        self.opened.append(name)
+        return LaneState(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address={"path": name})
+
+    def close(self, name: str) -> None:
+        self.closed.append(name)
+
+    def waiting(self, name: str) -> bool:
+        return name in self.waits
+
+
 class Rig:
     """A supervisor with everything around it played."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, models: dict[str, int] | None = None) -> None:
         (folder / "run").mkdir()
         (folder / "logs").mkdir()
         self.folder = folder
@@ -81,11 +108,14 @@ class Rig:
         self.forked: list[PlayedProcess] = []
         self.journal = Journal(folder / "logs")
         self.now = 100.0
-        self.table = Table(folder / "run" / "threads", settings.chat_processes)
-        lanes = {name: LaneState(name, f"{name}-model", "fork") for name in ("embed", "chat")}
+        self.table = Table(folder / "run" / "threads")
+        self.sockets = PlayedSockets(models or {})
+        isolations = {"embed": "none", "chat": settings.isolation}
+        lanes = {name: LaneState(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
         self.supervisor = Supervisor(
             settings, lanes, spawner=self.spawner, journal=self.journal, reports=Reports(folder / "logs", 50),
-            run_folder=folder / "run", table=self.table, now=self.now, fork_handle=self._fork_handle)
+            run_folder=folder / "run", table=self.table, now=self.now, fork_handle=self._fork_handle,
+            sockets=self.sockets)
 
     def _fork_handle(self, pid: int) -> PlayedProcess:
         self.forked.append(PlayedProcess(pid))
@@ -109,6 +139,23 @@ class Rig:
         Sentinel(path).write({"generation": number, "request": {"id": "req_1", "characters": 5}})
         self.send(template, event="forked", generation=number, pid=5000 + number, seconds=0.003)
         return path
+
+    def want(self, model: str) -> None:
+        """Have the web process ask for a model, and the supervisor act."""
+        self.send(self.spawner.latest("app")[0], event="want", model=model)
+        self.tick()
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass in which every process beats."""
+        for _ in range(int(seconds * 2)):
+            for _, watched, process in self.spawner.started:
+                if process.code is None and watched.ready:
+                    Sentinel(watched.sentinel).write({"pid": process.pid})
+            self.tick(0.5)
+
+    def lanes(self) -> set[str]:
+        """Return the lanes of models that are open, by the models' names."""
+        return {name.removeprefix("model:") for name in self.supervisor.lanes if name.startswith("model:")}
 
     def board(self, lane: str) -> dict[str, Any]:
         return dict(json.loads((self.folder / "run" / "state.json").read_text())["lanes"][lane])
@@ -281,3 +328,174 @@ def test_respawn_gives_each_turn_to_one_loaded_process(tmp_path: Path) -> None:
     rig.tick()
     assert rig.spawner.count("chat") == 3
     assert rig.board("chat")["restarts"]["spent"] == 1
+
+
+# -- models that are asked for --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Rig:
+    """A supervisor that may load two models of some size besides the configured ones, all of them 250 MB."""
+    models = {"a": 100 << 20, "b": 100 << 20, "c": 100 << 20, "large": 200 << 20, "huge": 300 << 20}
+    rig = Rig(tmp_path, settings(MAX_MODELS="2", MEMORY_LIMIT="250MB"), models)
+    rig.tick()
+    return rig
+
+
+def test_a_model_that_is_asked_for_gets_a_lane_and_its_address_is_on_the_board(many: Rig) -> None:
+    many.want("a")
+    assert many.board("model:a")["address"] == {"path": "model:a"}
+    assert many.board("model:a")["state"] == "loading"
+    many.tick()
+    many.come_up("model1")
+    many.tick()
+    assert many.board("model:a")["state"] == "ready"
+    many.want("a")
+    assert many.sockets.opened == ["model:a"]
+
+
+def test_the_least_recently_used_model_leaves_for_the_next(many: Rig) -> None:
+    for name in ("a", "b"):
+        many.want(name)
+        many.rest(3)
+    for stem in ("model1", "model2"):
+        many.come_up(stem)
+    first, process = many.spawner.latest("model1")
+    second, other = many.spawner.latest("model2")
+    many.send(first, event="served", generation=1, outcome="answered", seconds=0.1, tokens=1)
+    many.want("c")
+    assert many.lanes() == {"a"}
+    assert many.sockets.closed == ["model:b"]
+    assert (process.said, other.said) == ([], ["terminate"])
+    many.tick()
+    assert many.lanes() == {"a"}  # its process is there still, and so is its memory
+    assert many.board("model:c")["state"] == "waiting"
+    other.code = -15
+    many.tick()
+    assert many.lanes() == {"a", "c"}
+    assert not second.sentinel.exists()
+    assert many.reports() == []
+
+
+def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:
+    for name in ("a", "b"):
+        many.want(name)
+    many.rest(3)
+    template, _ = many.come_up("model1")
+    path = many.folder / "run" / "model1-1.watchdog"
+    Sentinel(path).write({"generation": 1, "request": {"id": "req_1"}})
+    many.send(template, event="forked", generation=1, pid=5001, seconds=0.003)
+    many.sockets.waits = {"model:b"}
+    many.want("c")
+    assert many.lanes() == {"a", "b"}
+    assert "in use" in many.board("model:c")["reason"]
+    many.rest(3)
+    many.want("c")
+    many.sockets.waits = set()
+    many.tick()
+    assert many.lanes() == {"a"}
+
+
+def test_a_model_that_was_just_asked_for_does_not_leave_before_its_call_arrives(many: Rig) -> None:
+    for name in ("a", "b", "c"):
+        many.want(name)
+    assert many.lanes() == {"a", "b"}
+    many.rest(1)
+    assert many.lanes() == {"a", "b"}
+    many.rest(2)
+    assert many.lanes() == {"b"}
+
+
+def test_a_wish_that_is_not_renewed_is_forgotten(many: Rig) -> None:
+    many.sockets.waits = {"model:a", "model:b"}
+    for name in ("a", "b", "c"):
+        many.want(name)
+    many.rest(6)
+    many.sockets.waits = set()
+    many.rest(3)
+    assert many.lanes() == {"a", "b"}
+    with pytest.raises(KeyError):
+        many.board("model:c")
+
+
+def test_as_many_models_leave_as_the_memory_limit_asks_and_none_in_vain(many: Rig) -> None:
+    for name in ("a", "b"):
+        many.want(name)
+        many.rest(3)
+    many.sockets.waits = {"model:b"}
+    many.want("large")
+    assert many.lanes() == {"a", "b"}  # without a there would still be no room for it
+    many.sockets.waits = set()
+    many.tick()
+    assert many.lanes() == set()
+    for stem in ("model1", "model2"):
+        many.spawner.latest(stem)[1].code = -15
+    many.tick()
+    assert many.lanes() == {"large"}
+
+
+def test_a_model_that_can_never_fit_is_refused_with_the_numbers(many: Rig) -> None:
+    many.want("huge")
+    assert many.board("model:huge")["state"] == "failing"
+    assert "300 MB" in many.board("model:huge")["reason"] and "250 MB" in many.board("model:huge")["reason"]
+
+
+def test_a_model_that_is_gone_is_refused_with_the_reason(many: Rig) -> None:
+    many.want("absent")
+    assert many.board("model:absent") == {"state": "failing", "reason": "there is no absent", "model": "absent"}
+
+
+def test_without_max_models_the_configured_ones_are_served_alone(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, settings(MAX_MODELS="0"), {"a": 1})
+    rig.tick()
+    rig.want("a")
+    assert rig.lanes() == set()
+    assert "MAX_MODELS" in rig.board("model:a")["reason"]
+
+
+def test_a_model_whose_process_cannot_start_is_given_up_when_nobody_asks_any_more(many: Rig) -> None:
+    many.want("a")
+    many.tick()
+    for _ in range(70):
+        watched, process = many.spawner.latest("model1")
+        if process.code is None:
+            many.send(watched, event="cannot_load", reason="the file is no model")
+            process.code = exits.CANNOT_LOAD
+        many.rest(0.5)
+        if many.now < 150:
+            assert many.board("model:a")["reason"] == "the file is no model"
+    many.rest(31)
+    assert many.lanes() == set()
+
+
+def test_what_a_dismissed_process_still_says_is_about_nothing(many: Rig) -> None:
+    for name in ("a", "b"):
+        many.want(name)
+        many.rest(3)
+    template, process = many.come_up("model1")
+    many.want("c")
+    many.send(template, event="forked", generation=9, pid=5009, seconds=0.003)
+    many.send(template, event="exited", generation=9, pid=5009, code=-9)
+    many.tick(1.1)
+    assert process.said == ["terminate", "kill"]  # it didn't end when it was asked
+    process.code = -9
+    many.tick()
+    many.want("a")
+    assert many.reports() == []
+
+
+def test_places_in_the_thread_budget_are_used_again(many: Rig) -> None:
+    seen = []
+    for name in ("a", "b", "c", "a", "b", "c"):
+        many.want(name)
+        many.rest(3)
+        for _, watched, process in many.spawner.started:
+            if watched.dismissed and process.code is None:
+                process.code = -15
+        many.tick()
+        many.tick()
+        assert f"model:{name}" in many.supervisor.lanes
+        seen.append(many.supervisor.lanes[f"model:{name}"].places)
+        many.table[seen[-1][0]] = 1
+    assert set(seen) == {(2,), (3,)}
+    assert many.table.busy() == [2, 3]

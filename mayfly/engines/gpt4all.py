@@ -34,9 +34,8 @@ from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 from mayfly.models import wordpiece
+from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.header import Header, read_header
-
-EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
@@ -55,34 +54,26 @@ _library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p
 _library.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 
-def public_name(path: Path) -> str:
-    """Return the name under which a model file is known to callers: all-MiniLM-L6-v2 for the default one."""
-    name = path.name.removesuffix(".gguf")
-    return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
-
-
 class Gpt4AllEmbeddings:
     """An embedding model in this process (Embed4All).
 
     Args:
         path: the model file.
         threads: compute threads.
+        model: the model's public name.
 
     Raises:
         ModelUnavailable: not an embedding model, or gpt4all can't load it.
     """
 
-    # gpt4all cuts or chunks a text at n_ctx tokens; sentence-transformers' limit for this model is 256.
-    _WINDOW = 256
-
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, model: str) -> None:
         header = read_header(path)
         if header.architecture not in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
                                    "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
-        self.model = public_name(path)
-        window = min(self._WINDOW, header.context_length or self._WINDOW) if header.architecture == "bert" else (
-            header.context_length or 2048)
+        self.model = model
+        # gpt4all cuts or chunks a text at n_ctx tokens.
+        window = embedding_window(header.architecture, header.context_length)
         try:
             self._embedder = Embed4All(path.name, n_threads=threads, device="cpu", model_path=path.parent,
                                        allow_download=False, n_ctx=window)
@@ -141,17 +132,18 @@ class Gpt4AllCompletions:
         threads: compute threads.
         context_length: the window, in tokens; a smaller one in the file wins.
         device: gpt4all's device name.
+        model: the model's public name.
 
     Raises:
         ModelUnavailable: not a completion model, or gpt4all can't load it.
     """
 
-    def __init__(self, path: Path, threads: int, context_length: int, device: str) -> None:
+    def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str) -> None:
         header = read_header(path)
         if header.architecture in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
                                    "a completion model")
-        self.model = public_name(path)
+        self.model = model
         self.context_length = min(context_length, header.context_length or context_length)
         try:
             self._gpt4all = GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent,
@@ -245,12 +237,14 @@ class Gpt4AllCompletions:
         sampling: Sampling,
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         counted = self.count(segments)
         if counted is not None and counted >= self.context_length:
             raise too_long(counted, self.context_length)
-        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece))
+        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
+                         min(prompt_batch or _BATCH, _BATCH))
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -262,12 +256,13 @@ class Gpt4AllCompletions:
         sampling: Sampling,
         on_prompt_token: Callable[[int], bool],
         on_token: Callable[[int, bytes], bool],
+        prompt_batch: int = _BATCH,
     ) -> Generated:
         run = _Run(on_prompt_token, on_token)
         limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
         context = binding.LLModelPromptContext(
             n_past=0, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
-            temp=sampling.temperature, n_batch=_BATCH, repeat_penalty=sampling.repeat_penalty,
+            temp=sampling.temperature, n_batch=prompt_batch, repeat_penalty=sampling.repeat_penalty,
             repeat_last_n=sampling.repeat_last_n, context_erase=0.75)
         full = [segment for segment in segments if segment.text]
         for index, segment in enumerate(full):

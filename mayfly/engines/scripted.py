@@ -24,6 +24,7 @@ import math
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +34,6 @@ from mayfly.engines.template import ChatTemplate
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 
-SUFFIX = ".script.json"
 _DIMENSIONS = 384
 
 
@@ -76,6 +76,11 @@ class _Script:
             os.close(counter)
 
 
+def tokenize(text: str) -> list[int]:
+    """Return a number for each word."""
+    return [zlib.crc32(word.encode()) & 0x7FFF for word in text.split()]
+
+
 def _hang() -> NoReturn:
     while True:
         time.sleep(3600)
@@ -93,9 +98,9 @@ def _misbehave(what: str) -> None:
 class ScriptedCompletions:
     """A completion model that plays a script; see the module's docstring and CompletionEngine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: str) -> None:
         self._script = _Script(path, "completion")
-        self.model = path.name.removesuffix(SUFFIX)
+        self.model = model
         self.context_length = int(self._script.get("context_length", 2048))
         self._template = ChatTemplate(None, bos_token="", eos_token="")
 
@@ -121,6 +126,7 @@ class ScriptedCompletions:
         sampling: Sampling,
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         words = self.count(segments) or 0
@@ -152,9 +158,9 @@ class ScriptedEmbeddings:
 
     dimensions = _DIMENSIONS
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: str) -> None:
         self._script = _Script(path, "embedding")
-        self.model = path.name.removesuffix(SUFFIX)
+        self.model = model
 
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""

@@ -7,12 +7,19 @@ would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from mayfly.compat import open_new
+
+#: The name of the lane whose process knows the vocabularies of all models. Its own, so that tokens are counted while
+#: the models are busy, and no completion's process is spent on it.
+VOCABULARY = "vocabulary"
 
 _LOOK_INTERVAL = 0.02
 
@@ -29,12 +36,16 @@ class Board:
 
     def lane(self, name: str) -> dict[str, Any]:
         """Return what the watchdog last said of a lane; {"state": "loading"} before it said anything."""
+        return self.lanes().get(name, {"state": "loading"})
+
+    def lanes(self) -> dict[str, dict[str, Any]]:
+        """Return what the watchdog last said, by the lanes' names."""
         with self._lock:
             now = time.monotonic()
             if now >= self._next_look:
                 self._next_look = now + _LOOK_INTERVAL
                 self._look()
-            return self._lanes.get(name, {"state": "loading"})
+            return self._lanes
 
     def _look(self) -> None:
         try:
@@ -49,11 +60,14 @@ class Board:
 
 
 def publish(path: Path, lanes: dict[str, Any]) -> None:
-    """Replace the board's file (the watchdog's side).
+    """Replace the board's file (the watchdog's side). Where lanes are TCP ports it holds their tokens.
 
     Raises:
         OSError: it can't be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"lanes": lanes}))
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    with os.fdopen(open_new(temporary), "w", encoding="ascii") as file:
+        file.write(json.dumps({"lanes": lanes}))
     os.replace(temporary, path)

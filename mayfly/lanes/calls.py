@@ -42,12 +42,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class CompletionCall:
-    """A completion to be made: either `messages`, put into the model's chat template, or bare `text`."""
+    """A completion to be made: either `messages`, put into the model's chat template, or bare `text`.
+
+    Attributes:
+        threads: compute threads at most, within the lane's share; None leaves it to the lane.
+        prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
+    """
 
     id: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    threads: int | None = None
+    prompt_batch: int | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -63,6 +70,8 @@ class CompletionCall:
             messages=tuple(Message(**message) for message in wire["messages"]),
             text=wire["text"],
             sampling=Sampling(**sampling),
+            threads=wire["threads"],
+            prompt_batch=wire["prompt_batch"],
         )
 
     def sizes(self) -> dict[str, int]:
@@ -90,6 +99,28 @@ class EmbedCall:
     def from_wire(cls, wire: dict[str, Any]) -> EmbedCall:
         """Rebuild what `to_wire` made."""
         return cls(id=wire["id"], texts=tuple(wire["texts"]), long_text=wire["long_text"])
+
+    def sizes(self) -> dict[str, int]:
+        """Return what a failure report may say of this call: sizes, never text."""
+        return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
+
+
+@dataclass(frozen=True)
+class TokenizeCall:
+    """Texts whose tokens are asked for, in order; `model` is the model's id."""
+
+    id: str
+    model: str
+    texts: tuple[str, ...]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"id": self.id, "model": self.model, "texts": list(self.texts)}
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> TokenizeCall:
+        """Rebuild what `to_wire` made."""
+        return cls(id=wire["id"], model=wire["model"], texts=tuple(wire["texts"]))
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
@@ -187,6 +218,9 @@ class Lane(Protocol):
         Errors that arise before the first item are raised by the first `next`, so that the web room can still
         choose the HTTP status. Closing the iterator cancels the completion.
         """
+
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
+        """Return the token ids that the model would be given for each text; nothing is computed with them."""
 
     def status(self) -> dict[str, Any]:
         """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""

@@ -9,11 +9,13 @@ connection that ends without `done` or `error` means that the worker died.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
+import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from mayfly.lanes.calls import (
     Embeddings,
     Finished,
     Piece,
+    TokenizeCall,
     Waiting,
     Watch,
 )
@@ -41,6 +44,10 @@ _SILENCE = 10.0
 _FRAME_TIMEOUT = 10.0
 # How long to wait for the watchdog's report of a death before answering without its name.
 _REPORT_PATIENCE = 3.0
+# A lane that opens on demand is asked for this often while it isn't there.
+_ASK_AGAIN = 1.0
+# The board's facts that are for this process alone.
+_NOT_SHOWN = ("address", "served_at_once")
 # A worker that dies between taking a connection and reading the call costs nothing but time; but not for ever.
 _MOST_UNBEGUN = 50
 
@@ -57,22 +64,25 @@ class SocketLane:
     """A lane served by supervised worker processes. See `mayfly.lanes.calls.Lane`.
 
     Args:
-        name: "embed" or "chat".
+        name: "embed", "chat", or that of a lane that opens on demand.
         address: what `LaneAddress.bind` returned, or None when no model is configured.
         board: where the watchdog's word on the lane is read.
         queue_limit: calls that may wait, beside those being served, before QueueFull.
         served_at_once: calls that the lane serves at the same time.
         missing: what a call is told when no model is configured.
+        summon: asks the watchdog for this lane, which opens on demand and may leave: its address is on the board then,
+            as long as it is there.
     """
 
     def __init__(self, name: str, address: dict[str, Any] | None, board: Board, *, queue_limit: int,
-                 served_at_once: int = 1, missing: str = "") -> None:
+                 served_at_once: int = 1, missing: str = "", summon: Callable[[], None] | None = None) -> None:
         self.name = name
         self._address = address
         self._board = board
         self._queue_limit = queue_limit
         self._served_at_once = served_at_once
         self._missing = missing
+        self._summon = summon
         self._lock = threading.Lock()
         self._waiting = 0
         self._active = 0
@@ -88,7 +98,7 @@ class SocketLane:
 
     def configured(self) -> bool:
         """Tell whether the lane has a model to serve."""
-        return self._address is not None
+        return self._address is not None or self._summon is not None
 
     def ready(self) -> bool:
         """Tell whether a call would be served now."""
@@ -100,7 +110,8 @@ class SocketLane:
             return {"state": "off", "reason": self._missing}
         with self._lock:
             counts = {"queue": self._waiting, "active": self._active, "retried": self._retried}
-        return {**self._board.lane(self.name), **counts}
+        known = self._board.lane(self.name)
+        return {**{name: fact for name, fact in known.items() if name not in _NOT_SHOWN}, **counts}
 
     # -- calls ------------------------------------------------------------------------------------------------
 
@@ -128,6 +139,15 @@ class SocketLane:
                     return Completion("".join(pieces), _finished(message))
         raise AssertionError("an answer ends with done, or by raising")
 
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
+        """See Lane."""
+        with contextlib.closing(self._answer({"tokenize": call.to_wire()}, watch, until_piece=False)) as answer:
+            for message, raw in answer:
+                if message is not None and message["event"] == "done":
+                    ids = iter(struct.unpack(f"<{len(raw) // 4}i", raw))
+                    return [list(itertools.islice(ids, count)) for count in message["counts"]]
+        raise AssertionError("an answer ends with done, or by raising")
+
     def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
         """See Lane."""
         heard = time.monotonic()
@@ -150,7 +170,7 @@ class SocketLane:
         A worker that dies is replaced by the watchdog, and the call goes once more; with `until_piece` not any more
         after the first piece, because that has reached the client.
         """
-        if self._address is None:
+        if not self.configured():
             raise LaneUnavailable(self._missing, retry_after=60)
         crashes = unbegun = 0
         with self._place() as place:
@@ -179,6 +199,7 @@ class SocketLane:
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
+        yield from self._await_socket(watch)
         try:
             connection = self._connect(watch)
         except OSError as exc:
@@ -205,10 +226,26 @@ class SocketLane:
             except (OSError, framing.FrameError) as exc:
                 raise _WorkerDied(generation) from exc
 
+    def _await_socket(self, watch: Watch) -> Iterator[tuple[None, bytes]]:
+        """Where the lane opens on demand: ask for it until it is there."""
+        ask_at = 0.0
+        while self._summon is not None and self._where() is None:
+            if time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + _ASK_AGAIN
+                self._summon()
+            self._check(watch, begun=False)
+            time.sleep(_TICK / 4)
+            yield None, b""
+
+    def _where(self) -> dict[str, Any] | None:
+        return self._address if self._summon is None else self._board.lane(self.name).get("address")
+
     def _connect(self, watch: Watch) -> socket.socket:
-        assert self._address is not None
         self._check(watch, begun=False)
-        connection = LaneAddress.connect(self._address, timeout=5.0)
+        address = self._where()
+        if address is None:
+            raise ConnectionRefusedError("the lane has left")
+        connection = LaneAddress.connect(address, timeout=5.0)
         connection.settimeout(_FRAME_TIMEOUT)
         return connection
 
@@ -229,7 +266,11 @@ class SocketLane:
 
     def _unavailable(self, reason: str) -> LaneUnavailable:
         report = _report(self._board.lane(self.name))
-        return LaneUnavailable(f"the {self.name} model is not available: {reason}{report}", retry_after=5)
+        return LaneUnavailable(f"the {self._spoken()} is not available: {reason}{report}", retry_after=5)
+
+    def _spoken(self) -> str:
+        kind, _, model = self.name.partition(":")
+        return f"model {model}" if model else f"{kind} model"
 
     def _crashed(self, generation: int, crashes: int, watch: Watch) -> ModelCrashed:
         """Return the error for a call whose worker died for good, with the report's name if it comes in time."""
@@ -253,7 +294,7 @@ class SocketLane:
     def _place(self) -> Iterator[_Place]:
         with self._lock:
             if self._waiting + self._active >= self._queue_limit + self._served_at_once:
-                raise QueueFull(f"{self._queue_limit} requests wait for the {self.name} model already (QUEUE_LIMIT); "
+                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
                                 "try again later", retry_after=1)
             self._waiting += 1
             place = _Place(self)

@@ -79,6 +79,8 @@ class Header:
         context_length: tokens it was made for.
         embedding_length: width of its hidden state, which is the length of an embedding model's vectors.
         block_count: number of layers.
+        head_count, head_count_kv: attention heads, and those that have keys and values of their own; None if not named,
+            or not the same number in every layer.
         file_type: llama.cpp's number for the kind of file, or None.
         quantization: the type most of the weights have, such as "F16" or "Q4_0".
         parameter_count: number of weights.
@@ -108,6 +110,8 @@ class Header:
     eot_token: str | None
     pooling: str | None
     size: int
+    head_count: int | None = None
+    head_count_kv: int | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -279,6 +283,8 @@ class _Reading:
             eot_token=pieces[2],
             pooling=None if pooling is None else _POOLING.get(pooling, str(pooling)),
             size=self._size,
+            head_count=self._integer_or_none(f"{architecture}.attention.head_count"),
+            head_count_kv=self._integer_or_none(f"{architecture}.attention.head_count_kv"),
         )
 
     def _pieces(self, *ids: int | None) -> list[str | None]:

@@ -77,6 +77,11 @@ def _relative(name: str) -> str:
     outside = name.startswith(("/", "\\")) or windows.drive or ".." in windows.parts
     if outside or not name.isprintable() or not PurePosixPath(name).name:
         raise ModelUnavailable(f"{_shown(name)} isn't the name of a model: it has to be a file in MODEL_PATH")
+    return file_name(name)
+
+
+def file_name(name: str) -> str:
+    """Return a model's name with its ending."""
     return name if name.endswith((GGUF, SCRIPT)) else name + GGUF
 
 

@@ -6,28 +6,17 @@ import os
 import queue
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mayfly.settings import PROJECT_FOLDER, Settings
 from mayfly.supervision.child import Child, Process
+from mayfly.supervision.sockets import LaneSocket
 from mayfly.supervision.watched import Position, Watched
 from mayfly.workers.spec import Spec
 
 #: What the watchdog's loop waits for: a process and what it sent, or None for "look now".
 Inbox = queue.SimpleQueue[tuple[Watched, dict[str, Any]] | None]
-
-
-@dataclass(frozen=True)
-class LaneSocket:
-    """A lane's listening socket and its address; both None where no model is configured."""
-
-    listener: socket.socket | None
-    address: dict[str, Any] | None
-    model_file: Path | None
-    missing: str
-    served_at_once: int
 
 
 class ProcessSpawner:
@@ -36,7 +25,7 @@ class ProcessSpawner:
     Args:
         settings: of the service.
         public: the public listening socket, for the web process alone.
-        lanes: every lane's socket, by name.
+        lanes: every lane's socket, by name; they come and go.
         run_folder: where sentinels are.
         inbox: takes events.
     """
@@ -57,10 +46,10 @@ class ProcessSpawner:
         lane = self._lanes[position.lane]
         assert lane.listener is not None and lane.address is not None and lane.model_file is not None
         spec = Spec(
-            lane=position.lane, role=position.role, settings=self._settings, model_file=lane.model_file,
-            listen_fd=lane.listener.fileno(), address=lane.address, run_folder=self._run_folder,
-            budget=self._run_folder / "threads", place=position.place, generation=watched.generation,
-            parent=os.getpid())
+            lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=self._settings,
+            model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,
+            run_folder=self._run_folder, budget=self._run_folder / "threads", places=position.places,
+            generation=watched.generation, parent=os.getpid())
         argv = [sys.executable, "-m", "mayfly.workers"]
         return self._child(argv, spec.to_wire(), [lane.listener], watched)
 
@@ -73,8 +62,10 @@ class ProcessSpawner:
             "parent": os.getpid(),
             "board": str(self._run_folder / "state.json"),
             "queue_limit": self._settings.queue_limit,
-            "lanes": {name: {"address": lane.address, "missing": lane.missing, "served_at_once": lane.served_at_once}
-                      for name, lane in self._lanes.items()},
+            "chat_processes": self._settings.chat_processes if self._settings.isolation != "none" else 1,
+            "lanes": {name: {"address": lane.address, "missing": lane.missing, "model": lane.model,
+                             "served_at_once": lane.served_at_once}
+                      for name, lane in self._lanes.items() if name in ("embed", "chat")},
         }
 
     def _child(self, argv: list[str], spec: dict[str, Any], sockets: list[socket.socket], watched: Watched) -> Child:

@@ -17,9 +17,10 @@ from mayfly.supervision import policy, sentinel
 from mayfly.supervision.child import Process
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure, Reports
+from mayfly.supervision.residency import Residency, Sockets
 from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
 from mayfly.workers import exits
-from mayfly.workers.budget import EMBED_PLACE, FIRST_CHAT_PLACE, Table
+from mayfly.workers.budget import Allotment, Table
 
 _KILL_AGAIN = 1.0
 
@@ -46,12 +47,14 @@ class Supervisor:
         fork_handle: makes the handle of a forked generation from its pid.
         catch_up: gives `handle` every event that has arrived and isn't handled yet.
         free_cores: tells how many cores others leave free, from the model processes' pids and the time.
+        sockets: opens and closes the lanes of models that are asked for; without it there are the given lanes alone.
     """
 
     def __init__(self, settings: Settings, lanes: dict[str, LaneState], *, spawner: Spawner, journal: Journal,
                  reports: Reports, run_folder: Path, table: Table, now: float,
                  fork_handle: Callable[[int], Process] = Forked, catch_up: Callable[[], None] = lambda: None,
-                 free_cores: Callable[[Iterable[int], float], int] | None = None) -> None:
+                 free_cores: Callable[[Iterable[int], float], int] | None = None,
+                 sockets: Sockets | None = None) -> None:
         self._settings = settings
         self._spawner = spawner
         self._journal = journal
@@ -62,22 +65,85 @@ class Supervisor:
         self._catch_up = catch_up
         self._free_cores = free_cores
         self._published: dict[str, Any] | None = None
-        self.lanes = lanes
+        self._sockets = sockets
+        self._residency = Residency(settings, sockets, self._in_use) if sockets is not None else None
+        self._allotment = Allotment()
+        self._leaving: list[tuple[LaneState, list[Position]]] = []
+        self.lanes: dict[str, LaneState] = {}
         self.app = Position("app", "app", "app", start_at=now)
-        self.workers = list(self._worker_positions(now))
+        self.workers: list[Position] = []
+        for lane in lanes.values():
+            self._join(lane, now)
 
-    def _worker_positions(self, now: float) -> Iterator[Position]:
-        if "embed" in self.lanes:
-            yield Position("embed", "embed", "serve", EMBED_PLACE, start_at=now)
-        if "chat" not in self.lanes:
-            return
-        if self._settings.isolation == "respawn":
-            for number in range(self._settings.chat_processes + 1):  # one more than serve: the standby
-                yield Position("chat", "chat", "once", FIRST_CHAT_PLACE + number, start_at=now)
-        elif self._settings.isolation == "fork":
-            yield Position("chat", "chat", "template", FIRST_CHAT_PLACE, start_at=now)
+    # -- lanes that come and go -------------------------------------------------------------------------------
+
+    def _join(self, lane: LaneState, now: float) -> None:
+        """Give a lane places in the thread budget and positions that the next look fills."""
+        self.lanes[lane.name] = lane
+        processes = self._settings.chat_processes
+        if lane.isolation == "respawn":
+            # One more than serve: the standby. A spent process may still be exiting while its successor computes.
+            lane.places = self._allotment.take(processes + 1)
+            self.workers += [Position(lane.stem, lane.name, "once", (place,), start_at=now) for place in lane.places]
+        elif lane.isolation == "fork":
+            lane.places = self._allotment.take(processes)
+            self.workers.append(Position(lane.stem, lane.name, "template", lane.places, start_at=now))
         else:
-            yield Position("chat", "chat", "serve", FIRST_CHAT_PLACE, start_at=now)
+            lane.places = self._allotment.take(1)
+            self.workers.append(Position(lane.stem, lane.name, "serve", lane.places, start_at=now))
+
+    def _leave(self, lane: LaneState, now: float) -> None:
+        """End a lane: nobody can call it any more, and its processes are told to end."""
+        assert self._sockets is not None
+        self._sockets.close(lane.name)
+        del self.lanes[lane.name]
+        positions = [position for position in self.workers if position.lane == lane.name]
+        self.workers = [position for position in self.workers if position.lane != lane.name]
+        for position in positions:
+            if position.watched is not None and position.watched.process is not None:
+                position.watched.dismissed = True
+                position.watched.kill_at = now + _KILL_AGAIN
+                position.watched.process.terminate()
+        self._leaving.append((lane, positions))
+        self._journal.event(f"{lane.name} leaves" + (f": {lane.failing}" if lane.failing else ""))
+
+    def _see_off(self, now: float) -> None:
+        """Let go of the lanes whose last process has ended."""
+        for lane, positions in list(self._leaving):
+            for position in positions:
+                watched = position.watched
+                if watched is None or watched.process is None:
+                    continue
+                if watched.process.poll() is not None:
+                    self._lose_generations(watched, lane)
+                    sentinel.Sentinel(watched.sentinel).remove()
+                    watched.process.close()
+                    position.watched = None
+                elif now >= watched.kill_at:
+                    watched.process.kill()
+                    watched.kill_at = now + _KILL_AGAIN
+            if all(position.watched is None for position in positions):
+                self._leaving.remove((lane, positions))
+                for place in lane.places:
+                    self._table[place] = 0
+                self._allotment.give_back(lane.places)
+
+    def _move_lanes(self, now: float) -> None:
+        if self._residency is None:
+            return
+        self._see_off(now)
+        leaving = [lane for lane, _ in self._leaving]
+        for lane in self._residency.leavers(self.lanes, leaving, now):
+            self._leave(lane, now)
+        for lane in self._residency.openers(self.lanes, [lane for lane, _ in self._leaving], now):
+            self._journal.event(f"{lane.name} opens" + (f" as {lane.stem}" if lane.stem != lane.name else ""))
+            self._join(lane, now)
+
+    def _in_use(self, lane: LaneState) -> bool:
+        """Tell whether a process of a lane serves a call now, by its sentinel."""
+        living = [position.watched for position in self.workers if position.lane == lane.name]
+        return any("request" in (sentinel.read(watched.sentinel) or {})
+                   for watched in [*living, *lane.generations.values()] if watched is not None)
 
     # -- the loop's two entries -------------------------------------------------------------------------------
 
@@ -89,6 +155,8 @@ class Supervisor:
     def handle(self, watched: Watched, event: dict[str, Any], now: float) -> None:
         """Take an event that a process sent."""
         kind = event.get("event")
+        if watched.dismissed:
+            return
         if kind == "access":
             self._journal.access(str(event.get("line", "")))
         elif kind == "log":
@@ -101,9 +169,11 @@ class Supervisor:
         elif kind == "forked":
             self._forked(watched, event, now)
         elif kind == "served":
-            self._served(watched, event)
+            self._served(watched, event, now)
         elif kind == "exited":
             self._generation_exited(watched, event, now)
+        elif kind == "want" and self._residency is not None:
+            self._residency.want(event, self.lanes, now)
 
     # -- processes of positions -------------------------------------------------------------------------------
 
@@ -127,7 +197,7 @@ class Supervisor:
     def _start(self, position: Position, now: float) -> None:
         lane = self.lanes.get(position.lane)
         number = 0 if lane is None else lane.take_number()
-        name = f"{position.lane}-{number}" if position.role == "once" else position.name
+        name = f"{position.name}-{number}" if position.role == "once" else position.name
         watched = Watched(name, position.lane, number, self._run_folder / f"{name}.watchdog", now,
                           turn=position.role != "once")
         sentinel.Sentinel(watched.sentinel).remove()
@@ -194,7 +264,7 @@ class Supervisor:
         position.watched = None
         position.start_at = now
         self._free_places(position)
-        lost = self._lose_generations(watched)
+        lost = self._lose_generations(watched, self.lanes.get(watched.lane))
         lived_ready = now - watched.ready_at if watched.ready_at is not None else 0.0
         if verdict == "spent" and position.role == "once":
             self._spent(watched)
@@ -216,15 +286,16 @@ class Supervisor:
 
     def _free_places(self, position: Position) -> None:
         """A process that died while it computed can't give its threads back itself."""
-        if position.role == "template":
-            for place in range(FIRST_CHAT_PLACE, len(self._table)):
-                self._table[place] = 0
-        elif position.role != "app":
-            self._table[position.place] = 0
+        for place in position.places:
+            self._table[place] = 0
 
     def _give_turns(self) -> None:
         """In respawn isolation: let loaded standbys serve, as many at once as CHAT_PROCESSES says."""
-        once = [position.watched for position in self.workers if position.role == "once" and position.watched]
+        for lane in self.lanes:
+            self._give_turns_in([position.watched for position in self.workers
+                                 if position.lane == lane and position.role == "once" and position.watched])
+
+    def _give_turns_in(self, once: list[Watched]) -> None:
         serving = sum(1 for watched in once if watched.turn)
         for watched in sorted(once, key=lambda entry: entry.generation):
             if serving >= self._settings.chat_processes:
@@ -239,8 +310,8 @@ class Supervisor:
     def _forked(self, template: Watched, event: dict[str, Any], now: float) -> None:
         lane = self.lanes[template.lane]
         number = int(event["generation"])
-        path = self._run_folder / f"{template.lane}-{number}.watchdog"
-        watched = Watched(f"{template.lane}-{number}", template.lane, number, path, now, model=template.model,
+        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
+        watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
                           pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
         watched.heartbeat.observe(sentinel.touched(path), now)
         lane.generations[number] = watched
@@ -248,7 +319,8 @@ class Supervisor:
         lane.generation = number
         lane.last_fork_seconds = float(event["seconds"])
 
-    def _served(self, watched: Watched, event: dict[str, Any]) -> None:
+    def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
+        self.lanes[watched.lane].used, self.lanes[watched.lane].expected = now, 0.0
         watched.calls += 1
         watched.served = event
         generation = self.lanes[watched.lane].generations.get(int(event.get("generation", -1)))
@@ -261,11 +333,11 @@ class Supervisor:
         number = int(event["generation"])
         code = int(event["code"])
         lane.next_generation = max(lane.next_generation, number + 1)
-        path = self._run_folder / f"{template.lane}-{number}.watchdog"
+        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
         watched = lane.generations.pop(number, None)
         there = sentinel.read(path)
         if watched is None:  # it died before it was ready
-            watched = Watched(f"{template.lane}-{number}", template.lane, number, path, now, model=template.model,
+            watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
                               pid=int(event.get("pid", 0)))
         verdict = policy.judge_exit(
             ready=watched.ready, sentinel=there is not None, served=watched.served is not None, changed=False,
@@ -281,11 +353,10 @@ class Supervisor:
         if watched.process is not None:
             watched.process.close()
 
-    def _lose_generations(self, template: Watched) -> list[int]:
+    def _lose_generations(self, template: Watched, lane: LaneState | None) -> list[int]:
         """A template's generations end with it; return the numbers of those that had begun to live."""
-        if template.lane not in self.lanes:
+        if lane is None:
             return []
-        lane = self.lanes[template.lane]
         lost = sorted(lane.generations)
         for watched in lane.generations.values():
             sentinel.Sentinel(watched.sentinel).remove()
@@ -335,7 +406,8 @@ class Supervisor:
     # -- the board --------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        public = {name: lane.public(self._ready_pid(name)) for name, lane in self.lanes.items()}
+        public = {} if self._residency is None else self._residency.public()
+        public.update((name, lane.public(self._ready_pid(name))) for name, lane in self.lanes.items())
         if public == self._published:
             return
         try:
@@ -369,6 +441,7 @@ class Supervisor:
             for watched in list(lane.generations.values()):
                 self._look_alive(watched, now)
         self._give_turns()
+        self._move_lanes(now)
         self._publish()
         if self._free_cores is not None:
             self._table.free_cores = self._free_cores(self._worker_pids(), now)
@@ -390,16 +463,19 @@ class Supervisor:
 
     def end_workers(self, *, kill: bool) -> None:
         """Ask all workers to end, or end them."""
-        for position in self.workers:
+        for position in self._all_workers():
             if position.watched is not None and position.watched.process is not None:
                 if kill:
                     position.watched.process.kill()
                 else:
                     position.watched.process.terminate()
 
+    def _all_workers(self) -> list[Position]:
+        return [*self.workers, *(position for _, positions in self._leaving for position in positions)]
+
     def reap(self) -> bool:
         """Take note of exits without judging them; tell whether every process is gone."""
-        positions = [self.app, *self.workers]
+        positions = [self.app, *self._all_workers()]
         for position in positions:
             watched = position.watched
             if watched is not None and watched.process is not None and watched.process.poll() is not None:
@@ -417,5 +493,5 @@ class Supervisor:
 
 
 def _spoken(watched: Watched) -> str:
-    lane, _, number = watched.name.partition("-")
-    return f"{lane} generation {number}" if number else watched.name
+    named = watched.lane if watched.lane != "app" else watched.name
+    return f"{named} generation {watched.generation}" if "-" in watched.name else named

@@ -37,6 +37,7 @@ class Watched:
     reason: str = ""
     model: str = ""
     turn: bool = True  # False: a standby that waits for its turn
+    dismissed: bool = False  # its lane has left; what it still says is about nothing
 
     @property
     def ready(self) -> bool:
@@ -85,14 +86,14 @@ class Position:
 
     Attributes:
         role: "app", or the role of a worker.
-        place: where its process computes, in the thread budget (a template's generations have the chat places).
+        places: where its process computes, in the thread budget (a template's generations share them).
         start_at: when the next one is due, while there is none.
     """
 
     name: str
     lane: str
     role: Literal["app", "serve", "once", "template"]
-    place: int = 0
+    places: tuple[int, ...] = ()
     backoff: Backoff = field(default_factory=Backoff)
     watched: Watched | None = None
     start_at: float = 0.0
@@ -103,6 +104,16 @@ class LaneState:
     """What the supervisor knows of a lane, and tells the web process.
 
     Attributes:
+        name: "embed", "chat", "vocabulary", or "model:" and the model's id.
+        model: the model's id.
+        isolation: "fork", "respawn" or "none".
+        stem: what the names of its files and processes begin with.
+        memory: what it takes, as estimated, in bytes.
+        address, served_at_once: how the web process reaches it.
+        on_demand: it may leave.
+        used: when somebody last asked for it or was served.
+        expected: until when the call of somebody who asked for it is awaited; 0 once one was served.
+        places: in the thread budget.
         failing: why its process doesn't come up, or "".
         generations: the template's living generations, by number.
     """
@@ -110,6 +121,14 @@ class LaneState:
     name: str
     model: str
     isolation: str
+    stem: str = ""
+    memory: int = 0
+    address: dict[str, Any] | None = None
+    served_at_once: int = 1
+    on_demand: bool = False
+    used: float = 0.0
+    expected: float = 0.0
+    places: tuple[int, ...] = ()
     restarts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     next_generation: int = 1
     generation: int = 0
@@ -118,6 +137,9 @@ class LaneState:
     last_failure: dict[str, Any] | None = None
     generations: dict[int, Watched] = field(default_factory=dict)
     last_fork_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.stem = self.stem or self.name
 
     def take_number(self) -> int:
         """Return the next generation's number."""
@@ -135,7 +157,8 @@ class LaneState:
             state = "restarting" if self.was_ready else "loading"
         facts: dict[str, Any] = {
             "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
-            "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure}
+            "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure,
+            "address": self.address, "served_at_once": self.served_at_once}
         if state == "failing":
             facts["reason"] = self.failing
         return facts

@@ -1,7 +1,8 @@
-"""The supervised web process tells the watchdog of each request: a JSON line through its standard output.
+"""The supervised web process tells the watchdog of each request, and which model's lane it wants: a JSON line each
+through its standard output.
 
 The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
-dropped and counted, and the next line that fits says how many were.
+dropped and counted, and the next line that fits says how many were. A wish is repeated by whoever waits for it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,14 @@ class EventPipe:
 
     def access(self, line: str) -> None:
         """Send an access line."""
+        self._send({"event": "access", "line": line})
+
+    def want(self, model: str) -> None:
+        """Ask for the lane of a model, by the model's id."""
+        self._send({"event": "want", "model": model})
+
+    def _send(self, event: dict[str, object]) -> None:
         with self._lock:
-            event: dict[str, object] = {"event": "access", "line": line}
             if self._dropped:
                 event["dropped"] = self._dropped
             data = json.dumps(event).encode() + b"\n"

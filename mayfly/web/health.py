@@ -21,7 +21,7 @@ def install(app: Flask, service: Service) -> None:
     """Add both routes to an application."""
 
     def health() -> Response:
-        lanes = {name: _status(lane) for name, lane in service.lanes.items()}
+        lanes = {name: _status(lane) for name, lane in service.switchboard.open_lanes().items()}
         answer: dict[str, Any] = {"status": _word(service)}
         if g.trusted:
             answer["version"] = __version__

@@ -11,6 +11,8 @@ from typing import Any
 
 from mayfly.errors import LaneUnavailable, QueueFull
 from mayfly.lanes.calls import Lane, Watch
+from mayfly.lanes.switchboard import Switchboard
+from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.access import Access
 from mayfly.web.draining import Draining
@@ -21,11 +23,14 @@ SPARE_THREADS = 8
 # QUEUE_LIMIT would let the lane's queue grow.
 MOST_THREADS = 520
 
+# The lanes of both configured models, and all lanes that open on demand together.
+SHARES = ("embed", "chat", "model")
+
 
 def threads_needed(settings: Settings) -> int:
-    """Return how many threads serve requests: one for each call that the two lanes may hold, and some spare."""
+    """Return how many threads serve requests: one for each call that three lanes may hold, and some spare."""
     calls = settings.queue_limit + settings.chat_processes + 1
-    return min(2 * calls + SPARE_THREADS, MOST_THREADS)
+    return min(len(SHARES) * calls + SPARE_THREADS, MOST_THREADS)
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,10 @@ class Service:
     """The service behind the routes.
 
     Attributes:
-        seats: for each lane, how many calls may still take a thread; half of the threads each, so that a crowd
-            at one lane can't shut out the other or /health.
+        switchboard: the lanes of all models; `lanes` are those of the configured ones.
+        inventory: what models there are.
+        seats: for each of SHARES, how many calls may still take a thread; an equal part of the threads each, so that a
+            crowd at one lane can't shut out the others or /health.
     """
 
     settings: Settings
@@ -42,14 +49,18 @@ class Service:
     access: Access
     draining: Draining
     seats: Mapping[str, threading.Semaphore]
+    switchboard: Switchboard
+    inventory: Inventory
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, settings: Settings, lanes: Mapping[str, Lane], draining: Draining) -> Service:
+    def of(cls, settings: Settings, lanes: Mapping[str, Lane] | Switchboard, draining: Draining) -> Service:
         """Set the service up."""
-        each = (threads_needed(settings) - SPARE_THREADS) // 2
-        seats = {name: threading.Semaphore(each) for name in lanes}
-        return cls(settings, lanes, Access.of(settings), draining, seats)
+        switchboard = lanes if isinstance(lanes, Switchboard) else Switchboard(lanes, {})
+        each = (threads_needed(settings) - SPARE_THREADS) // len(SHARES)
+        seats = {name: threading.Semaphore(each) for name in SHARES}
+        inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
+        return cls(settings, switchboard.configured, Access.of(settings), draining, seats, switchboard, inventory)
 
     def watch(self, environ: Mapping[str, Any]) -> Watch:
         """Return the caller's side of a call that begins now, from its WSGI environment."""
@@ -60,15 +71,19 @@ class Service:
     def seat(self, name: str) -> Iterator[Lane]:
         """Take a thread's place at a lane for the length of a call.
 
+        Args:
+            name: of the lane; see `Switchboard.lane`.
+
         Raises:
             QueueFull: so many calls are at this lane that its share of the threads is used up.
         """
-        if not self.seats[name].acquire(blocking=False):
-            raise QueueFull(f"Too many requests wait for the {name} model already: try again later.", retry_after=1)
+        seats = self.seats[name if name in self.lanes else SHARES[-1]]
+        if not seats.acquire(blocking=False):
+            raise QueueFull("Too many requests wait for this model already: try again later.", retry_after=1)
         try:
-            yield self.lanes[name]
+            yield self.switchboard.lane(name)
         finally:
-            self.seats[name].release()
+            seats.release()
 
     def refuse_if_stopping(self) -> None:
         """Refuse a new request once the service stops.

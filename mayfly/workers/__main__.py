@@ -20,12 +20,14 @@ from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import MayflyError
+from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, ModelFile, wait_for_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import Served, serve_completion, serve_embeddings
+from mayfly.workers.serving import Served, serve_completion, serve_embeddings, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
+from mayfly.workers.vocabularies import Vocabularies
 
 
 def main() -> int:
@@ -43,15 +45,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = inherited_socket(spec.listen_fd)
     listener.setblocking(False)
+    if spec.kind == "vocabulary":
+        return _vocabulary(spec, listener, events)
     model_file = ModelFile(spec.model_file)
     threads = spec.settings.threads
     try:
-        if spec.lane == "embed":
-            embedder = engines.load_embeddings(spec.model_file, threads)
-            model = embedder.model
+        if spec.kind == "embedding":
+            embedder = engines.load_embeddings(spec.model_file, threads, spec.model)
         else:
-            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device)
-            model = completer.model
+            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
+                                                 spec.model)
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         events.send("cannot_load", reason=str(exc))
@@ -62,13 +65,24 @@ def main() -> int:
 
         return Template(spec, completer, listener, model_file, events).run()
 
-    worker = _Worker(spec, model, listener, model_file, events)
-    if spec.lane == "embed":
+    worker = _Worker(spec, listener, model_file, events)
+    if spec.kind == "embedding":
         budget = worker.budget(embedder.set_threads)
         return worker.run(lambda connection: serve_embeddings(
             connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
             facts=worker.facts))
     return worker.run(_completions(worker, completer, spec.generation))
+
+
+def _vocabulary(spec: Spec, listener: socket.socket, events: Events) -> int:
+    """Be the worker that counts tokens; its `model_file` is MODEL_PATH."""
+    worker = _Worker(spec, listener, None, events)
+    budget = worker.budget(lambda threads: None)
+    names = (spec.settings.embed_model, spec.settings.model_name)
+    vocabularies = Vocabularies(Inventory(spec.model_file, names))
+    return worker.run(lambda connection: serve_tokens(
+        connection, vocabularies, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
+        facts=worker.facts))
 
 
 def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> Callable[[socket.socket], Served]:
@@ -80,19 +94,18 @@ def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> 
 class _Worker:
     """A process that serves calls itself: all of them ("serve"), or one ("once")."""
 
-    def __init__(self, spec: Spec, model: str, listener: socket.socket, model_file: ModelFile, events: Events) -> None:
+    def __init__(self, spec: Spec, listener: socket.socket, model_file: ModelFile | None, events: Events) -> None:
         self._spec = spec
         self._listener = listener
         self._model_file = model_file
         self._events = events
-        self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": model, "when": time.time()}
+        self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()
 
     def budget(self, set_threads: Callable[[int], None]) -> Budget:
         """Return this process's part of the thread budget."""
-        table = Table(self._spec.budget, self._spec.settings.chat_processes)
-        return Budget(table, self._spec.place, self._spec.settings.threads, set_threads)
+        return Budget(Table(self._spec.budget), self._spec.places[0], self._spec.settings.threads, set_threads)
 
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
@@ -102,7 +115,7 @@ class _Worker:
             self._stand_by()
         while True:
             self.sentinel.beat()
-            if self._model_file.changed():
+            if self._model_file is not None and self._model_file.changed():
                 self.sentinel.remove()
                 return exits.MODEL_CHANGED
             connection = wait_for_call(self._listener, self._spec.address)

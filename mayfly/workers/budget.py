@@ -6,8 +6,9 @@ place at which a model process may compute, how many threads it uses: 0 when idl
 begins, looks again at every token or text, and leaves at the end. Each place has one writer at a time; nothing is
 locked, and a stale look is put right at the next one.
 
-The table is one byte a place: place 0 is the embedding lane, the others are for completions. Whoever reaps a dead
-process frees its place. One byte more holds how many cores are free for all of them together: the watchdog lowers it
+The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
+allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
+process empties its place. One byte more holds how many cores are free for all of them together: the watchdog lowers it
 while other programs compute.
 """
 
@@ -19,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-EMBED_PLACE = 0
-FIRST_CHAT_PLACE = 1
+#: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
+PLACES = 4096
 
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
@@ -33,33 +34,26 @@ class Table:
 
     Args:
         path: its file; all processes of one service map the same one.
-        chat_processes: completions that run at once. There is one place more: in respawn isolation a spent process
-            may still be exiting while its successor computes.
     """
 
-    def __init__(self, path: Path, chat_processes: int) -> None:
-        places = FIRST_CHAT_PLACE + chat_processes + 1
+    def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
-            size = places + 1
+            size = PLACES + 1
             if os.fstat(descriptor).st_size < size:
                 os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._places = places
-
-    def __len__(self) -> int:
-        return self._places
 
     @property
     def free_cores(self) -> int:
         """Cores that other programs leave free; 0 while nobody has looked."""
-        return self._map[self._places]
+        return self._map[PLACES]
 
     @free_cores.setter
     def free_cores(self, cores: int) -> None:
-        self._map[self._places] = min(cores, 255)
+        self._map[PLACES] = min(cores, 255)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]
@@ -69,11 +63,28 @@ class Table:
 
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""
-        return [place for place, threads in enumerate(self._map[:self._places]) if threads]
+        # Low places are allotted first, so little is left to look at.
+        return [place for place, threads in enumerate(self._map[:PLACES].rstrip(b"\0")) if threads]
 
     def in_use(self) -> int:
         """Return the threads in use at all places."""
-        return sum(self._map[:self._places])
+        return sum(self._map[:PLACES])
+
+
+class Allotment:
+    """Which places of the table belong to which lane."""
+
+    def __init__(self) -> None:
+        self._free = list(range(PLACES))
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """Return the lowest free places."""
+        taken, self._free = self._free[:count], self._free[count:]
+        return tuple(taken)
+
+    def give_back(self, places: tuple[int, ...]) -> None:
+        """Take back what a lane had."""
+        self._free = sorted([*self._free, *places])
 
 
 def share(total: int, busy: list[int], place: int) -> int:
@@ -101,9 +112,15 @@ class Budget:
         self._total = min(total, 255)
         self._set_threads = set_threads
         self._threads = 0
+        self._most: int | None = None
 
-    def enter(self) -> None:
-        """Begin to compute: take a share, and give the others a moment to give theirs up."""
+    def enter(self, most: int | None = None) -> None:
+        """Begin to compute: take a share, and give the others a moment to give theirs up.
+
+        Args:
+            most: threads that the call itself wants at most; None is as many as its share.
+        """
+        self._most = most
         self._table[self._place] = 1
         mine = self._share()
         patience = time.monotonic() + _PATIENCE
@@ -125,7 +142,8 @@ class Budget:
     def _share(self) -> int:
         busy = self._table.busy()
         # Somebody who took this process for dead may have freed its place.
-        return share(self._allowed(), busy, self._place) if self._place in busy else 1
+        mine = share(self._allowed(), busy, self._place) if self._place in busy else 1
+        return mine if self._most is None else min(mine, self._most)
 
     def _allowed(self) -> int:
         return min(self._total, self._table.free_cores or self._total)

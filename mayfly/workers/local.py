@@ -19,11 +19,12 @@ from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import Board
 from mayfly.lanes.client import SocketLane
-from mayfly.models import store
+from mayfly.lanes.switchboard import Switchboard
+from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.accept import wait_for_call
-from mayfly.workers.budget import EMBED_PLACE, FIRST_CHAT_PLACE, Budget, Table
+from mayfly.workers.budget import Budget, Table
 from mayfly.workers.serving import serve_completion, serve_embeddings
 
 
@@ -38,7 +39,7 @@ class _Always(Board):
         return self._state
 
 
-def local_lanes(settings: Settings) -> dict[str, SocketLane]:
+def local_lanes(settings: Settings) -> Switchboard:
     """Load the configured models into this process and return the lanes that they serve.
 
     Raises:
@@ -46,8 +47,10 @@ def local_lanes(settings: Settings) -> dict[str, SocketLane]:
     """
     # Lives as long as the threads that use it, which is as long as the process.
     folder = tempfile.TemporaryDirectory(prefix="mayfly-")
-    table = Table(Path(folder.name) / "threads", 1)
+    table = Table(Path(folder.name) / "threads")
+    inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
     lanes = {}
+    models = {}
     for name, model in (("embed", settings.embed_model), ("chat", settings.model_name)):
         if not model:
             setting = "EMBED_MODEL" if name == "embed" else "MODEL_NAME"
@@ -56,24 +59,25 @@ def local_lanes(settings: Settings) -> dict[str, SocketLane]:
                 missing=f"no {name} model is configured: put the name of a model file in MODEL_PATH into {setting} in "
                         ".env and start again")
             continue
-        lanes[name] = _start(name, store.find(settings.model_path, model), settings, table, folder)
-    return lanes
+        found = inventory.require(model)
+        lanes[name] = _start(name, found, settings, table, folder)
+        models[found.id] = name
+    return Switchboard(lanes, models)
 
 
-def _start(name: str, path: Path, settings: Settings, table: Table, folder: tempfile.TemporaryDirectory[str]
+def _start(name: str, model: Model, settings: Settings, table: Table, folder: tempfile.TemporaryDirectory[str]
            ) -> SocketLane:
     listener, address = LaneAddress.bind(Path(folder.name) / f"{name}.sock")
     listener.setblocking(False)
-    loaded: list[str | Exception] = []
+    failures: list[Exception] = []
     ready = threading.Event()
 
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
-            worker = _Worker(name, path, settings, table, Path(folder.name))
-            loaded.append(worker.model)
+            worker = _Worker(name, model, settings, table, Path(folder.name))
         except Exception as exc:
-            loaded.append(exc)
+            failures.append(exc)
             return
         finally:
             ready.set()
@@ -84,25 +88,26 @@ def _start(name: str, path: Path, settings: Settings, table: Table, folder: temp
 
     threading.Thread(target=run, name=f"{name} worker", daemon=True).start()
     ready.wait()
-    if isinstance(loaded[0], Exception):
-        raise ModelUnavailable(str(loaded[0])) from loaded[0]
-    return SocketLane(name, address, _Always(loaded[0]), queue_limit=settings.queue_limit)
+    if failures:
+        raise ModelUnavailable(str(failures[0])) from failures[0]
+    return SocketLane(name, address, _Always(model.id), queue_limit=settings.queue_limit)
 
 
 class _Worker:
     """One model, used by the thread that made it."""
 
-    def __init__(self, name: str, path: Path, settings: Settings, table: Table, folder: Path) -> None:
+    def __init__(self, name: str, model: Model, settings: Settings, table: Table, folder: Path) -> None:
         self._sentinel = Sentinel(folder / f"{name}.watchdog")
         self._embedder = self._completer = None
         if name == "embed":
-            self._embedder = engines.load_embeddings(path, settings.threads)
-            self.model, place, set_threads = self._embedder.model, EMBED_PLACE, self._embedder.set_threads
+            self._embedder = engines.load_embeddings(model.path, settings.threads, model.id)
+            place, set_threads = 0, self._embedder.set_threads
         else:
-            self._completer = engines.load_completions(path, settings.threads, settings.n_ctx, settings.device)
-            self.model, place, set_threads = self._completer.model, FIRST_CHAT_PLACE, self._completer.set_threads
+            self._completer = engines.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
+                                                        model.id)
+            place, set_threads = 1, self._completer.set_threads
         self._budget = Budget(table, place, settings.threads, set_threads)
-        self._facts = {"pid": os.getpid(), "generation": 1, "model": self.model, "when": time.time()}
+        self._facts = {"pid": os.getpid(), "generation": 1, "model": model.id, "when": time.time()}
         self._sentinel.write(self._facts)
 
     def serve(self, connection: socket.socket) -> None:

@@ -7,6 +7,7 @@ at every prompt batch, token and text.
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,10 +16,11 @@ from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
 from mayfly.lanes import framing
-from mayfly.lanes.calls import CompletionCall, EmbedCall
+from mayfly.lanes.calls import CompletionCall, EmbedCall, TokenizeCall
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
+from mayfly.workers.vocabularies import Vocabularies
 
 Outcome = Literal["answered", "refused", "cancelled"]
 
@@ -26,6 +28,9 @@ Outcome = Literal["answered", "refused", "cancelled"]
 _IO_TIMEOUT = 10.0
 # A look at the client costs two system calls: not at every token of a fast model.
 _LOOK_INTERVAL = 0.05
+
+_KINDS: dict[str, type[CompletionCall] | type[EmbedCall] | type[TokenizeCall]] = {
+    "complete": CompletionCall, "embed": EmbedCall, "tokenize": TokenizeCall}
 
 
 @dataclass
@@ -57,6 +62,7 @@ class _Call:
         self._deadline = float("inf")
         self.generation = generation
         self.tokens = 0
+        self.threads: int | None = None
 
     def begin(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Say that the call has a process, read it, and note in the sentinel what is being served."""
@@ -69,10 +75,11 @@ class _Call:
             raise _Cancelled
         request = frame[0]
         self._deadline = float(request["deadline"])
-        call = request.get("complete") or request.get("embed") or {}
-        kind = CompletionCall if "complete" in request else EmbedCall
+        name, kind = next((name, kind) for name, kind in _KINDS.items() if name in request)
+        call = request[name]
         sizes = kind.from_wire(call).sizes()
         self._sentinel.write({**facts, "request": {"id": call.get("id"), **sizes}})
+        self.threads = call.get("threads")
         return request
 
     def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
@@ -124,7 +131,8 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
                 call.send({"event": "piece", "text": shown})
             return not text.stopped
 
-        generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token)
+        generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token,
+                                    wanted.prompt_batch)
         rest = text.finish()
         if rest:
             call.send({"event": "piece", "text": rest})
@@ -161,6 +169,25 @@ def serve_embeddings(connection: socket.socket, engine: EmbeddingEngine, *, gene
     return _serve(connection, work, generation, sentinel, budget, facts)
 
 
+def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, generation: int, sentinel: Sentinel,
+                 budget: Budget, facts: dict[str, Any]) -> Served:
+    """Answer one call for the tokens of texts and close its connection."""
+
+    def work(call: _Call, request: dict[str, Any]) -> None:
+        wanted = TokenizeCall.from_wire(request["tokenize"])
+        tokenize = vocabularies.of(wanted.model)
+        counts, parts = [], []
+        for text in wanted.texts:
+            call.step()
+            ids = tokenize(text)
+            counts.append(len(ids))
+            parts.append(struct.pack(f"<{len(ids)}i", *ids))
+        call.tokens = sum(counts)
+        call.send({"event": "done", "counts": counts, "generation": generation}, b"".join(parts))
+
+    return _serve(connection, work, generation, sentinel, budget, facts)
+
+
 def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Sentinel, budget: Budget,
            facts: dict[str, Any]) -> Served:
     started = time.monotonic()
@@ -169,7 +196,7 @@ def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Se
     with connection:
         try:
             request = call.begin(facts)
-            budget.enter()
+            budget.enter(call.threads)
             try:
                 work(call, request)
             finally:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from mayfly.settings import Settings
 
 Role = Literal["serve", "once", "template"]
+Kind = Literal["embedding", "completion", "vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Spec:
     """What a worker is to be.
 
     Attributes:
-        lane: "embed" or "chat".
+        lane: the lane's name in the names of files.
+        kind: of the model; or "vocabulary" for the worker that counts tokens of any model.
+        model: the model's public name.
         role: serve every call; serve one call and exit; or fork a generation for each call.
         settings: without keys.
         model_file: the model.
@@ -32,12 +35,14 @@ class Spec:
         address: the lane's address, for the token check where a lane is a TCP port.
         run_folder: where sentinels are.
         budget: the file of the thread budget.
-        place: this worker's place in it (a template's generations get theirs from the template).
+        places: this worker's place in it; a template has one for each generation that may serve at a time.
         generation: number of this process, or of a template's first generation.
         parent: the watchdog's pid.
     """
 
     lane: str
+    kind: Kind
+    model: str
     role: Role
     settings: Settings
     model_file: Path
@@ -45,7 +50,7 @@ class Spec:
     address: dict[str, Any]
     run_folder: Path
     budget: Path
-    place: int
+    places: tuple[int, ...]
     generation: int
     parent: int
 
@@ -67,6 +72,7 @@ class Spec:
         """Rebuild what `to_wire` made."""
         values = dict(wire)
         values["settings"] = Settings.from_wire(wire["settings"])
+        values["places"] = tuple(wire["places"])
         for name in ("model_file", "run_folder", "budget"):
             values[name] = Path(wire[name])
         return cls(**values)

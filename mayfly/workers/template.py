@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import NoReturn
@@ -25,12 +26,14 @@ from mayfly.engines.base import CompletionEngine
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, ModelFile, take_call
-from mayfly.workers.budget import FIRST_CHAT_PLACE, Budget, Table
+from mayfly.workers.budget import Budget, Table
 from mayfly.workers.serving import serve_completion
 from mayfly.workers.spec import Events, Spec
 
 _READY = b"r"
 _DONE = b"d"
+# With a connection goes the place in the thread budget.
+_PLACE = struct.Struct("<H")
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
@@ -60,8 +63,8 @@ class Template:
         self._model_file = model_file
         self._events = events
         self._sentinel = Sentinel(spec.sentinel())
-        self._table = Table(spec.budget, spec.settings.chat_processes)
-        self._places = set(range(FIRST_CHAT_PLACE, FIRST_CHAT_PLACE + spec.settings.chat_processes))
+        self._table = Table(spec.budget)
+        self._places = set(spec.places)
         self._next_number = spec.generation
         self._generations: dict[int, _Generation] = {}  # by the channel's descriptor
         self._ahead: _Generation | None = None
@@ -118,7 +121,7 @@ class Template:
             place = min(self._free_places())
             # If it died this moment, the caller sees a connection that ended before it began, and tries again.
             with contextlib.suppress(OSError):
-                socket.send_fds(generation.channel, [bytes([place])], [connection.fileno()])
+                socket.send_fds(generation.channel, [_PLACE.pack(place)], [connection.fileno()])
         generation.place = place
         self._ahead = None
         self._fork_at = 0.0
@@ -197,11 +200,11 @@ class Template:
         channel.send(_READY)
         while not select.select([channel], [], [], TICK)[0]:
             sentinel.beat()
-        message, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")
         connection = socket.socket(fileno=descriptors[0])
-        budget = Budget(self._table, message[0], self._spec.settings.threads, self._engine.set_threads)
+        budget = Budget(self._table, _PLACE.unpack(message)[0], self._spec.settings.threads, self._engine.set_threads)
         served = serve_completion(connection, self._engine, generation=number, sentinel=sentinel, budget=budget,
                                   facts=facts)
         sentinel.remove()

@@ -1,0 +1,187 @@
+"""What models there are below MODEL_PATH, by what their files say of themselves: nothing is loaded.
+
+A header takes milliseconds to read, and is read again only when its file has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mayfly.errors import ModelUnavailable
+from mayfly.models import store
+from mayfly.models.architectures import COMPLETION_ARCHITECTURES, EMBEDDING_ARCHITECTURES, embedding_window
+from mayfly.models.header import Header, read_header
+
+Kind = Literal["completion", "embedding"]
+
+# A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
+_LONGEST_NAME = 500
+_LARGEST_SCRIPT = 1 << 20
+# What llama.cpp keeps of a key or a value in its cache: 16-bit floats.
+_CACHE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file.
+
+    Attributes:
+        id: the name by which callers know it.
+        file: its path below MODEL_PATH, as `store.find` takes it.
+        path: the file itself, with links resolved.
+        size: in bytes.
+        modified: when the file was last written, in seconds since 1970.
+        kind: what it is for; None if the file doesn't tell.
+        architecture, context_length, quantization, parameter_count, embedding_length, vocabulary_size: see `Header`; ""
+            and 0 where unknown.
+        cache_token_bytes: what a token of the context takes in memory beside the weights.
+        unusable: why it can't be used, or "".
+    """
+
+    id: str
+    file: str
+    path: Path
+    size: int
+    modified: int
+    kind: Kind | None = None
+    architecture: str = ""
+    context_length: int = 0
+    quantization: str = ""
+    parameter_count: int = 0
+    embedding_length: int = 0
+    vocabulary_size: int = 0
+    cache_token_bytes: int = 0
+    unusable: str = ""
+
+    def window(self, n_ctx: int) -> int:
+        """Return how many tokens it takes at once, where N_CTX, which is for completions, is `n_ctx`."""
+        if self.kind == "embedding":
+            return embedding_window(self.architecture, self.context_length)
+        return min(n_ctx, self.context_length or n_ctx)
+
+    def memory(self, n_ctx: int, processes: int) -> int:
+        """Estimate the memory in bytes that it takes in so many processes.
+
+        The weights are mapped from the file and shared; each process has a cache of keys and values of its own.
+        """
+        return self.size + processes * self.window(n_ctx) * self.cache_token_bytes
+
+
+def public_name(file: str) -> str:
+    """Return the name by which callers know a model file: all-MiniLM-L6-v2 for each form of the default one."""
+    name = file.removesuffix(store.GGUF).removesuffix(store.SCRIPT)
+    return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
+
+
+class Inventory:
+    """The models below a folder. May be used by several threads.
+
+    Args:
+        model_path: the folder.
+        first: configured files, which get a name that several files could have.
+    """
+
+    def __init__(self, model_path: Path, first: Iterable[str] = ()) -> None:
+        self._model_path = model_path
+        self._first = [store.file_name(name) for name in first if name]
+        self._known: dict[Path, tuple[tuple[int, ...], Model]] = {}
+        self._lock = threading.Lock()
+
+    def models(self) -> list[Model]:
+        """Return all models, sorted by their ids."""
+        return sorted(self._models(), key=lambda model: model.id)
+
+    def find(self, name: str) -> Model | None:
+        """Return the model of an id, or of a file name with or without its ending; None if there is none."""
+        models = list(self._models())
+        for wanted in (name, store.file_name(name)):
+            for model in models:
+                if wanted in (model.id, model.file):
+                    return model
+        return None
+
+    def require(self, name: str) -> Model:
+        """Return the model of a name, as `find` does.
+
+        Raises:
+            ModelUnavailable: there is none; the message says what to do.
+        """
+        model = self.find(name)
+        if model is None:
+            path = store.find(self._model_path, name)
+            # One that isn't listed, because its name is hidden or long, can still be configured.
+            model = self._look(public_name(name), store.file_name(name), path, os.stat(path))
+        return model
+
+    def _models(self) -> Iterator[Model]:
+        files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]
+        files.sort(key=lambda file: file not in self._first)
+        taken = set()
+        for file in files:
+            name = public_name(file)
+            if name in taken:
+                name = file
+            taken.add(name)
+            try:
+                path = store.find(self._model_path, file)
+                found = os.stat(path)
+            except (ModelUnavailable, OSError):
+                continue  # it is gone this moment
+            yield self._look(name, file, path, found)
+
+    def _look(self, name: str, file: str, path: Path, found: os.stat_result) -> Model:
+        mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        with self._lock:
+            before = self._known.get(Path(file))
+        if before is not None and before[0] == mark and before[1].id == name:
+            return before[1]
+        model = _describe(name, file, path, found)
+        with self._lock:
+            self._known[Path(file)] = (mark, model)
+        return model
+
+
+def _describe(name: str, file: str, path: Path, found: os.stat_result) -> Model:
+    if file.endswith(store.SCRIPT):
+        return _script(name, file, path, found)
+    try:
+        header = read_header(path)
+    except ModelUnavailable as exc:
+        return Model(name, file, path, found.st_size, int(found.st_mtime), unusable=str(exc))
+    kind: Kind = "embedding" if header.architecture in EMBEDDING_ARCHITECTURES else "completion"
+    return Model(
+        name, file, path, found.st_size, int(found.st_mtime), kind, header.architecture, header.context_length,
+        header.quantization, header.parameter_count, header.embedding_length, header.vocabulary_size,
+        _cache_token_bytes(header) if kind == "completion" else 0, _objection(path.name, header))
+
+
+def _objection(name: str, header: Header) -> str:
+    if header.architecture in COMPLETION_ARCHITECTURES | EMBEDDING_ARCHITECTURES:
+        return ""
+    known = ", ".join(sorted(COMPLETION_ARCHITECTURES | EMBEDDING_ARCHITECTURES))
+    return f"{name} has the architecture {header.architecture[:50]!r}, which gpt4all 2.8.2 can't run; it runs {known}"
+
+
+def _cache_token_bytes(header: Header) -> int:
+    heads, shared = header.head_count, header.head_count_kv
+    width = header.embedding_length * shared // heads if heads and shared else header.embedding_length
+    return 2 * header.block_count * width * _CACHE_BYTES
+
+
+def _script(name: str, file: str, path: Path, found: os.stat_result) -> Model:
+    """Describe a script of the scripted engine, which stands for a model."""
+    try:
+        with path.open("rb") as stream:
+            script = json.loads(stream.read(_LARGEST_SCRIPT))
+        kind = script.get("kind", "completion")
+        window = int(script.get("context_length", 2048))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Model(name, file, path, found.st_size, int(found.st_mtime), unusable=f"{path.name} is no script")
+    return Model(name, file, path, found.st_size, int(found.st_mtime), kind if kind == "embedding" else "completion",
+                 "script", window)

@@ -1,0 +1,168 @@
+"""Which models stay loaded: lanes open when somebody asks for their model, and the least recently used idle one leaves.
+
+Decisions alone: a lane's sockets are opened and closed by `LaneSockets`, its processes started and ended by the
+supervisor. The models of EMBED_MODEL and MODEL_NAME never leave.
+
+A lane in use never leaves. Whether it is in use is seen where it can't be lost: calls that wait are in its listening
+socket, calls being served in its processes' sentinels. Counts kept by the web process would be wrong once that has
+crashed, or has dropped an event because the pipe was full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mayfly.errors import ModelUnavailable
+from mayfly.lanes.board import VOCABULARY
+from mayfly.settings import Settings
+from mayfly.supervision.watched import LaneState
+
+#: The web process asks again every second while somebody waits.
+_FORGET_AFTER = 5.0
+# Between a lane's opening, or an asking for it, and the call's arrival in its socket.
+_EXPECTED = 2.0
+# A lane whose process can't start and for which nobody asks is given up.
+_GIVE_UP_AFTER = 60.0
+
+
+class Sockets(Protocol):
+    """What the supervisor needs of `LaneSockets`."""
+
+    def look(self, model: str) -> int:
+        """Return the memory in bytes that a model will take; ModelUnavailable if it can't be used."""
+
+    def open(self, name: str, model: str) -> LaneState:
+        """Open a lane; ModelUnavailable or OSError if it can't be."""
+
+    def close(self, name: str) -> None:
+        """Close a lane."""
+
+    def waiting(self, name: str) -> bool:
+        """Tell whether a call waits in a lane's socket."""
+
+
+@dataclass
+class _Wish:
+    """A model that is asked for and has no lane yet."""
+
+    lane: str
+    model: str
+    memory: int
+    renewed: float
+    refused: bool = False
+    reason: str = ""
+
+
+class Residency:
+    """Who is asked for, who opens, who leaves.
+
+    Args:
+        settings: MAX_MODELS and MEMORY_LIMIT.
+        sockets: opens lanes.
+        in_use: tells whether a process of a lane serves a call now.
+    """
+
+    def __init__(self, settings: Settings, sockets: Sockets, in_use: Callable[[LaneState], bool]) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._in_use = in_use
+        self._wishes: dict[str, _Wish] = {}
+
+    def want(self, event: dict[str, Any], lanes: dict[str, LaneState], now: float) -> None:
+        """Take note that the web process wants a model's lane."""
+        model = str(event.get("model", ""))
+        name = f"model:{model}" if model else VOCABULARY
+        if name in lanes:
+            lanes[name].used, lanes[name].expected = now, now + _EXPECTED
+        elif name in self._wishes:
+            self._wishes[name].renewed = now
+        else:
+            wish = self._wishes[name] = _Wish(name, model, 0, now)
+            if model:
+                try:
+                    wish.memory = self._sockets.look(model)
+                except (ModelUnavailable, OSError) as exc:
+                    wish.refused, wish.reason = True, str(exc)
+
+    def leavers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+        """Return the lanes that have to leave now.
+
+        Args:
+            lanes: those that are open.
+            leaving: those that were closed and whose processes haven't ended yet.
+        """
+        self._forget(now)
+        gone = [lane for lane in lanes.values() if lane.on_demand and lane.failing
+                and now - lane.used > _GIVE_UP_AFTER and not self._sockets.waiting(lane.name)]
+        for wish in self._wishes.values():
+            if not wish.refused and wish.model:
+                gone += self._make_room(wish, [lane for lane in lanes.values() if lane not in gone], [*leaving, *gone],
+                                        now)
+        return gone
+
+    def openers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+        """Open the lanes for which there is room; return them."""
+        opened: list[LaneState] = []
+        for wish in list(self._wishes.values()):
+            there = [*lanes.values(), *opened]
+            if wish.refused or (wish.model and self._shortage(wish, there, leaving)):
+                continue
+            try:
+                lane = self._sockets.open(wish.lane, wish.model)
+            except (ModelUnavailable, OSError) as exc:
+                wish.refused, wish.reason = True, str(exc)
+                continue
+            lane.on_demand = bool(wish.model)
+            lane.used, lane.expected = now, now + _EXPECTED
+            opened.append(lane)
+            del self._wishes[wish.lane]
+        return opened
+
+    def public(self) -> dict[str, dict[str, Any]]:
+        """Return the board's word on models that are asked for and have no lane."""
+        return {wish.lane: {"state": "failing" if wish.refused else "waiting", "reason": wish.reason,
+                            "model": wish.model} for wish in self._wishes.values()}
+
+    def _forget(self, now: float) -> None:
+        for wish in list(self._wishes.values()):
+            if now - wish.renewed > _FORGET_AFTER:
+                del self._wishes[wish.lane]
+
+    def _make_room(self, wish: _Wish, lanes: list[LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+        """Return the lanes that leave for a wish: none if all that could leave wouldn't be enough."""
+        fixed = sum(lane.memory for lane in lanes if not lane.on_demand)
+        limit = self._settings.memory_limit
+        if limit and fixed + wish.memory > limit:
+            wish.refused = True
+            wish.reason = (f"{wish.model} needs about {_mb(wish.memory)}, but MEMORY_LIMIT leaves "
+                           f"{_mb(max(0, limit - fixed))} beside the configured models")
+            return []
+        if self._settings.max_models == 0:
+            wish.refused, wish.reason = True, "MAX_MODELS is 0: only the configured models are served"
+            return []
+        idle = [lane for lane in lanes if lane.on_demand and self._idle(lane, now)]
+        idle.sort(key=lambda lane: (not lane.failing, lane.used))
+        gone: list[LaneState] = []
+        # Those that are leaving already make room too; it is waited for, and nobody else leaves instead.
+        while self._shortage(wish, [lane for lane in lanes if lane not in gone], []):
+            if not idle:
+                wish.reason = "all other models that are loaded are in use (MAX_MODELS, MEMORY_LIMIT)"
+                return []
+            gone.append(idle.pop(0))
+        wish.reason = "it waits for another model to leave" if gone or leaving else ""
+        return gone
+
+    def _shortage(self, wish: _Wish, lanes: list[LaneState], leaving: list[LaneState]) -> bool:
+        there = [*lanes, *leaving]
+        limit = self._settings.memory_limit
+        too_much = bool(limit) and sum(lane.memory for lane in there) + wish.memory > limit
+        return too_much or sum(1 for lane in there if lane.on_demand) >= self._settings.max_models
+
+    def _idle(self, lane: LaneState, now: float) -> bool:
+        return now > lane.expected and not self._sockets.waiting(lane.name) and not self._in_use(lane)
+
+
+def _mb(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MB"

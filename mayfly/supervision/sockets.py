@@ -1,0 +1,142 @@
+"""The lanes' listening sockets. They belong to the watchdog, so a worker that dies never loses the calls that wait."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mayfly.compat import LaneAddress
+from mayfly.errors import ModelUnavailable
+from mayfly.lanes.board import VOCABULARY
+from mayfly.models.inventory import Inventory, Model
+from mayfly.settings import Settings
+from mayfly.supervision.watched import LaneState
+from mayfly.workers.spec import Kind
+
+
+@dataclass(frozen=True)
+class LaneSocket:
+    """A lane's listening socket and its address; both None where no model is configured."""
+
+    listener: socket.socket | None
+    address: dict[str, Any] | None
+    kind: Kind
+    model: str
+    model_file: Path | None
+    missing: str
+    served_at_once: int
+
+
+class LaneSockets:
+    """All lanes' sockets: those of the configured models, and those that open on demand.
+
+    Args:
+        settings: of the service.
+        run_folder: where sockets are.
+    """
+
+    def __init__(self, settings: Settings, run_folder: Path) -> None:
+        self._settings = settings
+        self._run_folder = run_folder
+        self._inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
+        self._numbers = itertools.count(1)
+        self._paths: dict[str, Path] = {}
+        self.lanes: dict[str, LaneSocket] = {}
+
+    def open_configured(self) -> dict[str, LaneState]:
+        """Open the lanes of EMBED_MODEL and MODEL_NAME; return those that have a model.
+
+        Raises:
+            OSError: a socket can't be made.
+        """
+        states = {}
+        configured: list[tuple[str, Kind, str, str]] = [
+            ("embed", "embedding", self._settings.embed_model, "EMBED_MODEL"),
+            ("chat", "completion", self._settings.model_name, "MODEL_NAME")]
+        for name, kind, model, setting in configured:
+            try:
+                if not model:
+                    raise ModelUnavailable(f"no {name} model is configured: put the name of a model file in MODEL_PATH "
+                                           f"into {setting} in .env and start again")
+                found = self._inventory.require(model)
+            except ModelUnavailable as exc:
+                missing = f"{exc} ({setting})" if model else str(exc)
+                self.lanes[name] = LaneSocket(None, None, kind, "", None, missing, 1)
+            else:
+                # If the file is of the other kind, its worker says so.
+                states[name] = self._open(name, name, kind, found)
+        return states
+
+    # -- on demand --------------------------------------------------------------------------------------------
+
+    def look(self, model: str) -> int:
+        """Return the memory in bytes that a model will take.
+
+        Raises:
+            ModelUnavailable: there is no such model, or gpt4all can't run it.
+        """
+        found = self._find(model)
+        return found.memory(self._settings.n_ctx, self._processes(found.kind or "completion"))
+
+    def open(self, name: str, model: str) -> LaneState:
+        """Open a lane for a model, or for counting tokens (`VOCABULARY`).
+
+        Raises:
+            ModelUnavailable: there is no such model, or gpt4all can't run it.
+            OSError: the socket can't be made.
+        """
+        if name == VOCABULARY:
+            return self._open(name, name, "vocabulary", None)
+        found = self._find(model)
+        assert found.kind is not None
+        return self._open(name, f"model{next(self._numbers)}", found.kind, found)
+
+    def close(self, name: str) -> None:
+        """Close a lane's socket and remove its file. Calls that still wait there are told by its end."""
+        lane = self.lanes.pop(name)
+        if lane.listener is not None:
+            lane.listener.close()
+        path = self._paths.pop(name, None)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def waiting(self, name: str) -> bool:
+        """Tell whether a call waits in a lane's socket for a worker to take it."""
+        listener = self.lanes[name].listener
+        if listener is None:
+            return False
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(listener, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([listener], [], [], 0)[0])
+
+    def _find(self, model: str) -> Model:
+        found = self._inventory.find(model)
+        if found is None:
+            raise ModelUnavailable(f"there is no model {model[:100]!r} in MODEL_PATH any more")
+        if found.unusable or found.kind is None:
+            raise ModelUnavailable(found.unusable)
+        return found
+
+    def _processes(self, kind: str) -> int:
+        # A template's own cache, or a standby's, comes to those of the completions that run at once.
+        return 1 if kind != "completion" or self._settings.isolation == "none" else self._settings.chat_processes + 1
+
+    def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> LaneState:
+        path = self._run_folder / f"{stem}.sock"
+        listener, address = LaneAddress.bind(path)
+        isolation = self._settings.isolation if kind == "completion" else "none"
+        at_once = self._settings.chat_processes if isolation != "none" else 1
+        self._paths[name] = path
+        self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
+                                      model.path if model else self._settings.model_path, "", at_once)
+        memory = model.memory(self._settings.n_ctx, self._processes(kind)) if model else 0
+        return LaneState(name, model.id if model else "", isolation, stem=stem, memory=memory, address=address,
+                         served_at_once=at_once)

@@ -1,0 +1,135 @@
+"""Which models can be asked for, and under which names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mayfly.errors import InvalidRequest, NotFound
+from mayfly.models import inventory
+from mayfly.models.inventory import Kind
+from mayfly.web.service import Service
+
+_COUNTED: tuple[Kind, ...] = ("completion", "embedding")
+_LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is listed.
+
+    Attributes:
+        id: the name under which it is listed and under which it answers.
+        kind: what it does; None if its file doesn't tell.
+        lane: the name of the lane that serves it; "" if it is unusable.
+        file: what its file says of it; None if there is no such file.
+        window: tokens that it takes at once; 0 if that isn't known.
+    """
+
+    id: str
+    kind: Kind | None
+    lane: str
+    file: inventory.Model | None
+    window: int = 0
+
+    def as_object(self) -> dict[str, Any]:
+        """Return the model in OpenAI's form, with what its file says."""
+        shown: dict[str, Any] = {"id": self.id, "object": "model", "created": self.file.modified if self.file else 0,
+                                 "owned_by": "mayfly"}
+        if self.kind is not None:
+            shown["kind"] = self.kind
+        if self.file is not None:
+            shown["size"] = self.file.size
+            for name in ("architecture", "quantization", "parameter_count", "embedding_length"):
+                if getattr(self.file, name):
+                    shown[name] = getattr(self.file, name)
+            if self.window:
+                shown["context_length"] = self.window
+            shown["usable"] = not self.file.unusable
+            if self.file.unusable:
+                shown["reason"] = self.file.unusable
+        return shown
+
+
+class Catalogue:
+    """The models of a service, and their names."""
+
+    def __init__(self, service: Service) -> None:
+        self._settings = service.settings
+        self._lanes = service.lanes
+        self._switchboard = service.switchboard
+        self._inventory = service.inventory
+        self._configured: dict[Kind, str] = {"embedding": service.settings.embed_model,
+                                             "completion": service.settings.model_name}
+
+    def list(self) -> list[Model]:
+        """Return all models of MODEL_PATH, those that can't be used included; the configured ones first."""
+        models = [self._listed(file) for file in self._inventory.models()]
+        first = list(_LANES.values())
+        return sorted(models, key=lambda model: (first.index(model.lane) if model.lane in first else len(first)))
+
+    def resolve(self, name: str, kind: Kind | None) -> Model:
+        """Return the model that a request means.
+
+        Args:
+            name: an id, a file's name, an alias, or "" for the configured model of the kind.
+            kind: what the model has to do; None if it is only to be described.
+
+        Raises:
+            NotFound: there is no such model.
+            InvalidRequest: the model is of another kind, or can't be used.
+        """
+        word = self._settings.model_aliases.get(name, name)
+        if word == "" and kind is not None:
+            return self._default(kind)
+        for each in _LANES:
+            if word == each and name in self._settings.model_aliases and self._lanes[_LANES[each]].configured():
+                return self._of_kind(self._default(each), kind)
+        file = self._inventory.find(word)
+        if file is None:
+            raise _unknown(name)
+        return self._of_kind(self._listed(file), kind)
+
+    def countable(self, name: str) -> Model:
+        """Return the model that a request for tokens means; "" is the configured completion model, if there is one.
+
+        Raises:
+            NotFound: there is no such model.
+            InvalidRequest: it can't be used.
+        """
+        if name == "":
+            configured = [self._default(kind) for kind in _COUNTED if self._configured[kind]]
+            name = configured[0].id if configured else ""
+        model = self.resolve(name, None)
+        return self._of_kind(model, model.kind or "completion")
+
+    def _default(self, kind: Kind) -> Model:
+        """Return the configured model of a kind. If there is none, its lane says which setting is to be filled."""
+        name = self._configured[kind]
+        file = self._inventory.find(name) if name else None
+        shown = file.id if file is not None else inventory.public_name(name)
+        return Model(shown, kind, _LANES[kind], file, file.window(self._settings.n_ctx) if file is not None else 0)
+
+    def _listed(self, file: inventory.Model) -> Model:
+        if file.unusable or file.kind is None:
+            return Model(file.id, file.kind, "", file)
+        lane = self._switchboard.lane_of(file.id, file.kind)
+        return Model(file.id, file.kind, lane, file, file.window(self._settings.n_ctx))
+
+    def _of_kind(self, model: Model, kind: Kind | None) -> Model:
+        if kind is None:
+            return model
+        if not model.lane and model.file is not None:
+            raise InvalidRequest(f"The model '{model.id}' can't be used: {model.file.unusable}.", param="model",
+                                 code="model_unusable")
+        if model.kind != kind:
+            raise InvalidRequest(f"The model '{model.id}' makes {model.kind}s, not {kind}s: name another, or leave "
+                                 "'model' out.", param="model", code="wrong_kind_of_model")
+        return model
+
+
+def _unknown(name: str) -> NotFound:
+    harmless = name if re.fullmatch(r"[A-Za-z0-9._/-]{1,100}", name) else "NAME"
+    return NotFound(f"There is no model {harmless} here. /v1/models lists those that are; if it is one of gpt4all's "
+                    f"list, 'python3 start.sh pull {harmless}' fetches it.", param="model", code="model_not_found")

@@ -1,0 +1,52 @@
+"""The vocabularies of all models, as the vocabulary worker keeps them: opened when asked for, a few at a time.
+
+One worker for all, because a vocabulary without its model is opened in milliseconds and takes some megabytes; and none
+of the workers that compute, because a count would wait there for the completions before it, and spend a process.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+
+from mayfly import engines
+from mayfly.errors import InvalidRequest, ModelUnavailable
+from mayfly.models.inventory import Inventory, Model
+
+_KEPT = 4
+
+Tokenize = Callable[[str], list[int]]
+
+
+class Vocabularies:
+    """The open vocabularies; the least recently used one is closed for the next.
+
+    Args:
+        inventory: of the models; a name is looked up there, whatever the caller says.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._open: collections.OrderedDict[Model, Tokenize] = collections.OrderedDict()
+
+    def of(self, name: str) -> Tokenize:
+        """Return the function that makes a text the tokens that the model would be given.
+
+        Raises:
+            InvalidRequest: there is no such model, or its vocabulary can't be read.
+        """
+        # A file that has changed is another Model.
+        model = self._inventory.find(name)
+        if model is None or model.unusable or model.kind is None:
+            raise InvalidRequest(model.unusable if model is not None else "The model is gone.", param="model",
+                                 code="model_unusable")
+        if model not in self._open:
+            try:
+                self._open[model] = engines.load_tokenizer(model.path, model.kind, model.vocabulary_size)
+            except ModelUnavailable as exc:
+                raise InvalidRequest(f"Its tokens can't be counted: {exc}.", param="model",
+                                     code="model_unusable") from exc
+            while len(self._open) > _KEPT:
+                self._open.popitem(last=False)
+        self._open.move_to_end(model)
+        return self._open[model]

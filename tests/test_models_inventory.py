@@ -1,0 +1,127 @@
+"""What models there are, by their files' headers."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import scripts
+import tiny_llama
+
+from mayfly.errors import ModelUnavailable
+from mayfly.models import architectures
+from mayfly.models.inventory import Inventory
+from mayfly.models.minilm import FILE_NAME
+
+
+def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None:
+    minilm, tiny = Inventory(model_path).models()
+    assert (minilm.id, minilm.kind, minilm.architecture, minilm.quantization) == (
+        "all-MiniLM-L6-v2", "embedding", "bert", "F16")
+    assert (minilm.context_length, minilm.embedding_length, minilm.unusable) == (256, 384, "")
+    assert (tiny.id, tiny.file, tiny.kind, tiny.architecture) == (
+        "tiny-llama", "tiny-llama.gguf", "completion", "llama")
+    assert tiny.size == tiny_model.stat().st_size
+    assert tiny.window(512) == 512
+    assert tiny.window(1 << 20) == 2048
+
+
+def test_memory_is_the_file_and_a_cache_for_each_process(model_path: Path) -> None:
+    tiny = Inventory(model_path).require("tiny-llama")
+    # Keys and values, 2 blocks, 128 numbers of 2 bytes each a token.
+    assert tiny.memory(100, 3) == tiny.size + 3 * 100 * 2 * 2 * 128 * 2
+
+
+def test_a_model_is_found_by_its_id_and_by_its_files_name(model_path: Path) -> None:
+    inventory = Inventory(model_path)
+    for name in ("tiny-llama", "tiny-llama.gguf"):
+        assert inventory.find(name) == inventory.require("tiny-llama")
+    for name in ("all-MiniLM-L6-v2", FILE_NAME, FILE_NAME.removesuffix(".gguf")):
+        assert inventory.require(name).file == FILE_NAME
+    for name in ("absent", "", "../tiny-llama", "/etc/passwd", "a\0b", "https://host/tiny-llama.gguf"):
+        assert inventory.find(name) is None
+    with pytest.raises(ModelUnavailable, match="absent"):
+        inventory.require("absent")
+
+
+def test_links_that_leave_the_folder_and_hidden_files_are_no_models(model_path: Path, tmp_path: Path) -> None:
+    shutil.copy(model_path / "tiny-llama.gguf", tmp_path / "outside.gguf")
+    (model_path / "link.gguf").symlink_to(tmp_path / "outside.gguf")
+    (model_path / ".hidden.gguf").write_bytes(b"")
+    assert [model.id for model in Inventory(model_path).models()] == ["all-MiniLM-L6-v2", "tiny-llama"]
+    assert Inventory(model_path).find("link") is None
+
+
+def test_a_name_that_two_files_could_have_belongs_to_the_configured_one(model_path: Path) -> None:
+    other = "all-MiniLM-L6-v2.gguf2.q8.gguf"
+    os.link(model_path / FILE_NAME, model_path / other)
+    for first in (FILE_NAME, other):
+        inventory = Inventory(model_path, [first, ""])
+        assert inventory.require("all-MiniLM-L6-v2").file == first
+        assert sorted(model.file for model in inventory.models()) == sorted([FILE_NAME, other, "tiny-llama.gguf"])
+        assert len({model.id for model in inventory.models()}) == 3
+
+
+@pytest.mark.parametrize("how", [how for how in tiny_llama.MALFORMATIONS if how != "impossible_header"])
+def test_a_malformed_file_is_listed_as_unusable_with_the_reason(tmp_path: Path, how: str) -> None:
+    tiny_llama.malformed(tmp_path / "broken.gguf", how)
+    model = Inventory(tmp_path).require("broken")
+    assert model.unusable.startswith("broken.gguf can't be used as a model: ")
+
+
+def test_an_architecture_that_gpt4all_does_not_run_is_unusable(tmp_path: Path) -> None:
+    path = tiny_llama.make(tmp_path / "mamba.gguf")
+    # The same length, so that the file stays what it is but for this name.
+    path.write_bytes(path.read_bytes().replace(b"llama", b"mamba"))
+    model = Inventory(tmp_path).require("mamba")
+    assert model.architecture == "mamba"
+    assert "can't run" in model.unusable and "llama" in model.unusable
+
+
+def test_a_header_is_read_again_only_when_its_file_has_changed(
+        model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mayfly.models.inventory as module
+
+    read: list[str] = []
+    real = module.read_header
+    monkeypatch.setattr(module, "read_header", lambda path: (read.append(path.name), real(path))[1])
+    inventory = Inventory(model_path)
+    assert inventory.models() == inventory.models()
+    assert sorted(read) == sorted([FILE_NAME, "tiny-llama.gguf"])
+    tiny_llama.make(model_path / "new.gguf", seed=1)
+    os.replace(model_path / "new.gguf", model_path / "tiny-llama.gguf")
+    inventory.models()
+    assert len(read) == 3
+
+
+def test_scripts_say_what_they_stand_for(tmp_path: Path) -> None:
+    scripts.write(tmp_path, name="chatty", context_length=64)
+    scripts.write(tmp_path, name="vectors", kind="embedding")
+    (tmp_path / "broken.script.json").write_text("{")
+    found = {model.id: model for model in Inventory(tmp_path).models()}
+    assert (found["chatty"].kind, found["chatty"].window(2048)) == ("completion", 64)
+    assert found["vectors"].kind == "embedding"
+    assert "no script" in found["broken"].unusable
+
+
+def test_the_known_architectures_are_those_of_the_wheel() -> None:
+    """The wheel's libraries say themselves which they support; every short text in them is asked about."""
+    spec = importlib.util.find_spec("gpt4all")
+    assert spec is not None and spec.submodule_search_locations
+    folder = Path(next(iter(spec.submodule_search_locations))) / "llmodel_DO_NOT_MODIFY" / "build"
+    names = [path for path in folder.glob("libllamamodel-mainline-*.so") if "cuda" not in path.name]
+    if not names:
+        pytest.skip("this system's wheel has no library of that form")
+    library = ctypes.CDLL(str(names[0]))
+    library.is_arch_supported.argtypes = [ctypes.c_char_p]
+    library.is_arch_supported.restype = ctypes.c_bool
+    words = set(re.findall(rb"[a-z][a-z0-9-]{1,20}(?=\0)", names[0].read_bytes()))
+    # Compilers merge the shortest constants into code.
+    words |= {b"bert", b"mpt", b"mamba", b"grok", b"t5", b"bitnet", b"arctic"}
+    supported = {word.decode() for word in words if library.is_arch_supported(word)}
+    assert supported == architectures.COMPLETION_ARCHITECTURES | architectures.EMBEDDING_ARCHITECTURES

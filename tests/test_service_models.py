@@ -1,0 +1,215 @@
+"""Several models behind one service: what is listed, opens when it is asked for, and leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import requests
+import scripts
+import tiny_llama
+from service import PROJECT, Service, until
+
+
+def ask(service: Service, model: str, prompt: str = "Hello", **fields: Any) -> requests.Response:
+    return service.post("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": 50, **fields})
+
+
+def text(service: Service, model: str, prompt: str = "Hello") -> str:
+    answer = ask(service, model, prompt)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == model
+    return str(answer.json()["choices"][0]["text"])
+
+
+def open_models(service: Service) -> set[str]:
+    """Return the models whose lanes are open, other than the configured ones."""
+    return {name.removeprefix("model:") for name, lane in service.health()["lanes"].items()
+            if name.startswith("model:") and "generation" in lane}
+
+
+@pytest.fixture
+def played(tmp_path: Path, start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
+    """Start a service with scripted models a, b and c besides the configured ones; each answers with its name."""
+    for name in "abc":
+        scripts.write(model_path, scripts.slowly("slow", 3.0), {"when": "", "pieces": [f"I am {name}."]}, name=name)
+    scripts.write(model_path, name="vectors", kind="embedding")
+
+    def begin(**settings: object) -> Service:
+        return start(MODEL_NAME="", **settings)
+
+    return begin
+
+
+def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., Service], model_path: Path) -> None:
+    tiny_llama.make(model_path / "second.gguf", seed=2, context=512)
+    path = tiny_llama.make(model_path / "mamba.gguf")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"mamba"))
+    tiny_llama.malformed(model_path / "cut.gguf", "truncated_data")
+    service = start()
+    listed = {entry["id"]: entry for entry in requests.get(service.url + "/v1/models").json()["data"]}
+    assert list(listed)[:2] == ["all-MiniLM-L6-v2", "tiny-llama"]
+    assert listed["second"] == requests.get(service.url + "/v1/models/second").json()
+    created = int((model_path / "second.gguf").stat().st_mtime)
+    assert listed["second"] == {
+        "id": "second", "object": "model", "created": created, "owned_by": "mayfly", "kind": "completion",
+        "size": (model_path / "second.gguf").stat().st_size, "architecture": "llama", "quantization": "F32",
+        "parameter_count": 552576, "embedding_length": 128, "context_length": 512, "usable": True}
+    assert (listed["mamba"]["usable"], listed["cut"]["usable"]) == (False, False)
+    for name, reason in (("mamba", "gpt4all 2.8.2 can't run"), ("cut", "cut short")):
+        assert reason in listed[name]["reason"]
+        refused = ask(service, name)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_unusable")
+        assert reason in refused.json()["error"]["message"]
+    wrong = ask(service, "all-MiniLM-L6-v2")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "wrong_kind_of_model")
+    for name in ("absent", "../models/second", "/etc/passwd", "https://host/second.gguf"):
+        assert (ask(service, name).status_code, ask(service, name).json()["error"]["code"]) == (404, "model_not_found")
+    assert set(service.health()["lanes"]) == {"embed", "chat"}  # nothing was loaded for all this
+
+
+def test_real_models_open_when_they_are_asked_for_and_answer_beside_the_configured_one(
+        start: Callable[..., Service], model_path: Path) -> None:
+    tiny_llama.make(model_path / "second.gguf", seed=2)
+    service = start()
+    first, second = (ask(service, name, temperature=0, max_tokens=6).json() for name in ("tiny-llama", "second"))
+    assert (first["model"], second["model"]) == ("tiny-llama", "second")
+    assert first["choices"][0]["text"] != second["choices"][0]["text"]
+    assert second["usage"]["completion_tokens"] == 6
+    assert ask(service, "second", temperature=0, max_tokens=6).json()["choices"] == second["choices"]
+    assert ask(service, "second.gguf", max_tokens=1).json()["model"] == "second"
+    lane = service.lane("model:second")
+    assert (lane["state"], lane["model"], lane["isolation"]) == ("ready", "second", "fork")
+    until(lambda: service.lane("model:second")["restarts"]["spent"] == 3)
+    assert "address" not in lane
+
+
+def test_an_embedding_model_opens_when_it_is_asked_for(played: Callable[..., Service]) -> None:
+    service = played()
+    answer = service.post("/v1/embeddings", {"model": "vectors", "input": ["one", "two"]})
+    assert (answer.status_code, answer.json()["model"]) == (200, "vectors")
+    assert open_models(service) == {"vectors"}
+
+
+@pytest.mark.parametrize("isolation", ["fork", "respawn", "none"])
+def test_the_least_recently_used_model_leaves_and_comes_back(played: Callable[..., Service], isolation: str) -> None:
+    service = played(MAX_MODELS=2, ISOLATION=isolation)
+    for name in "ab":
+        assert text(service, name) == f"I am {name}."
+    assert open_models(service) == {"a", "b"}
+    assert text(service, "a") == "I am a."
+    before = service.family()
+    assert text(service, "c") == "I am c."
+    assert open_models(service) == {"a", "c"}
+    assert [pid for pid in before if not processes.runs(pid)]
+    assert text(service, "b") == "I am b."
+    assert open_models(service) == {"b", "c"}
+    assert len(list(service.run_folder.glob("model*.sock"))) == 2
+    assert service.reports() == []
+
+
+def test_a_model_in_use_stays_until_it_has_answered_and_the_other_one_waits(played: Callable[..., Service]) -> None:
+    service = played(MAX_MODELS=1)
+    text(service, "a")
+    with ThreadPoolExecutor() as pool:
+        slow = [pool.submit(text, service, "a", "slow") for _ in range(2)]  # one is served, one waits
+        until(lambda: service.lane("model:a")["active"] and service.lane("model:a")["queue"])
+        other = pool.submit(text, service, "b")
+        until(lambda: service.health()["lanes"].get("model:b", {}).get("state") == "waiting")
+        assert "in use" in service.health()["lanes"]["model:b"]["reason"]
+        assert not slow[0].done()
+        assert [answer.result() for answer in slow] == [scripts.counted()] * 2
+        assert other.result() == "I am b."
+    assert service.reports() == []
+
+
+def test_one_that_waits_for_room_until_its_deadline_is_told_so(played: Callable[..., Service]) -> None:
+    service = played(MAX_MODELS=1, REQUEST_TIMEOUT=4)
+    text(service, "a")
+    with ThreadPoolExecutor() as pool:
+        busy = [pool.submit(ask, service, "a", "slow") for _ in range(3)]
+        until(lambda: service.lane("model:a")["active"])
+        refused = ask(service, "b")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+        assert "in use" in refused.json()["error"]["message"]
+        assert busy[0].result().status_code == 200
+
+
+def test_callers_of_more_models_than_may_be_loaded_are_all_answered(played: Callable[..., Service]) -> None:
+    service = played(MAX_MODELS=1)
+    with ThreadPoolExecutor(6) as pool:
+        names = list("abcabcabcabc")
+        assert list(pool.map(lambda name: text(service, name), names)) == [f"I am {name}." for name in names]
+    assert len(open_models(service)) == 1
+    assert service.reports() == []
+
+
+def test_the_memory_limit_counts_files_and_refuses_what_can_never_fit(
+        start: Callable[..., Service], model_path: Path) -> None:
+    tiny_llama.make(model_path / "wide.gguf", embedding=512, blocks=4)
+    tiny_llama.make(model_path / "second.gguf", seed=2)
+    service = start(MEMORY_LIMIT="60MB", N_CTX=256)
+    assert ask(service, "second").status_code == 200
+    refused = ask(service, "wide")
+    assert refused.status_code == 503
+    assert "MEMORY_LIMIT" in refused.json()["error"]["message"]
+    assert open_models(service) == {"second"}
+
+
+def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
+        start: Callable[..., Service], model_path: Path) -> None:
+    tiny_llama.malformed(model_path / "aborts.gguf", "impossible_header")
+    service = start()
+    refused = ask(service, "aborts")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert "_model1_watchdog_error.log" in refused.json()["error"]["message"]
+    assert service.complete("Hello")["response"]
+    assert service.session.get(service.url + "/ready").status_code == 200
+
+
+def test_models_stay_loaded_while_the_web_process_is_replaced(played: Callable[..., Service]) -> None:
+    service = played()
+    text(service, "a")
+    pid = service.lane("model:a")["pid"]
+    web = service.pid("app")
+    assert web in service.family()
+    os.kill(web, signal.SIGKILL)
+    until(lambda: service.sentinel("app").get("pid") not in (None, web))
+    assert text(service, "a") == "I am a."
+    assert service.lane("model:a")["pid"] == pid
+
+
+def test_a_stopped_service_leaves_nothing_of_its_other_models_behind(played: Callable[..., Service]) -> None:
+    service = played()
+    for name in "ab":
+        text(service, name)
+    family = service.family()
+    assert service.stop() == 0
+    assert sorted(path.name for path in service.run_folder.iterdir()) == ["watchdog.lock"]
+    assert not [pid for pid in family if processes.runs(pid)]
+
+
+def test_without_a_watchdog_the_configured_models_are_served_alone(
+        tmp_path: Path, model_path: Path) -> None:
+    code = ("from app import create_app\n"
+            "client = create_app().test_client()\n"
+            "for model in ('tiny-llama', 'second'):\n"
+            "    answer = client.post('/v1/completions', json={'model': model, 'prompt': 'Hello', 'max_tokens': 2})\n"
+            "    print(answer.status_code, answer.get_json().get('error', {}).get('message', ''), flush=True)\n"
+            "import os; os._exit(0)")
+    tiny_llama.make(model_path / "second.gguf", seed=2)
+    (tmp_path / "empty.env").touch()
+    environ = {**os.environ, "MAYFLY_ENV": str(tmp_path / "empty.env"), "MODEL_PATH": str(model_path),
+               "MODEL_NAME": "tiny-llama.gguf", "THREADS": "1"}
+    printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, capture_output=True, text=True,
+                             timeout=120, check=True).stdout.splitlines()
+    assert printed[0].startswith("200")
+    assert printed[1].startswith("503") and "configured models only" in printed[1]
