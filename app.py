@@ -66,27 +66,30 @@ def _local_lanes(settings: Settings) -> Switchboard:
 
 
 def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_access: Callable[[str], None], *,
-           announce: Callable[[], None], beat: Callable[[], None], should_stop: Callable[[], bool]) -> None:
+           announce: Callable[[], None], beat: Callable[[], None], should_stop: _StopSignal) -> None:
     from mayfly.web.server import Server
 
     draining = Draining()
     app = create_app(settings, lanes, draining)
     server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining)
+    should_stop.wake = server.pull_trigger
     announce()
     server.run(beat, should_stop, GRACE_SECONDS)
 
 
 class _StopSignal:
-    """Notes that a signal came; the server's loop acts on it."""
+    """Notes that a signal came, and wakes the server's loop, which acts on it."""
 
     def __init__(self) -> None:
         from mayfly.compat import wake_on_signal
 
         self._came = False
+        self.wake: Callable[[], None] = lambda: None
         wake_on_signal(self._note)
 
     def _note(self) -> None:
         self._came = True
+        self.wake()
 
     def __call__(self) -> bool:
         return self._came
