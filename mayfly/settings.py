@@ -107,6 +107,12 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _web_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[\x21-\x7e]*)?", text):
+        raise _Refused("an address that begins with https:// or http://")
+    return text
+
+
 def _address(text: str) -> str:
     if text.lower() == "localhost":
         return "127.0.0.1"
@@ -191,6 +197,9 @@ class Settings:
     """All settings, checked. Paths are absolute, sizes in bytes, times in seconds."""
 
     model_path: Path = _setting("models", _folder, "Folder of the model files.")
+    model_list: str = _setting(
+        "https://gpt4all.io/models/models3.json", _web_address,
+        "gpt4all's list of the models that can be pulled, or a copy of it.")
     model_name: str = _setting(
         "", _model_name,
         "Completion model: the name of a GGUF file in MODEL_PATH. Empty: the service embeds only.")

@@ -17,14 +17,14 @@ ALLOWED = {
     "compat": set(),
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},
-    "models": {"errors", "settings"},
+    "models": {"errors", "settings", "compat"},
     "engines": {"errors", "lanes.calls", "models.architectures", "models.header", "models.wordpiece"},
     "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
     "web": {"", "errors", "settings", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
-            "supervision.sentinel"},
+            "models.pull", "supervision.sentinel"},
     "": set(),
 }
 # package -> the only modules that import it

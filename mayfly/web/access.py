@@ -75,6 +75,18 @@ class Access:
             raise HostNotAllowed("The Origin of this request is another site: add its host to AUTHORIZED_URLS, or send "
                                  "a key in the header 'Authorization: Bearer <key>'.")
 
+    def demand_key(self, environ: Mapping[str, Any]) -> None:
+        """Refuse a call without a key, though it may have passed `check`.
+
+        Raises:
+            AccessDenied: there is no key, or a wrong one.
+        """
+        authorization = environ.get("HTTP_AUTHORIZATION", "").strip()
+        if not authorization:
+            raise AccessDenied(self._advice("This path always needs a key: add the header 'Authorization: Bearer "
+                                            "<key>' with a key from API_KEYS."))
+        self._check_key(authorization)
+
     def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
@@ -91,8 +103,8 @@ class Access:
     def _advice(self, message: str) -> str:
         if self.digests:
             return message
-        return ("No key is right while API_KEYS is empty: set one in .env and restart, or call from this machine "
-                "without a key.")
+        return ("No key is right while API_KEYS is empty: set one in .env and restart; most paths need none from this "
+                "machine.")
 
     def _is_ours(self, name: str | None) -> bool:
         return name is not None and (name == "localhost" or name in self.hosts or _is_loopback(name))
