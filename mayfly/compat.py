@@ -326,8 +326,12 @@ def lock_file(path: Path) -> IO[str] | None:
     return lock
 
 
-def lock_now(file: IO[Any]) -> bool:
-    """Take an exclusive lock on an open file, which ends when it is closed; tell whether nobody else has it."""
+def lock_now(file: IO[Any], *, wait: bool = False) -> bool:
+    """Take an exclusive lock on an open file, which ends when it is closed; tell whether nobody else has it.
+
+    Args:
+        wait: until others have let go of it.
+    """
     try:
         if WINDOWS:
             import msvcrt
@@ -336,13 +340,15 @@ def lock_now(file: IO[Any]) -> bool:
             position = file.tell()
             file.seek(1 << 62)
             try:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+                # Its waiting mode gives up after 10 s.
+                mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
+                msvcrt.locking(file.fileno(), mode, 1)  # type: ignore[attr-defined,unused-ignore]
             finally:
                 file.seek(position)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mayfly import keys
 from mayfly.compat import memory_size
 from mayfly.errors import SettingError
 
@@ -135,11 +136,10 @@ def _list(text: str) -> list[str]:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    keys = tuple(_list(text))
-    for key in keys:
-        if not re.fullmatch(r"[\x21-\x7e]{8,512}", key):
-            raise _Refused("keys of 8 to 512 printable ASCII characters without blanks, separated by commas")
-    return keys
+    entries = tuple(_list(text))
+    if not all(map(keys.parse, entries)):
+        raise _Refused(keys.ALLOWED)
+    return entries
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -228,7 +228,9 @@ class Settings:
         "", _hosts,
         "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
     api_keys: tuple[str, ...] = _setting(
-        "", _keys, "Keys for callers from elsewhere, separated by commas. The first start writes a random one.")
+        "", _keys,
+        "Keys for callers from elsewhere, separated by commas. The first start writes a random one; 'start.sh key add "
+        "NAME' makes more, of which it keeps only the hash.")
     require_key: str = _setting(
         "auto", _choice("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
