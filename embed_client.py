@@ -127,7 +127,7 @@ class Client:
         self._sleep = sleep
         parts = urlsplit(self.url)
         self._on_this_machine = _is_loopback(parts.hostname or "")
-        found = (os.environ.get("MAYFLY_API_KEY") or written.get("API_KEYS", "").split(",")[0]).strip()
+        found = (os.environ.get("MAYFLY_API_KEY") or _readable_key(written.get("API_KEYS", ""))).strip()
         self._withheld = bool(found) and not key and not self._on_this_machine and parts.scheme == "http"
         self._session = requests.Session()
         # Proxies of the environment are for the world outside.
@@ -422,6 +422,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.rstrip(".").lower() == "localhost"
+
+
+def _readable_key(entries: str) -> str:
+    """Return the first key in API_KEYS that isn't hashed; an entry is KEY, NAME:KEY or NAME:sha256:DIGEST."""
+    readable = [entry.strip() for entry in entries.split(",") if ":sha256:" not in entry]
+    return readable[0].rpartition(":")[2] if readable else ""
 
 
 def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:

@@ -73,6 +73,7 @@ USAGE = """\
 usage: start.sh [--OPTION ...]       set up what is missing, then run the service (options go to watchdog.py)
        start.sh test [ARGUMENT ...]  set up, then run the tests (arguments go to pytest)
        start.sh pull NAME            set up, then fetch a completion model into MODEL_PATH
+       start.sh key add NAME         make a key for callers from elsewhere; `key list`, `key remove NAME`
        start.sh doctor               tell what is in place and what is missing; changes nothing
        start.sh --help               show this
 """
@@ -542,7 +543,8 @@ def main(arguments):
         sys.stdout.write(USAGE)
         return 0
     rest = arguments if action == "run" else arguments[1:]
-    right = {"run": True, "test": True, "doctor": not rest, "pull": len(rest) == 1}
+    right = {"run": True, "test": True, "doctor": not rest, "pull": len(rest) == 1,
+             "key": rest == ["list"] or (len(rest) == 2 and rest[0] in ("add", "remove"))}
     if not right.get(action, False):
         sys.stderr.write(USAGE)
         return 2
@@ -551,6 +553,10 @@ def main(arguments):
     os.chdir(PROJECT)
     if action == "doctor":
         return doctor()
+    if action == "key":
+        with contextlib.redirect_stdout(sys.stderr):  # to stdout goes the key alone
+            write_first_env()
+        hand_over([sys.executable, "-m", "mayfly.keys"] + rest)
     python = set_up(action)
     if action == "test":
         command = test_command(python, rest)

@@ -13,13 +13,15 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # loaded only where a process is started
+    import subprocess
 
 LINUX = sys.platform.startswith("linux")
 WINDOWS = os.name == "nt"
@@ -130,6 +132,8 @@ def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: S
           ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own (so that Ctrl-C reaches the watchdog alone), with its three
     standard streams as pipes and the given sockets inherited."""
+    import subprocess
+
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if WINDOWS:
         for sock in sockets:
@@ -329,25 +333,41 @@ def lock_file(path: Path) -> IO[str] | None:
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     lock = os.fdopen(os.open(path, flags, 0o600), "r+", encoding="ascii", errors="replace")
-    try:
-        if WINDOWS:
-            import msvcrt
-
-            # Locks one byte far behind the text, so that others can read the pid.
-            lock.seek(1 << 20)
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-            lock.seek(0)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not lock_now(lock):
         lock.close()
         return None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
+
+
+def lock_now(file: IO[Any], *, wait: bool = False) -> bool:
+    """Take an exclusive lock on an open file, which ends when it is closed; tell whether nobody else has it.
+
+    Args:
+        wait: until others have let go of it.
+    """
+    try:
+        if WINDOWS:
+            import msvcrt
+
+            # Locks one byte far behind the content, so that others can read that.
+            position = file.tell()
+            file.seek(1 << 62)
+            try:
+                # Its waiting mode gives up after 10 s.
+                mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
+                msvcrt.locking(file.fileno(), mode, 1)  # type: ignore[attr-defined,unused-ignore]
+            finally:
+                file.seek(position)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def raise_descriptor_limit(wanted: int) -> None:

@@ -12,6 +12,7 @@
          +- QueueFull              429                      too many calls wait already
          +- ModelCrashed           500                      the model process died twice on this call
          +- EngineFailed           500                      the engine answered with nonsense or an error
+         +- PullFailed             502                      a model can't be fetched: network, disk, or a wrong sum
          +- LaneUnavailable        503                      the lane isn't up, or the service is stopping
          +- DeadlinePassed         504                      the call took longer than REQUEST_TIMEOUT
 
@@ -153,6 +154,13 @@ class EngineFailed(CallError):
 
     status = 500
     code = "engine_failed"
+
+
+class PullFailed(CallError):
+    """A model can't be fetched: the network or the disk failed, or the file isn't what the list says."""
+
+    status = 502
+    code = "pull_failed"
 
 
 class LaneUnavailable(CallError):

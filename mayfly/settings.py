@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mayfly import keys
 from mayfly.compat import memory_size
 from mayfly.errors import SettingError
 
@@ -107,6 +108,12 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _web_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[\x21-\x7e]*)?", text):
+        raise _Refused("an address that begins with https:// or http://")
+    return text
+
+
 def _address(text: str) -> str:
     if text.lower() == "localhost":
         return "127.0.0.1"
@@ -129,11 +136,10 @@ def _list(text: str) -> list[str]:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    keys = tuple(_list(text))
-    for key in keys:
-        if not re.fullmatch(r"[\x21-\x7e]{8,512}", key):
-            raise _Refused("keys of 8 to 512 printable ASCII characters without blanks, separated by commas")
-    return keys
+    entries = tuple(_list(text))
+    if not all(map(keys.parse, entries)):
+        raise _Refused(keys.ALLOWED)
+    return entries
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -191,6 +197,9 @@ class Settings:
     """All settings, checked. Paths are absolute, sizes in bytes, times in seconds."""
 
     model_path: Path = _setting("models", _folder, "Folder of the model files.")
+    model_list: str = _setting(
+        "https://gpt4all.io/models/models3.json", _web_address,
+        "gpt4all's list of the models that can be pulled, or a copy of it.")
     model_name: str = _setting(
         "", _model_name,
         "Completion model: the name of a GGUF file in MODEL_PATH. Empty: the service embeds only.")
@@ -219,7 +228,9 @@ class Settings:
         "", _hosts,
         "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
     api_keys: tuple[str, ...] = _setting(
-        "", _keys, "Keys for callers from elsewhere, separated by commas. The first start writes a random one.")
+        "", _keys,
+        "Keys for callers from elsewhere, separated by commas. The first start writes a random one; 'start.sh key add "
+        "NAME' makes more, of which it keeps only the hash.")
     require_key: str = _setting(
         "auto", _choice("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")

@@ -42,6 +42,10 @@ class FileServer:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         self._thread.start()
 
+    def close_stalled(self) -> None:
+        """Hang up on those who wait for the second half of a stalled path."""
+        self._closing.set()
+
     def close(self) -> None:
         self._closing.set()
         self._http.shutdown()

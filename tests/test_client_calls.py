@@ -206,3 +206,11 @@ def test_the_defaults_are_those_of_the_service() -> None:
     assert service.route == embed_client.DEFAULT_ROUTE
     assert service.max_texts == embed_client.MAX_TEXTS
     assert service.max_body > embed_client.MAX_CALL_BYTES
+
+
+@pytest.mark.parametrize(("line", "key"), [
+    ("laptop:named-key", "named-key"), (f"backend:sha256:{'0' * 64},first-key", "first-key"),
+    (f"backend:sha256:{'0' * 64}", None)])
+def test_a_named_key_is_found_and_a_hash_is_not_taken_for_one(line: str, key: str | None, env_file: Path) -> None:
+    env_file.write_text(f"API_KEYS={line}\n")
+    assert authorization(Client()) == (f"Bearer {key}" if key else None)

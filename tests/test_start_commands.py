@@ -27,12 +27,15 @@ def free_port() -> str:
 def equipped(ready_tree: Tree) -> Tree:
     """A ready tree with pytest and the service's own settings."""
     ready_tree.lend_packages()
-    for name in ("settings.py", "errors.py"):
+    for name in ("settings.py", "errors.py", "compat.py"):
         shutil.copy(ROOT / "mayfly" / name, ready_tree.folder / "mayfly")
+    shutil.copytree(ROOT / "mayfly" / "keys", ready_tree.folder / "mayfly" / "keys")
     return ready_tree
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["-x"], ["pull"], ["pull", "a", "b"], ["doctor", "a"], [""]])
+@pytest.mark.parametrize("arguments", [
+    ["nonsense"], ["-x"], ["pull"], ["pull", "a", "b"], ["doctor", "a"], [""], ["key"], ["key", "add"],
+    ["key", "list", "a"], ["key", "show", "a"]])
 def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: list[str], fresh_tree: Tree) -> None:
     before = sorted(path.name for path in fresh_tree.folder.iterdir())
     result = fresh_tree.run(*arguments)
@@ -167,3 +170,15 @@ def test_there_control_c_is_left_to_the_service() -> None:
         "os.kill(os.getppid(), signal.SIGINT)\n"  # the console sends it to both
         "os.kill(os.getpid(), signal.SIGINT)\n")
     assert (done.returncode, done.stderr) == (5, b"")
+
+
+def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(fresh_tree: Tree) -> None:
+    shutil.copytree(ROOT / "mayfly" / "keys", fresh_tree.folder / "mayfly" / "keys")
+    for name in ("errors.py", "compat.py"):
+        shutil.copy(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly")
+    result = fresh_tree.run("key", "add", "backend")
+    assert (result.code, len(result.out.strip())) == (0, 43), result
+    listed = fresh_tree.run("key", "list").out
+    assert listed == "(no name)  readable in the file\nbackend  hashed\n"
+    assert not (fresh_tree.folder / ".venv").exists()
+    assert fresh_tree.run("key", "remove", "nobody").code == 1

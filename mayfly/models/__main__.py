@@ -82,9 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "pull":
             from mayfly.models import pull
 
-            print(pull.pull(chosen.name, settings.model_path))
+            print(pull.pull(chosen.name, settings.model_path, list_url=settings.model_list, keep_list=True))
         elif settings.embed_model:
-            ensure(settings.model_path, settings.embed_model)
+            ensure(settings.model_path, settings.embed_model, list_url=settings.model_list)
     except (ModelUnavailable, SettingError) as exc:
         print(f"mayfly: {exc}", file=sys.stderr)
         return 1

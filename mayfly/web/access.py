@@ -8,7 +8,6 @@ name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from mayfly import keys
 from mayfly.errors import AccessDenied, HostNotAllowed
 from mayfly.settings import Settings
 
@@ -43,7 +43,7 @@ class Access:
     @classmethod
     def of(cls, settings: Settings) -> Access:
         """Make the rules from API_KEYS, AUTHORIZED_URLS and REQUIRE_KEY."""
-        digests = tuple(_digest(key.encode("utf-8")) for key in settings.api_keys)
+        digests = tuple(key.digest for key in map(keys.parse, settings.api_keys) if key is not None)
         hosts = frozenset(host.lower() for host in settings.authorized_urls)
         return cls(digests, hosts, settings.require_key == "always")
 
@@ -75,13 +75,25 @@ class Access:
             raise HostNotAllowed("The Origin of this request is another site: add its host to AUTHORIZED_URLS, or send "
                                  "a key in the header 'Authorization: Bearer <key>'.")
 
+    def demand_key(self, environ: Mapping[str, Any]) -> None:
+        """Refuse a call without a key, though it may have passed `check`.
+
+        Raises:
+            AccessDenied: there is no key, or a wrong one.
+        """
+        authorization = environ.get("HTTP_AUTHORIZATION", "").strip()
+        if not authorization:
+            raise AccessDenied(self._advice("This path always needs a key: add the header 'Authorization: Bearer "
+                                            "<key>' with a key from API_KEYS."))
+        self._check_key(authorization)
+
     def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise AccessDenied(self._advice("The Authorization header has to be 'Bearer <key>' with a key from "
                                             "API_KEYS."))
         # WSGI hands headers over as Latin-1; every byte the client sent comes back this way.
-        sent = _digest(key.strip().encode("latin-1", "replace"))
+        sent = keys.digest(key.strip().encode("latin-1", "replace"))
         right = False
         for digest in self.digests:
             right |= hmac.compare_digest(digest, sent)
@@ -91,15 +103,11 @@ class Access:
     def _advice(self, message: str) -> str:
         if self.digests:
             return message
-        return ("No key is right while API_KEYS is empty: set one in .env and restart, or call from this machine "
-                "without a key.")
+        return ("No key is right while API_KEYS is empty: set one in .env and restart; most paths need none from this "
+                "machine.")
 
     def _is_ours(self, name: str | None) -> bool:
         return name is not None and (name == "localhost" or name in self.hosts or _is_loopback(name))
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
 
 
 def _is_forwarded(environ: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from mayfly.errors import AccessDenied
-from mayfly.web import health, native, openai, problems, tokens
+from mayfly.web import health, native, openai, problems, pulling, tokens
 from mayfly.web.identity import request_id
 from mayfly.web.paths import CanonicalPaths
 from mayfly.web.service import Service
@@ -48,5 +48,6 @@ def build(service: Service) -> Flask:
     native.install(app, service)
     openai.install(app, service)
     tokens.install(app, service)
+    pulling.install(app, service)
     health.install(app, service)
     return app

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mayfly.errors import InvalidRequest, NotFound
-from mayfly.models import inventory
+from mayfly.models import inventory, pull
 from mayfly.models.inventory import Kind
 from mayfly.web.service import Service
 
@@ -88,7 +89,7 @@ class Catalogue:
                 return self._of_kind(self._default(each), kind)
         file = self._inventory.find(word)
         if file is None:
-            raise _unknown(name)
+            raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
 
     def countable(self, name: str) -> Model:
@@ -129,7 +130,14 @@ class Catalogue:
         return model
 
 
-def _unknown(name: str) -> NotFound:
+def _unknown(name: str, model_path: Path) -> NotFound:
     harmless = name if re.fullmatch(r"[A-Za-z0-9._/-]{1,100}", name) else "NAME"
-    return NotFound(f"There is no model {harmless} here. /v1/models lists those that are; if it is one of gpt4all's "
-                    f"list, 'python3 start.sh pull {harmless}' fetches it.", param="model", code="model_not_found")
+    size = pull.listed(name, model_path) if harmless == name else 0
+    pulled = f"'python3 start.sh pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
+    if size:
+        known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
+    elif size is None:
+        known = "Nor does gpt4all's list have it. /v1/models names those that are here."
+    else:
+        known = f"/v1/models lists those that are; if it is one of gpt4all's list, {pulled}."
+    return NotFound(f"There is no model {harmless} here. {known}", param="model", code="model_not_found")

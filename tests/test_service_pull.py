@@ -1,0 +1,205 @@
+"""Pulling a model over HTTP from a list and files that a server of the test plays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import tiny_llama
+from models_rig import FileServer
+from service import Service, until
+
+KEY = "a-key-of-the-test"
+NAME = "pulled-llama.gguf"
+ADDRESS = "/gguf/" + NAME
+NOISE = random.Random(0).randbytes(3_000_000)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    server = FileServer()
+    server.files[ADDRESS] = tiny_llama.make(tmp_path / "original.gguf", seed=5).read_bytes()
+    server.files["/gguf/noise.gguf"] = NOISE
+    publish(server, entry(server, NAME), entry(server, "noise.gguf"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def service(server: FileServer, start: Callable[..., Service]) -> Service:
+    return start(MODEL_NAME="", API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
+
+
+def entry(server: FileServer, name: str, **fields: object) -> dict[str, object]:
+    content = server.files["/gguf/" + name]
+    return {"filename": name, "filesize": str(len(content)), "md5sum": hashlib.md5(content).hexdigest(), **fields}
+
+
+def publish(server: FileServer, *entries: object) -> None:
+    server.files["/models3.json"] = json.dumps(entries).encode()
+
+
+def ask(service: Service, name: str, key: str | None = KEY, **options: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return requests.post(f"{service.url}/v1/models/{name}/pull", headers=headers, timeout=60, **options)
+
+
+def events(answer: requests.Response) -> list[Any]:
+    """Return the events of a stream, the last of them "[DONE]" or an error."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def parts(service: Service) -> list[str]:
+    return sorted(path.name for path in Path(str(service.settings["MODEL_PATH"])).glob("*.part"))
+
+
+def test_a_pulled_model_tells_of_its_progress_and_can_be_asked_for(service: Service, server: FileServer) -> None:
+    size = len(server.files[ADDRESS])
+    first, *_, success, done = events(ask(service, "pulled-llama"))
+    assert first == {"status": "downloading", "completed": 0, "total": size, "model": "pulled-llama"}
+    assert success == {"status": "success", "completed": size, "total": size, "model": "pulled-llama"}
+    assert done == "[DONE]"
+    answer = service.post("/v1/completions", {"model": "pulled-llama", "prompt": "Hello", "max_tokens": 3})
+    assert (answer.status_code, answer.json()["model"]) == (200, "pulled-llama")
+    server.requests.clear()
+    assert events(ask(service, NAME))[-1] == "[DONE]"  # it is there
+    assert server.requests == []
+
+
+def test_it_needs_a_key_also_on_this_machine(service: Service, server: FileServer) -> None:
+    for key in (None, "a-wrong-key"):
+        refused = ask(service, NAME, key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert server.requests == []
+
+
+def test_without_any_key_in_the_settings_nobody_can_pull(
+        server: FileServer, start: Callable[..., Service]) -> None:
+    service = start(MODEL_NAME="", MODEL_LIST=server.url + "/models3.json")
+    for key in (None, "anything-at-all"):
+        assert ask(service, NAME, key).status_code == 401
+    assert server.requests == []
+
+
+def test_what_the_list_does_not_name_is_not_found(service: Service, server: FileServer) -> None:
+    for name in ("absent", "absent.gguf", "..%2Fescaped", "%2Fetc%2Fpasswd", "..", "https:%2F%2Fhost%2Fx.gguf",
+                 "a%00b", "a b", "C:x", "sub/inner", ".hidden"):
+        assert ask(service, name).status_code == 404, name
+    assert {path for path, _ in server.requests} <= {"/models3.json"}
+    assert parts(service) == []
+
+
+def test_a_list_that_names_other_places_is_not_followed(service: Service, server: FileServer) -> None:
+    for filename in ("../escaped.gguf", "/tmp/escaped.gguf", ".x.gguf"):
+        publish(server, entry(server, NAME, filename=filename, url=server.url + ADDRESS))
+        for name in (filename.replace("/", "%2F"), filename.rpartition("/")[2]):
+            assert ask(service, name).status_code == 404, name
+    assert parts(service) == []
+
+
+def test_a_link_in_the_place_of_the_download_is_not_followed(service: Service, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"untouched")
+    (Path(str(service.settings["MODEL_PATH"])) / (NAME + ".part")).symlink_to(victim)
+    refused = ask(service, NAME)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "pull_failed")
+    assert victim.read_bytes() == b"untouched"
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(service: Service, server: FileServer) -> None:
+    server.cut += [ADDRESS] * 2
+    assert events(ask(service, NAME))[-1] == "[DONE]"
+    asked = [wanted for path, wanted in server.requests if path == ADDRESS]
+    assert asked[0] is None and len(asked) == 3 and all(asked[1:])
+
+
+def test_a_wrong_sum_is_an_error_and_leaves_nothing(service: Service, server: FileServer) -> None:
+    publish(server, entry(server, NAME, md5sum="0" * 32))
+    last = events(ask(service, NAME))[-1]
+    assert last["error"]["code"] == "pull_failed" and "MD5" in last["error"]["message"]
+    assert parts(service) == []
+    assert service.post("/v1/completions", {"model": "pulled-llama", "prompt": "Hello"}).status_code == 404
+
+
+def test_a_list_that_cannot_be_read_is_a_502(service: Service, server: FileServer) -> None:
+    del server.files["/models3.json"]
+    refused = ask(service, NAME)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "pull_failed")
+
+
+def test_a_full_disk_is_an_error_and_the_service_goes_on(service: Service) -> None:
+    # The kernel's own refusal to make a file of this process longer; Python has SIGXFSZ ignored.
+    resource.prlimit(service.pid("app"), resource.RLIMIT_FSIZE, (500_000, 500_000))
+    last = events(ask(service, "noise"))[-1]
+    assert last["error"]["code"] == "pull_failed" and "can't be written" in last["error"]["message"]
+    assert len(service.embed("still here")) == 1
+    assert not (Path(str(service.settings["MODEL_PATH"])) / "noise.gguf").exists()
+
+
+def test_one_download_runs_at_a_time_and_one_that_is_left_is_continued(service: Service, server: FileServer) -> None:
+    server.stalled.add("/gguf/noise.gguf")
+    with ask(service, "noise", stream=True) as first:
+        lines = first.iter_lines()
+        assert json.loads(next(lines).removeprefix(b"data: "))["status"] == "downloading"
+        assert server.stalling.wait(20)
+        second = ask(service, NAME)
+        assert (second.status_code, second.json()["error"]["code"]) == (409, "pull_in_progress")
+    server.stalled.clear()
+    part = Path(str(service.settings["MODEL_PATH"])) / "noise.gguf.part"
+    have = until(lambda: part.stat().st_size)
+    server.close_stalled()
+    # It is over as soon as the thread that reads hears from the network again.
+    done = until(lambda: (answer := ask(service, "noise")).status_code == 200 and events(answer))
+    assert done[-1] == "[DONE]"
+    resumed = [wanted for path, wanted in server.requests if path == "/gguf/noise.gguf"][-1]
+    assert resumed is not None and int(resumed.removeprefix("bytes=").rstrip("-")) >= have > 0
+    assert part.with_suffix("").read_bytes() == NOISE
+
+
+def test_a_model_that_is_known_but_absent_says_how_to_pull_it_without_the_network(
+        service: Service, server: FileServer) -> None:
+    unread = requests.get(service.url + "/v1/models/noise")
+    assert unread.status_code == 404 and "if it is one of gpt4all's list" in unread.json()["error"]["message"]
+    events(ask(service, NAME))
+    server.requests.clear()
+    known = requests.get(service.url + "/v1/models/noise").json()["error"]
+    assert known["code"] == "model_not_found"
+    assert "list has it (0.003 GB)" in known["message"] and "start.sh pull noise" in known["message"]
+    assert "Nor does" in requests.get(service.url + "/v1/models/gpt-9").json()["error"]["message"]
+    assert server.requests == []
+
+
+def test_a_download_that_another_program_makes_is_left_alone(service: Service) -> None:
+    import fcntl
+
+    part = Path(str(service.settings["MODEL_PATH"])) / (NAME + ".part")
+    with part.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        refused = ask(service, NAME)
+        assert refused.status_code == 502 and "already" in refused.json()["error"]["message"]
+    assert events(ask(service, NAME))[-1] == "[DONE]"
+
+
+def test_the_web_process_may_die_in_the_middle(service: Service, server: FileServer) -> None:
+    server.stalled.add("/gguf/noise.gguf")
+    with ask(service, "noise", stream=True):
+        assert server.stalling.wait(20)
+        part = Path(str(service.settings["MODEL_PATH"])) / "noise.gguf.part"
+        until(lambda: part.stat().st_size)
+        web = service.pid("app")
+        os.kill(web, 9)
+    server.stalled.clear()
+    until(lambda: service.sentinel("app").get("pid") not in (None, web))
+    assert events(ask(service, "noise"))[-1] == "[DONE]"
+    assert part.with_suffix("").read_bytes() == NOISE
