@@ -8,6 +8,7 @@ models in this one process and serves until Ctrl-C. `create_app` is a factory fo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import json
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,13 +56,17 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Non
     from mayfly.web.service import Service
 
     settings = settings or load_settings()
-    return build(Service.of(settings, lanes or _local_lanes(settings), draining or Draining()))
+    if lanes is None:
+        folder = tempfile.TemporaryDirectory(prefix="mayfly-")
+        atexit.register(folder.cleanup)
+        lanes = _local_lanes(settings, folder.name)
+    return build(Service.of(settings, lanes, draining or Draining()))
 
 
-def _local_lanes(settings: Settings) -> Mapping[str, Lane]:
+def _local_lanes(settings: Settings, folder: str) -> Mapping[str, Lane]:
     from mayfly.workers.local import local_lanes
 
-    lanes: Mapping[str, Lane] = local_lanes(settings)
+    lanes: Mapping[str, Lane] = local_lanes(settings, Path(folder))
     return lanes
 
 
@@ -99,9 +105,9 @@ def run_alone() -> int:
     try:
         settings = load_settings()
         sock = _bind(settings)
-        with sock:
+        with sock, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
             print("loading the models ...", flush=True)
-            lanes = _local_lanes(settings)
+            lanes = _local_lanes(settings, folder)
             host, port = sock.getsockname()[:2]
             where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _serve(sock, settings, lanes, _print_line,

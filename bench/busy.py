@@ -33,9 +33,9 @@ path, threads = Path(sys.argv[1]), int(sys.argv[2])
 model = GPT4All(path.name, model_path=path.parent, allow_download=False, n_threads=threads, device="cpu")
 for line in sys.stdin:
     began = time.monotonic()
-    model.generate("Hello there", max_tokens=%d, temp=0)
+    model.generate("Hello there", max_tokens=TOKENS, temp=0)
     print(time.monotonic() - began, flush=True)
-""" % TOKENS
+""".replace("TOKENS", str(TOKENS))
 
 
 class Bare:

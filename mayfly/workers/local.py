@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -38,15 +37,16 @@ class _Always(Board):
         return self._state
 
 
-def local_lanes(settings: Settings) -> dict[str, SocketLane]:
+def local_lanes(settings: Settings, folder: Path) -> dict[str, SocketLane]:
     """Load the configured models into this process and return the lanes that they serve.
+
+    Args:
+        folder: a private folder for their sockets. The lanes live as long as the process; the folder is the caller's.
 
     Raises:
         ModelUnavailable: a configured model is missing or can't be loaded.
     """
-    # Lives as long as the threads that use it, which is as long as the process.
-    folder = tempfile.TemporaryDirectory(prefix="mayfly-")
-    table = Table(Path(folder.name) / "threads", 1)
+    table = Table(folder / "threads", 1)
     lanes = {}
     for name, model in (("embed", settings.embed_model), ("chat", settings.model_name)):
         if not model:
@@ -60,9 +60,8 @@ def local_lanes(settings: Settings) -> dict[str, SocketLane]:
     return lanes
 
 
-def _start(name: str, path: Path, settings: Settings, table: Table, folder: tempfile.TemporaryDirectory[str]
-           ) -> SocketLane:
-    listener, address = LaneAddress.bind(Path(folder.name) / f"{name}.sock")
+def _start(name: str, path: Path, settings: Settings, table: Table, folder: Path) -> SocketLane:
+    listener, address = LaneAddress.bind(folder / f"{name}.sock")
     listener.setblocking(False)
     loaded: list[str | Exception] = []
     ready = threading.Event()
@@ -70,7 +69,7 @@ def _start(name: str, path: Path, settings: Settings, table: Table, folder: temp
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
-            worker = _Worker(name, path, settings, table, Path(folder.name))
+            worker = _Worker(name, path, settings, table, folder)
             loaded.append(worker.model)
         except Exception as exc:
             loaded.append(exc)
