@@ -8,6 +8,7 @@ models in this one process and serves until Ctrl-C. `create_app` is a factory fo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import json
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,13 +58,17 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Swi
     from mayfly.web.service import Service
 
     settings = settings or load_settings()
-    return build(Service.of(settings, lanes or _local_lanes(settings), draining or Draining()))
+    if lanes is None:
+        folder = tempfile.TemporaryDirectory(prefix="mayfly-")
+        atexit.register(folder.cleanup)
+        lanes = _local_lanes(settings, folder.name)
+    return build(Service.of(settings, lanes, draining or Draining()))
 
 
-def _local_lanes(settings: Settings) -> Switchboard:
+def _local_lanes(settings: Settings, folder: str) -> Switchboard:
     from mayfly.workers.local import local_lanes
 
-    return local_lanes(settings)
+    return local_lanes(settings, Path(folder))
 
 
 def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_access: Callable[[str], None], *,
@@ -100,9 +106,9 @@ def run_alone() -> int:
     try:
         settings = load_settings()
         sock = _bind(settings)
-        with sock:
+        with sock, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
             print("loading the models ...", flush=True)
-            lanes = _local_lanes(settings)
+            lanes = _local_lanes(settings, folder)
             host, port = sock.getsockname()[:2]
             where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _serve(sock, settings, lanes, _print_line,

@@ -127,6 +127,11 @@ class Connection(HTTPChannel):  # type: ignore[misc]
                 return False
             while data:
                 if self.request is None:
+                    # Blank lines before a request are none; waitress makes a request of each, and a flood of them
+                    # keeps the loop from everybody else.
+                    data = data.lstrip(b"\r\n")
+                    if not data:
+                        break
                     self.request = self.parser_class(self.adj)
                     self.receiving_since = self.receiving_since or self.active
                 request = self.request
