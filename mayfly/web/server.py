@@ -26,6 +26,7 @@ from mayfly.web import access_log, problems
 from mayfly.web.access import Access
 from mayfly.web.connection import Connection
 from mayfly.web.crew import Crew
+from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.draining import Draining
 from mayfly.web.identity import request_id
 from mayfly.web.service import threads_needed
@@ -63,6 +64,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         _tame_waitress_log()
         self.settings = settings
         self.access = Access.of(settings)
+        self.cross_origin = CrossOrigin.of(settings)
         self.log_access = log_access
         self.draining = draining
         threads = threads_needed(settings)
