@@ -70,16 +70,25 @@ class Completed(_Answer):
 
 
 class ListedModel(_Answer):
-    """A model that can be asked for."""
+    """A model of MODEL_PATH, with what its file says; `usable` is false if gpt4all can't run it, and `reason` why."""
 
     id: str
     object: Literal["model"]
     created: Count
     owned_by: str
+    kind: Literal["embedding", "completion"] = "completion"
+    size: Count = 0
+    architecture: str = ""
+    quantization: str = ""
+    parameter_count: Count = 0
+    embedding_length: Count = 0
+    context_length: Count = 0
+    usable: bool = True
+    reason: str = ""
 
 
 class ModelList(_Answer):
-    """The models that can be asked for."""
+    """The models of MODEL_PATH."""
 
     object: Literal["list"]
     data: list[ListedModel]
@@ -153,3 +162,33 @@ class Unready(_Answer):
     status: Literal["unready"]
     waiting_for: list[str] = []
     error: ErrorDetail | None = None
+
+
+class TokenizedText(_Answer):
+    """A text's token ids, as its model evaluates them."""
+
+    index: Count
+    tokens: list[int]
+    count: Count
+
+
+class TokenizedTexts(_Answer):
+    """Token ids in the texts' order."""
+
+    object: Literal["list"]
+    data: list[TokenizedText]
+    model: str
+
+
+class TokenChecked(_Answer):
+    """Whether a prompt and its completion fit the model's window."""
+
+    fits: bool
+    tokenCount: Count
+    contextLength: Count
+
+
+class TokenChecks(_Answer):
+    """FastChat's answer, in the prompts' order."""
+
+    prompts: list[TokenChecked]

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from mayfly import __version__
 from mayfly.settings import Settings
 from mayfly.web import answer_schemas as answers
-from mayfly.web import health, openai_schemas, schemas
+from mayfly.web import health, openai_schemas, schemas, token_schemas
 
 _REF = "#/components/schemas/{model}"
 
@@ -27,15 +27,19 @@ _ERRORS = {
     404: "There is no such path or model.",
     405: "The path takes another method.",
     408: "The request didn't arrive in time.",
+    409: "Another model is being pulled.",
     413: "The body is larger than MAX_BODY.",
     415: "The body isn't said to be application/json.",
     429: "Too many requests wait already: try again after Retry-After seconds.",
     431: "The headers are too large.",
     500: "The model's process died twice on this request, or the engine failed.",
     501: "The Transfer-Encoding isn't known.",
+    502: "A model can't be fetched: the network or the disk failed, or the file isn't what the list says.",
     503: "The model isn't available, or the service stops: try again after Retry-After seconds.",
     504: "The request took longer than REQUEST_TIMEOUT.",
 }
+
+_PULL_ALONE = (409, 502)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Operation:
 
     Attributes:
         aliases: other names of the body's fields.
+        answer: the form of the answer's JSON; None where the answer is always an event stream.
         streams: whether `stream: true` is answered by an event stream.
+        needs_key: whether even this machine's own programs need a key.
         examples: bodies that can be sent as they are, by their titles.
         fails_as: another form of some status than that of errors.
     """
@@ -52,10 +58,11 @@ class Operation:
     path: str
     method: str
     summary: str
-    answer: type[BaseModel]
+    answer: type[BaseModel] | None
     body: type[BaseModel] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     streams: bool = False
+    needs_key: bool = False
     examples: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     fails_as: Mapping[int, type[BaseModel]] = field(default_factory=dict)
 
@@ -92,6 +99,13 @@ def operations(settings: Settings) -> list[Operation]:
                   openai_schemas.TextBody, openai_schemas.ALIASES, streams=True, examples=texts),
         Operation("/v1/chat/completions", "post", "Complete a conversation, as OpenAI's API", answers.ChatCompletion,
                   openai_schemas.ChatBody, openai_schemas.ALIASES, streams=True, examples=chats),
+        Operation("/v1/tokenize", "post", "Show the tokens of texts", answers.TokenizedTexts,
+                  token_schemas.TokenizeBody, examples={"One text": {"input": "The cat sat on the mat."}}),
+        Operation("/api/v1/token_check", "post", "See whether prompts fit, as FastChat's API", answers.TokenChecks,
+                  token_schemas.TokenCheckBody, examples={"A prompt": {"prompts": [
+                      {"model": "gpt-3.5-turbo", "prompt": "Once upon a time", "max_tokens": 20}]}}),
+        Operation("/v1/models/{name}/pull", "post", "Fetch a model of gpt4all's list, telling of the progress", None,
+                  streams=True, needs_key=True),
         Operation("/health", "get", "See what the service does", answers.Health),
         Operation("/ready", "get", "See whether every configured model can answer", answers.Ready,
                   fails_as={503: answers.Unready}),
@@ -102,7 +116,8 @@ def document(settings: Settings) -> dict[str, Any]:
     """Return the document for a service with these settings."""
     routes = operations(settings)
     bodies = {route.body: "validation" for route in routes if route.body is not None}
-    forms = {form: "serialization" for route in routes for form in (route.answer, *route.fails_as.values())}
+    forms = {form: "serialization" for route in routes for form in (route.answer, *route.fails_as.values())
+             if form is not None}
     wanted: list[Any] = [*bodies.items(), *forms.items(), (answers.Error, "serialization")]
     _, definitions = models_json_schema(wanted, ref_template=_REF)
     components: dict[str, Any] = definitions["$defs"]
@@ -133,6 +148,8 @@ def _complete(schema: dict[str, Any], body: type[BaseModel], settings: Settings,
         if "{n_ctx}" in description:
             field_["description"] = description.replace("{n_ctx}", str(settings.n_ctx))
             _number(field_)["maximum"] = settings.n_ctx
+        if name == "prompts":
+            field_["maxItems"] = settings.max_texts
         if name == "input":
             next(form for form in field_["anyOf"] if form["type"] == "array")["maxItems"] = settings.max_texts
     for alias, name in aliases.items():
@@ -144,11 +161,15 @@ def _number(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(route: Operation) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _ref(route.answer)}}
+    content: dict[str, Any] = {}
+    if route.answer is not None:
+        content["application/json"] = {"schema": _ref(route.answer)}
     if route.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     statuses: dict[str, Any] = {"200": {"description": "The answer.", "headers": _headers(), "content": content}}
     for status, meaning in _ERRORS.items():
+        if status in _PULL_ALONE and not route.needs_key:
+            continue
         form = route.fails_as.get(status, answers.Error)
         statuses[str(status)] = {"description": meaning, "headers": _headers(status),
                                  "content": {"application/json": {"schema": _ref(form)}}}
@@ -156,6 +177,8 @@ def _operation(route: Operation) -> dict[str, Any]:
                                  "operationId": f"{route.method}_{route.path.strip('/')}".translate(_PLAIN)}
     if route.path in health.PATHS:
         operation["security"] = []
+    if route.needs_key:
+        operation["security"] = [{"key": []}]
     parameters = _parameters(route.path)
     if parameters:
         operation["parameters"] = parameters
@@ -170,6 +193,8 @@ def _operation(route: Operation) -> dict[str, Any]:
 def _tag(path: str) -> str:
     if path in health.PATHS:
         return "The service's state"
+    if path.endswith(("/pull", "/tokenize", "/token_check")):
+        return "Models and tokens"
     return "OpenAI's API" if path.startswith("/v1/") else "mayfly's own"
 
 
