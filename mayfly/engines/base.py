@@ -94,12 +94,14 @@ class CompletionEngine(Protocol):
         sampling: Sampling,
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
     ) -> Generated:
         """Evaluate a prompt and sample tokens.
 
         Args:
             segments: the prompt.
-            sampling: `max_tokens` is set; `stop` is the caller's business.
+            sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
+            prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
             on_progress: called during the prompt's evaluation, at least once a batch; False stops.
             on_token: called with each token's bytes (which may end inside a character); False stops.
 

@@ -245,12 +245,14 @@ class Gpt4AllCompletions:
         sampling: Sampling,
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         counted = self.count(segments)
         if counted is not None and counted >= self.context_length:
             raise too_long(counted, self.context_length)
-        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece))
+        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
+                         min(prompt_batch or _BATCH, _BATCH))
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -262,12 +264,13 @@ class Gpt4AllCompletions:
         sampling: Sampling,
         on_prompt_token: Callable[[int], bool],
         on_token: Callable[[int, bytes], bool],
+        prompt_batch: int = _BATCH,
     ) -> Generated:
         run = _Run(on_prompt_token, on_token)
         limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
         context = binding.LLModelPromptContext(
             n_past=0, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
-            temp=sampling.temperature, n_batch=_BATCH, repeat_penalty=sampling.repeat_penalty,
+            temp=sampling.temperature, n_batch=prompt_batch, repeat_penalty=sampling.repeat_penalty,
             repeat_last_n=sampling.repeat_last_n, context_erase=0.75)
         full = [segment for segment in segments if segment.text]
         for index, segment in enumerate(full):

@@ -121,6 +121,7 @@ class ScriptedCompletions:
         sampling: Sampling,
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         words = self.count(segments) or 0

@@ -42,12 +42,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class CompletionCall:
-    """A completion to be made: either `messages`, put into the model's chat template, or bare `text`."""
+    """A completion to be made: either `messages`, put into the model's chat template, or bare `text`.
+
+    Attributes:
+        threads: compute threads at most, within the lane's share; None leaves it to the lane.
+        prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
+    """
 
     id: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    threads: int | None = None
+    prompt_batch: int | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -63,6 +70,8 @@ class CompletionCall:
             messages=tuple(Message(**message) for message in wire["messages"]),
             text=wire["text"],
             sampling=Sampling(**sampling),
+            threads=wire["threads"],
+            prompt_batch=wire["prompt_batch"],
         )
 
     def sizes(self) -> dict[str, int]:

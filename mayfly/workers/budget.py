@@ -101,9 +101,15 @@ class Budget:
         self._total = min(total, 255)
         self._set_threads = set_threads
         self._threads = 0
+        self._most: int | None = None
 
-    def enter(self) -> None:
-        """Begin to compute: take a share, and give the others a moment to give theirs up."""
+    def enter(self, most: int | None = None) -> None:
+        """Begin to compute: take a share, and give the others a moment to give theirs up.
+
+        Args:
+            most: threads that the call itself wants at most; None is as many as its share.
+        """
+        self._most = most
         self._table[self._place] = 1
         mine = self._share()
         patience = time.monotonic() + _PATIENCE
@@ -125,7 +131,8 @@ class Budget:
     def _share(self) -> int:
         busy = self._table.busy()
         # Somebody who took this process for dead may have freed its place.
-        return share(self._allowed(), busy, self._place) if self._place in busy else 1
+        mine = share(self._allowed(), busy, self._place) if self._place in busy else 1
+        return mine if self._most is None else min(mine, self._most)
 
     def _allowed(self) -> int:
         return min(self._total, self._table.free_cores or self._total)

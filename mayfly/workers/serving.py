@@ -57,6 +57,7 @@ class _Call:
         self._deadline = float("inf")
         self.generation = generation
         self.tokens = 0
+        self.threads: int | None = None
 
     def begin(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Say that the call has a process, read it, and note in the sentinel what is being served."""
@@ -73,6 +74,7 @@ class _Call:
         kind = CompletionCall if "complete" in request else EmbedCall
         sizes = kind.from_wire(call).sizes()
         self._sentinel.write({**facts, "request": {"id": call.get("id"), **sizes}})
+        self.threads = call.get("threads")
         return request
 
     def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
@@ -124,7 +126,8 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
                 call.send({"event": "piece", "text": shown})
             return not text.stopped
 
-        generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token)
+        generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token,
+                                    wanted.prompt_batch)
         rest = text.finish()
         if rest:
             call.send({"event": "piece", "text": rest})
@@ -169,7 +172,7 @@ def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Se
     with connection:
         try:
             request = call.begin(facts)
-            budget.enter()
+            budget.enter(call.threads)
             try:
                 work(call, request)
             finally:
