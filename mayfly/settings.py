@@ -138,6 +138,17 @@ def _hosts(text: str) -> tuple[str, ...]:
     return tuple(hosts)
 
 
+def _aliases(text: str) -> dict[str, str]:
+    aliases = {}
+    for entry in _list(text):
+        alias, equals, target = (part.strip() for part in entry.partition("="))
+        if not equals or not re.fullmatch(r"[A-Za-z0-9._:/-]{1,128}", alias) or not target or "\0" in target:
+            raise _Refused("ALIAS=MODEL entries separated by commas, MODEL being a model's name or one of the words "
+                           "embedding and completion")
+        aliases[alias] = target
+    return aliases
+
+
 def _threads(text: str) -> int:
     # More threads than cores is never right: gpt4all's threads spin while they wait for one another.
     cores = available_cores()
@@ -174,6 +185,11 @@ class Settings:
     embed_model: str = _setting(
         "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH. The default one is made at the first start.")
+    model_aliases: Mapping[str, str] = _setting(
+        "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,"
+        "gpt-3.5-turbo=completion,gpt-4o-mini=completion", _aliases,
+        "Other names of models for the routes below /v1. The words embedding and completion mean EMBED_MODEL and "
+        "MODEL_NAME; any other word is a model's name.")
     route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
     listen_ip: str = _setting(
         "127.0.0.1", _address,

@@ -25,6 +25,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "MODEL_NAME": (["../secret.gguf", "/etc/passwd", "a/../../b", "http://host/a.gguf", "a\0b"],
                    "a file in MODEL_PATH"),
     "EMBED_MODEL": (["../secret.gguf", "/etc/passwd"], "a file in MODEL_PATH"),
+    "MODEL_ALIASES": (["gpt-4", "gpt-4=", "=model", "a b=model"], "ALIAS=MODEL entries"),
     "ROUTE": (["gpt4all_api", "/embed", "/health", "/ready", "/v1", "/v1/chat", "/", "/a b", "/a//b", "/a\nb", "/<x>",
                "/a?b"], "a path"),
     "LISTEN_IP": (["everywhere", "127.0.0.1:80", "300.1.1.1", "my.host", "127.1"], "an IP address of this machine"),

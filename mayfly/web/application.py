@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from mayfly.errors import AccessDenied
-from mayfly.web import health, native, problems
+from mayfly.web import health, native, openai, problems
 from mayfly.web.identity import request_id
 from mayfly.web.paths import CanonicalPaths
 from mayfly.web.service import Service
@@ -46,5 +46,6 @@ def build(service: Service) -> Flask:
         return Response(problem.body(), status=problem.status_line, headers=problem.headers())
 
     native.install(app, service)
+    openai.install(app, service)
     health.install(app, service)
     return app

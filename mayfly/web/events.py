@@ -1,4 +1,4 @@
-"""A completion as an event stream (`text/event-stream`), whatever the JSON of its events looks like.
+"""Completions as an event stream (`text/event-stream`), whatever the JSON of its events looks like.
 
 Lines end in LF alone and JSON is ASCII, because clients parse streams by hand: some know no CR, and a network write
 may cut a UTF-8 character in two.
@@ -9,19 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Response
 
 from mayfly.errors import EngineFailed
-from mayfly.lanes.calls import ClientGone, Finished, Lane, Piece, Waiting
+from mayfly.lanes.calls import ClientGone, Finished, Waiting
 from mayfly.web import problems
 
-Items = Iterator[Piece | Waiting | Finished]
-Render = Callable[[Piece | Finished], Iterable[dict[str, Any]]]
+# What a lane yields (Piece, Waiting, Finished), or the like with more in it.
+Items = Iterator[Any]
+Render = Callable[[Any], Iterable[dict[str, Any]]]
+SourceT = TypeVar("SourceT")
 
 # Under this name a stream tells the access log that its client hung up.
 GONE = "mayfly.client_gone"
+
+
+def _is_end(item: Any) -> bool:
+    return isinstance(item, Finished)
 
 
 class EventStream:
@@ -30,15 +36,16 @@ class EventStream:
     Not a generator: closing a generator that hasn't begun runs none of its code, and the completion would go on.
     """
 
-    def __init__(self, seat: AbstractContextManager[Lane], start: Callable[[Lane], Items], render: Render,
-                 environ: dict[str, Any], request_id: str) -> None:
+    def __init__(self, seat: AbstractContextManager[SourceT], start: Callable[[SourceT], Items], render: Render,
+                 environ: dict[str, Any], request_id: str, is_end: Callable[[Any], bool] = _is_end) -> None:
         """Begin the completion and wait for its first item, so that an error can still choose the HTTP status.
 
         Args:
             seat: a place at the lane, held until the stream ends.
-            start: called with the lane.
-            render: turns an item into the JSON objects that show it.
+            start: called with what `seat` gives, the lane; returns the items.
+            render: turns an item into the JSON objects that show it; a Waiting is shown as a comment.
             environ: the request's WSGI environment.
+            is_end: tells, of an item that has been rendered, whether the stream is complete with it.
 
         Raises:
             CallError, ClientGone: what the lane raised before its first item.
@@ -46,10 +53,11 @@ class EventStream:
         self._render = render
         self._environ = environ
         self._request_id = request_id
+        self._is_end = is_end
         self._over = False
-        self._seat: AbstractContextManager[Lane] | None = None
+        self._seat: AbstractContextManager[Any] | None = None
         self._items: Items = iter(())
-        self._first: Piece | Waiting | Finished | None = None
+        self._first: Any = None
         lane = seat.__enter__()
         self._seat = seat
         try:
@@ -85,7 +93,7 @@ class EventStream:
             # The outermost boundary of a stream: its status has been sent, so the failure becomes its last event.
             self._over = True
             return _event(problems.of_exception(exc, self._request_id).as_object())
-        if isinstance(item, Finished):
+        if self._is_end(item):
             self._over = True
             return events + b"data: [DONE]\n\n"
         return events

@@ -8,7 +8,7 @@ allowed; never with text of its own but the name of a field.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -31,14 +31,21 @@ class Body(BaseModel):
 BodyT = TypeVar("BodyT", bound=Body)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """Return a string as a list of one; anything else as it is."""
     return [value] if isinstance(value, str) else value
+
+
+_Stop = Annotated[str, Field(min_length=1)]
+_StopList = Annotated[list[_Stop], Field(max_length=MOST_STOPS)]
+Stops = Annotated[_StopList, BeforeValidator(listed, json_schema_input_type=_Stop | _StopList)]
+STOPS = f"a non-empty string or a list of up to {MOST_STOPS} of them"
 
 
 class EmbedBody(Body):
     """`POST /embed`."""
 
-    input: Annotated[list[str], BeforeValidator(_listed)] = Field(
+    input: Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])] = Field(
         min_length=1, description="a string or a non-empty list of strings")
     model: str = Field("", description="a string")
     encoding_format: Literal["float", "base64"] = Field("float", description='"float" or "base64"')
@@ -70,8 +77,7 @@ class CompletionBody(Body):
     min_p: float = Field(_GPT4ALL.min_p, ge=0, le=1, description="a number from 0 to 1")
     repeat_penalty: float = Field(_GPT4ALL.repeat_penalty, gt=0, le=10, description="a number above 0, up to 10")
     repeat_last_n: int = Field(_GPT4ALL.repeat_last_n, ge=0, description="a whole number from 0 to {n_ctx} (N_CTX)")
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
-        [], max_length=MOST_STOPS, description=f"a non-empty string or a list of up to {MOST_STOPS} of them")
+    stop: Stops = Field([], description=STOPS)
     stream: bool = Field(False, description="true or false")
 
     def messages(self) -> tuple[Message, ...]:
@@ -131,22 +137,42 @@ def validate(model: type[BodyT], body: dict[str, Any], *, n_ctx: int = 0,
 
 def _refusal(model: type[Body], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
              sent_as: dict[str, str]) -> InvalidRequest:
+    inner = _innermost(model, location)
     name = str(location[0])
+    sent = sent_as.get(name, name)
+    param = ".".join([sent, *(_harmless(str(part)) for part in location[1:])])
     if problem == "extra_forbidden":
-        shown = _harmless(name)
-        known = ", ".join(model.model_fields)
+        shown = _harmless(param) if len(location) == 1 else param
+        known = ", ".join(inner.model_fields)
         return InvalidRequest(f"There is no field '{shown}' here: remove it. The fields are {known}.", param=shown,
                               code="unknown_field")
-    sent = sent_as.get(name, name)
-    allowed = _allowed(model, name, n_ctx)
-    if problem == "missing":
-        return InvalidRequest(f"The field '{sent}' is missing: add it, with {allowed}.", param=sent,
-                              code="missing_field")
-    param = ".".join([sent, *(str(part) for part in location[1:])])
-    if len(location) > 1:
+    last = location[-1]
+    if isinstance(last, str):
+        allowed = _allowed(inner, last, n_ctx)
+    elif inner is not model:
+        allowed = "an object"
+    else:
         allowed = "a string" if problem == "string_type" else "a non-empty string"
+    if problem == "missing":
+        return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param,
+                              code="missing_field")
     suffix = f", not {kind(value)}" if problem.endswith("_type") else ""
     return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
+
+
+def _innermost(model: type[Body], location: tuple[int | str, ...]) -> type[Body]:
+    """Return the kind of object that the last name of a location is a field of (or its list a list of)."""
+    for part, after in zip(location, (*location[1:], None), strict=True):
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is not None and after is not None:
+            model = _object_in(field.annotation) or model
+    return model
+
+
+def _object_in(annotation: Any) -> type[Body] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Body):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _object_in(part)) is not None), None)
 
 
 def _allowed(model: type[Body], name: str, n_ctx: int) -> str:

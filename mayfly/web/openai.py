@@ -1,0 +1,94 @@
+"""OpenAI's routes: `/v1/models`, `/v1/embeddings`, `/v1/completions` and `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Flask, Response, g, request
+
+from mayfly.errors import InvalidRequest
+from mayfly.lanes.calls import CompletionCall, EmbedCall
+from mayfly.web.batch import Batch
+from mayfly.web.bodies import json_object
+from mayfly.web.catalogue import Catalogue, Model
+from mayfly.web.events import EventStream
+from mayfly.web.openai_answers import Chunks, Form, answer
+from mayfly.web.openai_schemas import ALIASES, ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
+from mayfly.web.schemas import validate
+from mayfly.web.service import Service
+
+
+def install(app: Flask, service: Service) -> None:
+    """Add OpenAI's routes to an application."""
+    settings = service.settings
+    catalogue = Catalogue(settings, service.lanes)
+
+    def models() -> Response:
+        return _json({"object": "list", "data": [model.as_object() for model in catalogue.list()]})
+
+    def model(name: str) -> Response:
+        return _json(catalogue.resolve(name, None).as_object())
+
+    def embeddings(engine: str = "") -> Response:
+        # numpy: see native.py.
+        from mayfly.web.vectors import embedding_list
+
+        sent = json_object(request)
+        refuse_token_ids("input", sent.get("input"))
+        body = validate(EmbeddingsBody, sent)
+        texts = body.texts(settings.max_texts)
+        asked = catalogue.resolve(engine or body.model, "embedding")
+        if engine and body.model and catalogue.resolve(body.model, "embedding") != asked:
+            raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
+        with service.seat(asked.lane) as lane:
+            made = lane.embed(EmbedCall(g.request_id, texts, body.long_text), service.watch(request.environ))
+        if body.dimensions not in (None, made.dimensions):
+            raise InvalidRequest(f"'dimensions' has to be {made.dimensions} for {made.model}, or left out: its vectors "
+                                 "can't be cut.", param="dimensions")
+        return Response(embedding_list(made, len(texts), body.encoding_format), mimetype="application/json")
+
+    def completions() -> Response:
+        sent = json_object(request)
+        refuse_token_ids("prompt", sent.get("prompt"))
+        body = validate(TextBody, sent, n_ctx=settings.n_ctx, aliases=ALIASES)
+        candidates = body.candidates()
+        texts = [text for text in body.prompts() for _ in range(candidates)]
+        sampling = body.sampling(settings.n_ctx)
+        calls = [CompletionCall(g.request_id, text=text, sampling=sampling, threads=body.thread_count,
+                                prompt_batch=body.prompt_batch_size) for text in texts]
+        return _complete("text", catalogue.resolve(body.model, "completion"), calls, body, candidates,
+                         body.prompt if body.echo else [])
+
+    def chat() -> Response:
+        body = validate(ChatBody, json_object(request), n_ctx=settings.n_ctx, aliases=ALIASES)
+        call = CompletionCall(g.request_id, messages=body.turns(), sampling=body.sampling(settings.n_ctx),
+                              threads=body.thread_count, prompt_batch=body.prompt_batch_size)
+        return _complete("chat", catalogue.resolve(body.model, "completion"), [call] * body.n, body, body.n, [])
+
+    def _complete(form: Form, asked: Model, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
+                  candidates: int, echoes: Sequence[str]) -> Response:
+        include_usage = body.include_usage()
+        batch = Batch(service, asked.lane, calls, service.watch(request.environ))
+        if body.stream:
+            chunks = Chunks(form, asked.id, len(calls), candidates=candidates, include_usage=include_usage,
+                            echoes=echoes)
+            return EventStream(contextlib.nullcontext(batch), Batch.stream, chunks.render, request.environ,
+                               g.request_id, chunks.is_end).response()
+        return _json(answer(form, batch.complete(), candidates=candidates, wanted=body.n, echoes=echoes))
+
+    for path, view, method in (
+        ("/v1/models", models, "GET"),
+        ("/v1/models/<path:name>", model, "GET"),
+        ("/v1/embeddings", embeddings, "POST"),
+        ("/v1/engines/<path:engine>/embeddings", embeddings, "POST"),
+        ("/v1/completions", completions, "POST"),
+        ("/v1/chat/completions", chat, "POST"),
+    ):
+        app.add_url_rule(path, path, view, methods=[method], provide_automatic_options=False)
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(json.dumps(body), mimetype="application/json")

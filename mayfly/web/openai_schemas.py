@@ -1,0 +1,280 @@
+"""The bodies of OpenAI's routes, validated by pydantic.
+
+They differ from the native ones in two ways, because OpenAI's clients do: null is an absent field, and a field that
+gpt4all has nothing for is taken with its neutral value and refused by name with any other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from mayfly.errors import InvalidRequest
+from mayfly.lanes.calls import Message, Sampling
+from mayfly.web.schemas import STOPS, Body, EmbedBody, Stops, listed
+
+_GPT4ALL = Sampling()
+
+MOST_CHOICES = 16
+# LangChain asks for 20 prompts at a time; each may be asked for several choices.
+MOST_PROMPTS = 64
+MOST_COMPLETIONS = 128
+
+# A field's other names: the seeds' clients send this one.
+ALIASES = {"repeat_penality": "repeat_penalty"}
+
+# Fields that name the caller or tune the provider's own cache: there is nothing here that they could change.
+_UNUSED = "a string, which changes nothing"
+
+
+class OpenAIBody(Body):
+    """What OpenAI's bodies have in common: null means that a field is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say in the JSON schema too that null is allowed."""
+        schema = handler(core_schema)
+        resolved = handler.resolve_ref_schema(schema)
+        for name, field in resolved.get("properties", {}).items():
+            nullable = field.get("type") == "null" or {"type": "null"} in field.get("anyOf", [])
+            if name not in resolved.get("required", []) and not nullable:
+                outer = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
+                resolved["properties"][name] = {"anyOf": [field, {"type": "null"}], **outer}
+        return schema
+
+
+class EmbeddingsBody(OpenAIBody, EmbedBody):
+    """`POST /v1/embeddings`."""
+
+    dimensions: int | None = Field(None, ge=1, description="the length of the model's vectors, or left out")
+    user: str = Field("", description=_UNUSED)
+
+
+class StreamOptions(OpenAIBody):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = Field(False, description="true or false")
+    include_obfuscation: Literal[False] = Field(False, description="false or left out: nothing is padded here")
+
+
+class _Sampled(OpenAIBody):
+    """What both kinds of completions have in common."""
+
+    model: str = Field("", description="a string")
+    temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
+    top_p: float = Field(1.0, ge=0, le=1, description="a number from 0 to 1")
+    top_k: int = Field(_GPT4ALL.top_k, ge=0, le=100_000, description="a whole number from 0 (all tokens) to 100000")
+    min_p: float = Field(_GPT4ALL.min_p, ge=0, le=1, description="a number from 0 to 1")
+    repeat_penalty: float = Field(_GPT4ALL.repeat_penalty, gt=0, le=10, description="a number above 0, up to 10")
+    repeat_last_n: int = Field(_GPT4ALL.repeat_last_n, ge=0, description="a whole number from 0 to {n_ctx} (N_CTX)")
+    n: int = Field(1, ge=1, le=MOST_CHOICES, description=f"a whole number from 1 to {MOST_CHOICES}")
+    stop: Stops = Field([], description=STOPS)
+    stream: bool = Field(False, description="true or false")
+    stream_options: StreamOptions | None = Field(None, description="an object, and only with stream: true")
+    prompt_batch_size: int | None = Field(None, ge=1, description="a whole number from 1 (above 128 it is 128)")
+    thread_count: int | None = Field(None, ge=1, description="a whole number from 1 (above THREADS it is THREADS)")
+    reload: bool = Field(True, description="true or false; every completion begins with an empty state anyway")
+    user: str = Field("", description=_UNUSED)
+    seed: None = Field(None, description="left out: gpt4all takes no seed")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = Field(
+        {}, description="empty or left out: gpt4all can't bias tokens")
+    frequency_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
+    presence_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
+
+    def sampling(self, n_ctx: int) -> Sampling:
+        """Return how tokens are to be chosen, for a window of `n_ctx` tokens.
+
+        Raises:
+            InvalidRequest: a number is larger than the window.
+        """
+        most = self._most_tokens(n_ctx)
+        if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
+            raise _beyond("repeat_last_n", n_ctx)
+        return Sampling(max_tokens=most, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+                        min_p=self.min_p, repeat_penalty=self.repeat_penalty,
+                        repeat_last_n=min(self.repeat_last_n, n_ctx), stop=tuple(self.stop))
+
+    def include_usage(self) -> bool:
+        """Tell whether a stream ends with its usage.
+
+        Raises:
+            InvalidRequest: there are stream options, but no stream.
+        """
+        if self.stream_options is None:
+            return False
+        if not self.stream:
+            raise InvalidRequest("'stream_options' has to be left out unless 'stream' is true.", param="stream_options")
+        return self.stream_options.include_usage
+
+    def _most_tokens(self, n_ctx: int) -> int | None:
+        raise NotImplementedError
+
+
+class TextBody(_Sampled):
+    """`POST /v1/completions`."""
+
+    prompt: Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])] = Field(
+        min_length=1, max_length=MOST_PROMPTS,
+        description=f"a string or a non-empty list of up to {MOST_PROMPTS} strings")
+    max_tokens: int = Field(16, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    best_of: int | None = Field(None, ge=1, le=MOST_CHOICES, description=f"a whole number from n to {MOST_CHOICES}")
+    echo: bool = Field(False, description="true or false")
+    prompt_template: str = Field("%1", pattern="%1", description="a string with %1 where the prompt goes")
+    suffix: Annotated[str, Field(max_length=0)] = Field("", description="left out: gpt4all can't fill gaps")
+    logprobs: None = Field(None, description="left out: gpt4all gives no probabilities")
+
+    def candidates(self) -> int:
+        """Return how many completions are made for each prompt; the best `n` of them are the answer.
+
+        Raises:
+            InvalidRequest: `best_of` is below `n`, or streamed though above it, or there are too many in all.
+        """
+        candidates = self.best_of if self.best_of is not None else self.n
+        if candidates < self.n:
+            raise InvalidRequest(f"'best_of' has to be at least 'n', which is {self.n}.", param="best_of")
+        if self.stream and candidates > self.n:
+            raise InvalidRequest("'best_of' has to be equal to 'n' in a stream: which are best shows at their end.",
+                                 param="best_of")
+        if candidates * len(self.prompt) > MOST_COMPLETIONS:
+            raise InvalidRequest(f"'prompt' has {len(self.prompt)} texts for {candidates} completions each, but at "
+                                 f"most {MOST_COMPLETIONS} in all are allowed: send several requests.", param="prompt")
+        return candidates
+
+    def prompts(self) -> list[str]:
+        """Return the texts to be completed, put into the client's template. That is the client's text too.
+
+        Raises:
+            InvalidRequest: a prompt is empty, or a text holds NUL, at which gpt4all would cut it.
+        """
+        for name, text in [*((f"prompt.{index}", text) for index, text in enumerate(self.prompt)),
+                           ("prompt_template", self.prompt_template)]:
+            refuse_nul(name, text)
+        texts = [self.prompt_template.replace("%1", prompt) for prompt in self.prompt]
+        if not all(text.strip() for text in texts):
+            raise InvalidRequest("'prompt' has to hold strings that aren't empty or blank.", param="prompt")
+        return texts
+
+    def _most_tokens(self, n_ctx: int) -> int | None:
+        if "max_tokens" in self.model_fields_set and self.max_tokens > n_ctx:
+            raise _beyond("max_tokens", n_ctx)
+        return min(self.max_tokens, n_ctx)
+
+
+class TextPart(OpenAIBody):
+    """A part of a message."""
+
+    type: Literal["text"] = Field(description='"text": the model reads nothing else')
+    text: str = Field(description="a string")
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class ChatMessage(OpenAIBody):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description='"system", "developer", "user" or "assistant"')
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])] = Field(
+        min_length=1, description='a string or a list of {"type": "text", "text": a string}')
+    name: str = Field("", description="a string, which the model isn't told")
+    refusal: None = Field(None, description="left out")
+    tool_calls: Annotated[list[Any], Field(max_length=0)] = Field([], description="left out: there are no tools here")
+
+    def text(self) -> str:
+        """Return the content, its parts on lines of their own."""
+        return "\n".join(part.text for part in self.content)
+
+
+class ResponseFormat(OpenAIBody):
+    """The form of an answer."""
+
+    type: Literal["text"] = Field(description='"text": the model can\'t be held to another form')
+
+
+class ChatBody(_Sampled):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1, description="a non-empty list of messages")
+    max_tokens: int | None = Field(None, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    max_completion_tokens: int | None = Field(None, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    response_format: ResponseFormat | None = Field(None, description='{"type": "text"} or left out')
+    logprobs: Literal[False] = Field(False, description="false or left out: gpt4all gives no probabilities")
+    top_logprobs: int = Field(0, ge=0, le=0, description="0 or left out: gpt4all gives no probabilities")
+    tools: Annotated[list[Any], Field(max_length=0)] = Field([], description="left out: there are no tools here")
+    tool_choice: Literal["none", "auto"] = Field("none", description="left out: there are no tools here")
+    parallel_tool_calls: bool = Field(True, description="true or false; there are no tools here")
+    functions: Annotated[list[Any], Field(max_length=0)] = Field(
+        [], description="left out: there are no functions here")
+    function_call: Literal["none", "auto"] = Field("none", description="left out: there are no functions here")
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] = Field(
+        ["text"], description='["text"] or left out')
+    store: Literal[False] = Field(False, description="false or left out: nothing is kept here")
+    metadata: Annotated[dict[str, str], Field(max_length=0)] = Field(
+        {}, description="empty or left out: nothing is kept here")
+    service_tier: Literal["auto", "default"] = Field("auto", description='"auto", "default" or left out')
+
+    def turns(self) -> tuple[Message, ...]:
+        """Return the conversation.
+
+        Raises:
+            InvalidRequest: nothing is said in it, or a text holds NUL, at which gpt4all would cut it.
+        """
+        turns = []
+        for index, message in enumerate(self.messages):
+            text = message.text()
+            refuse_nul(f"messages.{index}.content", text)
+            turns.append(Message("system" if message.role == "developer" else message.role, text))
+        if not any(turn.content.strip() for turn in turns):
+            raise InvalidRequest("'messages' has to hold a text that isn't empty or blank.", param="messages")
+        return tuple(turns)
+
+    def _most_tokens(self, n_ctx: int) -> int | None:
+        for name in ("max_tokens", "max_completion_tokens"):
+            if (getattr(self, name) or 0) > n_ctx:
+                raise _beyond(name, n_ctx)
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise InvalidRequest("'max_tokens' and 'max_completion_tokens' are two names of one field: send one of "
+                                 "them.", param="max_tokens")
+        return self.max_completion_tokens or self.max_tokens
+
+
+def refuse_token_ids(name: str, value: object) -> None:
+    """Refuse token ids where text is expected, before anything else is looked at.
+
+    Raises:
+        InvalidRequest: they are token ids. LangChain sends those of another vocabulary unless it is told not to, and
+            its users can only know the cure by its name.
+    """
+    first = value[0] if isinstance(value, list) and value else None
+    inner = first[0] if isinstance(first, list) and first else first
+    if isinstance(inner, int) and not isinstance(inner, bool):
+        raise InvalidRequest(f"'{name}' has to be text, not token ids: they belong to another model's vocabulary. "
+                             "LangChain sends text with OpenAIEmbeddings(check_embedding_ctx_length=False).",
+                             param=name, code="token_ids_not_supported")
+
+
+def refuse_nul(name: str, text: str) -> None:
+    """Refuse a text with NUL in it.
+
+    Raises:
+        InvalidRequest: it has one.
+    """
+    if "\0" in text:
+        raise InvalidRequest(f"'{name}' has to be a string without NUL characters.", param=name)
+
+
+def _beyond(name: str, n_ctx: int) -> InvalidRequest:
+    return InvalidRequest(f"'{name}' has to be at most {n_ctx} (N_CTX).", param=name)
