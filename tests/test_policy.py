@@ -47,6 +47,11 @@ def test_a_heartbeat_ages_by_the_watchdogs_clock_whatever_time_the_file_says() -
     assert heartbeat.observe(10, now=9.0) == 0
 
 
+def test_a_sentinel_that_is_gone_at_the_first_look_is_a_fresh_heartbeat() -> None:
+    # The watchdog heard of a fast generation after it had done its work; the age was that of the machine's start.
+    assert Heartbeat().observe(None, now=7_141.0) == 0
+
+
 def test_back_off_doubles_to_its_ceiling() -> None:
     backoff = Backoff()
     delays = [backoff.delay(0.0, answered=False) for _ in range(11)]

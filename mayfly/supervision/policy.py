@@ -19,7 +19,9 @@ class Heartbeat:
     has changed.
     """
 
-    mark: int | None = None
+    # No sentinel has the mark 0, so the first look counts as a change even if there is none any more: a fast
+    # generation is done before the watchdog hears of it.
+    mark: int | None = 0
     seen: float = 0.0
 
     def observe(self, mark: int | None, now: float) -> float:
