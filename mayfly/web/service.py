@@ -13,6 +13,7 @@ from mayfly.errors import LaneUnavailable, QueueFull
 from mayfly.lanes.calls import Lane, Watch
 from mayfly.settings import Settings
 from mayfly.web.access import Access
+from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.draining import Draining
 
 # Threads that no model call can take: for /health, refusals and errors.
@@ -40,6 +41,7 @@ class Service:
     settings: Settings
     lanes: Mapping[str, Lane]
     access: Access
+    cross_origin: CrossOrigin
     draining: Draining
     seats: Mapping[str, threading.Semaphore]
     started: float = field(default_factory=time.monotonic)
@@ -49,7 +51,7 @@ class Service:
         """Set the service up."""
         each = (threads_needed(settings) - SPARE_THREADS) // 2
         seats = {name: threading.Semaphore(each) for name in lanes}
-        return cls(settings, lanes, Access.of(settings), draining, seats)
+        return cls(settings, lanes, Access.of(settings), CrossOrigin.of(settings), draining, seats)
 
     def watch(self, environ: Mapping[str, Any]) -> Watch:
         """Return the caller's side of a call that begins now, from its WSGI environment."""
