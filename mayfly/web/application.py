@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from mayfly.errors import AccessDenied
-from mayfly.web import health, native, openai, problems
+from mayfly.web import docs, health, native, openai, problems
 from mayfly.web.identity import request_id
 from mayfly.web.paths import CanonicalPaths
 from mayfly.web.service import Service
@@ -51,5 +51,6 @@ def build(service: Service) -> Flask:
 
     native.install(app, service)
     openai.install(app, service)
+    docs.install(app, service)
     health.install(app, service)
     return app
