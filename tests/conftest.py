@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,13 @@ import tiny_llama  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.models import minilm  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a shell ignores it for what it runs in the background, and children inherit
+    that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
