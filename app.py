@@ -8,6 +8,7 @@ models in this one process and serves until Ctrl-C. `create_app` is a factory fo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import json
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,37 +58,44 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Swi
     from mayfly.web.service import Service
 
     settings = settings or load_settings()
-    return build(Service.of(settings, lanes or _local_lanes(settings), draining or Draining()))
+    if lanes is None:
+        folder = tempfile.TemporaryDirectory(prefix="mayfly-")
+        atexit.register(folder.cleanup)
+        lanes = _local_lanes(settings, folder.name)
+    return build(Service.of(settings, lanes, draining or Draining()))
 
 
-def _local_lanes(settings: Settings) -> Switchboard:
+def _local_lanes(settings: Settings, folder: str) -> Switchboard:
     from mayfly.workers.local import local_lanes
 
-    return local_lanes(settings)
+    return local_lanes(settings, Path(folder))
 
 
 def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_access: Callable[[str], None], *,
-           announce: Callable[[], None], beat: Callable[[], None], should_stop: Callable[[], bool]) -> None:
+           announce: Callable[[], None], beat: Callable[[], None], should_stop: _StopSignal) -> None:
     from mayfly.web.server import Server
 
     draining = Draining()
     app = create_app(settings, lanes, draining)
     server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining)
+    should_stop.wake = server.pull_trigger
     announce()
     server.run(beat, should_stop, GRACE_SECONDS)
 
 
 class _StopSignal:
-    """Notes that a signal came; the server's loop acts on it."""
+    """Notes that a signal came, and wakes the server's loop, which acts on it."""
 
     def __init__(self) -> None:
         from mayfly.compat import wake_on_signal
 
         self._came = False
+        self.wake: Callable[[], None] = lambda: None
         wake_on_signal(self._note)
 
     def _note(self) -> None:
         self._came = True
+        self.wake()
 
     def __call__(self) -> bool:
         return self._came
@@ -97,9 +106,9 @@ def run_alone() -> int:
     try:
         settings = load_settings()
         sock = _bind(settings)
-        with sock:
+        with sock, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
             print("loading the models ...", flush=True)
-            lanes = _local_lanes(settings)
+            lanes = _local_lanes(settings, folder)
             host, port = sock.getsockname()[:2]
             where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _serve(sock, settings, lanes, _print_line,

@@ -17,8 +17,9 @@ from pathlib import Path
 from mayfly import __version__
 from mayfly.compat import bind_public, lock_file, wake_on_signal
 from mayfly.errors import SettingError
-from mayfly.settings import PROJECT_FOLDER, Settings, load_settings
+from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
 from mayfly.supervision import sentinel
+from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.sockets import LaneSockets
@@ -91,14 +92,19 @@ def _serve(settings: Settings) -> int:
     if swept:
         journal.event(f"removed what an earlier run left: {', '.join(swept)}")
     sockets = LaneSockets(settings, run_folder)
-    states = sockets.open_configured()
+    try:
+        states = sockets.open_configured()
+    except OSError as exc:
+        raise Refused(f"no socket can be made in {run_folder} ({exc.strerror or exc}): set RUN_FOLDER_NAME in .env to "
+                      "another folder, with a shorter path", EXIT_FOLDER) from exc
     with contextlib.suppress(FileNotFoundError):
         (run_folder / "threads").unlink()
     supervisor = Supervisor(
         settings, states,
         spawner=ProcessSpawner(settings, public=public, lanes=sockets.lanes, run_folder=run_folder, inbox=inbox),
         journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
-        table=Table(run_folder / "threads"), now=time.monotonic(), sockets=sockets)
+        table=Table(run_folder / "threads"), now=time.monotonic(), sockets=sockets,
+        catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
     host = f"[{settings.listen_ip}]" if ":" in settings.listen_ip else settings.listen_ip
     journal.event(f"mayfly {__version__} listening on http://{host}:{public.getsockname()[1]}")
     for name, lane in sockets.lanes.items():

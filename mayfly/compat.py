@@ -148,6 +148,22 @@ def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: S
                             start_new_session=True, **streams)
 
 
+def unread_bytes(pipe: IO[bytes]) -> int:
+    """Return how many bytes wait in a pipe; 0 if it is closed, or where the system doesn't tell."""
+    if WINDOWS:
+        return 0
+    import array
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(pipe, termios.FIONREAD, count)
+    except (OSError, ValueError):
+        return 0
+    return count[0]
+
+
 def inherited_socket(fileno: int) -> socket.socket:
     """Take over a socket that `spawn` passed on."""
     sock = socket.socket(fileno=fileno)

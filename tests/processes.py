@@ -29,17 +29,19 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def private_memory(pid: int) -> int:
-    """Return the bytes of memory that only this process uses (what forks share isn't growth)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
-    return 1024 * (int(sizes["Private_Clean"]) + int(sizes["Private_Dirty"]))
+def anonymous_memory(pid: int) -> int:
+    """Return the bytes of a process's heap and stacks that are in memory: without mapped files, which others share."""
+    return _status_size(pid, "RssAnon")
 
 
 def resident_memory(pid: int) -> int:
     """Return a process's resident memory in bytes."""
+    return _status_size(pid, "VmRSS")
+
+
+def _status_size(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name + ":")))
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def busy(service: Service, name: str | None = None) -> list[Busy]:
     for file in service.sentinels():
         who = file.removesuffix(".watchdog")
         facts = service.sentinel(who)
-        if "request" in facts and name in (None, who):
+        # A dead one's sentinel stays until the watchdog has seen it.
+        if "request" in facts and name in (None, who) and runs(int(facts["pid"])):
             found.append(Busy(who, int(facts["pid"]), str(facts["request"].get("id"))))
     return found
 

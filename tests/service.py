@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +113,21 @@ class Service:
         answer = self.post("/gpt4all_api", {"prompt": prompt, "max_tokens": 8, **fields})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    def stream(self, prompt: str, **fields: Any) -> Iterator[dict[str, Any] | str]:
+        """Yield the events of a streamed answer: JSON objects, and "[DONE]" at a good end.
+
+        Closing the iterator hangs up.
+        """
+        import json
+
+        body = {"prompt": prompt, "max_tokens": 8, **fields, "stream": True}
+        with self.post("/gpt4all_api", body, stream=True) as answer:
+            assert answer.status_code == 200, answer.text
+            for line in answer.iter_lines(chunk_size=1):
+                if line.startswith(b"data: "):
+                    data = line[6:].decode("ascii")
+                    yield data if data == "[DONE]" else json.loads(data)
 
     def health(self) -> dict[str, Any]:
         """Return /health."""

@@ -14,15 +14,18 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from mayfly.compat import WINDOWS, abort_signal, kill_signal, spawn
+from mayfly.compat import WINDOWS, abort_signal, kill_signal, spawn, unread_bytes
 
 # With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
 _TAIL_LINES = 150
 _LONGEST_LINE = 2000
+_TAIL_PATIENCE = 0.25
+_MOMENT = 0.005
 
 
 class Process(Protocol):
@@ -109,8 +112,15 @@ class Child:
             self._process.stdin.flush()
 
     def tail(self) -> list[str]:
-        """See Process."""
-        return list(self._tail)
+        """See Process. A fork of it may have died this moment: what is still in the pipe is read first."""
+        assert self._process.stderr is not None
+        patience = time.monotonic() + _TAIL_PATIENCE
+        while True:
+            unread = unread_bytes(self._process.stderr)
+            # The thread that reads may also hold a line that it hasn't added yet.
+            time.sleep(_MOMENT)
+            if not unread or time.monotonic() >= patience:
+                return list(self._tail)
 
     def close(self) -> None:
         """See Process."""

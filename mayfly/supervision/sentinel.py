@@ -49,7 +49,8 @@ class Sentinel:
         try:
             os.replace(temporary, self.path)
         except IsADirectoryError:
-            os.unlink(temporary)
+            _clear(self.path)
+            os.replace(temporary, self.path)
 
     def beat(self) -> None:
         """Touch the sentinel: the working loop has moved on."""
@@ -67,8 +68,20 @@ class Sentinel:
 
     def remove(self) -> None:
         """Say that the request this process lived for is completed."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        _clear(self.path)
+
+
+def _clear(path: Path) -> None:
+    """Remove what is in a sentinel's place. A folder with something in it is nobody's sentinel: it is moved aside."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):  # macOS says EPERM of a folder
+        try:
+            os.rmdir(path)
+        except OSError:
+            os.replace(path, path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}"))
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -104,9 +117,12 @@ def touched(path: Path) -> int | None:
 def sweep(folder: Path) -> list[str]:
     """Remove the sentinels that an earlier run left; return their names."""
     removed = []
-    for entry in folder.iterdir():
-        if entry.name.endswith(".watchdog") or ".watchdog." in entry.name:
-            with contextlib.suppress(OSError):
+    for entry in list(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            if entry.name.endswith(".watchdog"):
+                _clear(entry)
+                removed.append(entry.name)
+            elif ".watchdog." in entry.name:
                 entry.unlink()
                 removed.append(entry.name)
     return sorted(removed)

@@ -7,7 +7,7 @@ clock comes in from outside: tests drive both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,12 +45,16 @@ class Supervisor:
         run_folder: where sentinels and the board are.
         table: the thread budget; places of dead processes are freed here.
         fork_handle: makes the handle of a forked generation from its pid.
+        catch_up: gives `handle` every event that has arrived and isn't handled yet.
+        free_cores: tells how many cores others leave free, from the model processes' pids and the time.
         sockets: opens and closes the lanes of models that are asked for; without it there are the given lanes alone.
     """
 
     def __init__(self, settings: Settings, lanes: dict[str, LaneState], *, spawner: Spawner, journal: Journal,
                  reports: Reports, run_folder: Path, table: Table, now: float,
-                 fork_handle: Callable[[int], Process] = Forked, sockets: Sockets | None = None) -> None:
+                 fork_handle: Callable[[int], Process] = Forked, catch_up: Callable[[], None] = lambda: None,
+                 free_cores: Callable[[Iterable[int], float], int] | None = None,
+                 sockets: Sockets | None = None) -> None:
         self._settings = settings
         self._spawner = spawner
         self._journal = journal
@@ -58,6 +62,8 @@ class Supervisor:
         self._run_folder = run_folder
         self._table = table
         self._fork_handle = fork_handle
+        self._catch_up = catch_up
+        self._free_cores = free_cores
         self._published: dict[str, Any] | None = None
         self._sockets = sockets
         self._residency = Residency(settings, sockets, self._in_use) if sockets is not None else None
@@ -184,6 +190,8 @@ class Supervisor:
         if code is None:
             self._look_alive(watched, now)
         else:
+            # What it told last (a call served, a generation's end) belongs to the verdict on its exit.
+            self._catch_up()
             self._exited(position, watched, code, now)
 
     def _start(self, position: Position, now: float) -> None:
@@ -435,6 +443,18 @@ class Supervisor:
         self._give_turns()
         self._move_lanes(now)
         self._publish()
+        if self._free_cores is not None:
+            self._table.free_cores = self._free_cores(self._worker_pids(), now)
+
+    def _worker_pids(self) -> Iterator[int]:
+        """Yield the pids of all model processes, a template before its generations: as one ends, what it used is
+        rather missed for a moment than counted twice."""
+        for position in self._all_workers():
+            if position.watched is not None:
+                yield position.watched.pid
+        for lane in self.lanes.values():
+            for watched in lane.generations.values():
+                yield watched.pid
 
     def end_app(self) -> None:
         """End the web process if it hasn't ended by itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from waitress.channel import ClientDisconnected
 from waitress.task import ErrorTask, Task, WSGITask
@@ -11,7 +11,10 @@ from waitress.task import ErrorTask, Task, WSGITask
 from mayfly.web import access_log, problems
 from mayfly.web.events import GONE
 from mayfly.web.identity import request_id
-from mayfly.web.reception import problem_of
+from mayfly.web.reception import Reception, problem_of
+
+if TYPE_CHECKING:
+    from mayfly.web.connection import Connection
 
 
 class _Logged(Task):  # type: ignore[misc]
@@ -34,7 +37,8 @@ class _Logged(Task):  # type: ignore[misc]
             raise
         finally:
             if status is not None:
-                log(self, status)
+                gone = (self.environ or {}).get(GONE, False)
+                log(self.channel, self.request, problems.CLIENT_GONE if gone else status, self.body_bytes)
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
@@ -52,6 +56,16 @@ class _Logged(Task):  # type: ignore[misc]
 class AnswerTask(_Logged, WSGITask):  # type: ignore[misc]
     """An answer that the application makes."""
 
+    def execute(self) -> None:
+        """Run the application."""
+        try:
+            super().execute()
+        except Exception:
+            raise
+        except BaseException as exc:
+            # A SystemExit in a worker thread would end nothing but the answer to this client.
+            raise RuntimeError("the application tried to end the process") from exc
+
 
 class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
     """An answer to a request that never reached the application."""
@@ -68,11 +82,8 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
         self.write(b"" if self.request.method() == "HEAD" else body)
 
 
-def log(task: _Logged, status: int) -> None:
-    """Write the log line of a task that has ended."""
-    request = task.request
-    if (task.environ or {}).get(GONE):
-        status = problems.CLIENT_GONE
-    size = 0 if request.method() == "HEAD" else task.body_bytes
-    task.channel.server.log_access(access_log.line(task.channel.addr[0], request.method(), request.target(),
-                                                   request.version, status, size, time.time()))
+def log(connection: Connection, request: Reception, status: int, size: int) -> None:
+    """Write the log line of a request whose answer has ended, with `size` bytes of body."""
+    sent = 0 if request.method() == "HEAD" else size
+    connection.server.log_access(access_log.line(connection.addr[0], request.method(), request.target(),
+                                                 request.version, status, sent, time.time()))

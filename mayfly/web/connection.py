@@ -7,15 +7,22 @@ close would answer those bytes with a reset, which can destroy the answer before
 
 from __future__ import annotations
 
+import contextlib
+import io
+import select
 import socket
+import sys
+import tempfile
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
-from waitress.channel import HTTPChannel
+from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
+from waitress.channel import ClientDisconnected, HTTPChannel
 
+from mayfly.compat import hung_up
 from mayfly.errors import AccessDenied
 from mayfly.web import problems
-from mayfly.web.answering import AnswerTask, ProblemTask
+from mayfly.web.answering import AnswerTask, ProblemTask, log
 from mayfly.web.problems import Problem
 from mayfly.web.reception import Reception, Refused
 
@@ -26,6 +33,10 @@ if TYPE_CHECKING:
 
 # A keep-alive connection without a request, or an answer of which nobody takes a byte, is closed after this (s).
 IDLE_SECONDS = 120.0
+# What the clients haven't taken yet stays in memory up to this many bytes for all of them; then large answers go to
+# temporary files. Small parts always stay in memory.
+_IN_MEMORY = 64 << 20
+_SMALL = 64 << 10
 # A lingering close ends when the client has been silent for this long (s) ...
 _LINGER_SILENCE = 2.0
 # ... or has sent this many times MAX_BODY.
@@ -46,6 +57,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     def __init__(self, server: Server, sock: socket.socket, addr: tuple[str, int], adj: Adjustments,
                  map: dict[int, object] | None = None) -> None:
         super().__init__(server, sock, addr, adj, map=map)
+        # Each try to send copies this many bytes out of a kept answer, however few the client takes.
+        self.sendbuf_len: int = min(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), 1 << 18)
         now = time.monotonic()
         self.opened = now
         # When the request that is arriving began; a connection's first one begins with the connection.
@@ -53,6 +66,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.writing_since: float | None = None
         self.active = now
         self.refused = False
+        self.half_closed = False
         self.lingering_until: float | None = None
         self._droppable = 0
 
@@ -62,23 +76,46 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Tell whether more bytes are wanted."""
         if self.lingering_until is not None:
             return True
-        return not self.refused and bool(super().readable())
+        return not (self.refused or self.half_closed) and bool(super().readable())
 
     def handle_read(self) -> None:
         """Read what has arrived."""
-        if self.lingering_until is None:
-            super().handle_read()
+        if self.socket is None:
             return
         try:
-            dropped = len(self.recv(1 << 16))
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            # The server has read it in the meantime, to see whether this connection may be closed.
+            return
         except OSError:
             self.handle_close()
             return
-        self._droppable -= dropped
+        if not data:
+            self._half_close()
+        elif self.lingering_until is not None:
+            self._drop(len(data))
+        else:
+            self.last_activity = time.time()
+            self.received(data)
+
+    def _half_close(self) -> None:
+        """The client sends no more. Most likely it has gone, and calls are cancelled; but what is answered anyhow is
+        still sent, for those who only shut their side after a request."""
+        if self.lingering_until is None:
+            if self.request is not None:
+                self.refuse(problems.malformed("it ends before it is complete"))
+            if self.requests or self.total_outbufs_len or self.close_when_flushed:
+                self.half_closed = True
+                return
+        self.handle_close()
+
+    def _drop(self, count: int) -> None:
         now = time.monotonic()
-        self.lingering_until = max(self.lingering_until, now + _LINGER_SILENCE)
+        self._droppable -= count
         if self._droppable < 0 or now - self.active > self.server.settings.receive_timeout:
             self.handle_close()
+        else:
+            self.lingering_until = now + _LINGER_SILENCE
 
     def received(self, data: bytes) -> bool:
         """Turn bytes into requests. Differs from waitress's own in that nothing is read after an erroneous request,
@@ -90,6 +127,11 @@ class Connection(HTTPChannel):  # type: ignore[misc]
                 return False
             while data:
                 if self.request is None:
+                    # Blank lines before a request are none; waitress makes a request of each, and a flood of them
+                    # keeps the loop from everybody else.
+                    data = data.lstrip(b"\r\n")
+                    if not data:
+                        break
                     self.request = self.parser_class(self.adj)
                     self.receiving_since = self.receiving_since or self.active
                 request = self.request
@@ -110,13 +152,17 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         return True
 
     def _screen(self, request: Reception) -> None:
-        """Refuse a stranger as soon as the headers are there, so that nobody without a key fills memory or disk."""
+        """Refuse a stranger as soon as the headers are there, so that nobody without a key fills memory or disk; and
+        while the service stops, everybody."""
         if request.error or request.completed or request.command in ("GET", "HEAD"):
             return
         try:
             self.server.access.check(request.environ(self.addr[0]))
         except AccessDenied as exc:
             request.refuse(problems.of_exception(exc, ""))
+        else:
+            if self.server.draining.started:
+                request.refuse(problems.stopping())
 
     def _take(self, request: Reception) -> None:
         self.receiving_since = None
@@ -137,7 +183,76 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             self.request = None
             self._take(request)
 
+    # -- serving ----------------------------------------------------------------------------------------------
+
+    def service(self) -> None:
+        """Serve the first request; run by a worker thread."""
+        if not self.connected:
+            log(self, self.requests[0], problems.CLIENT_GONE, 0)
+        self.writing_since = None
+        super().service()
+        self.writing_since = time.monotonic()
+
+    def check_client_disconnected(self) -> bool:
+        """Tell whether the client has hung up. The loop notices it only while it reads from this connection."""
+        if self.half_closed or not self.connected:
+            return True
+        if self.readable():
+            return False
+        try:
+            return hung_up(self.socket)
+        except (OSError, ValueError, TypeError):
+            # The loop has closed it in this moment.
+            return True
+
     # -- writing ----------------------------------------------------------------------------------------------
+
+    def write_soon(self, data: bytes) -> int:
+        """Send bytes, or keep what the client doesn't take at once for the loop to send; never waits.
+
+        Raises:
+            ClientDisconnected: the client has hung up.
+        """
+        with self.outbuf_lock:
+            if not self.connected:
+                raise ClientDisconnected
+            rest = memoryview(data)
+            while rest and not self.total_outbufs_len:
+                sent = self.send(rest, do_close=False)
+                if not sent:
+                    break
+                rest = rest[sent:]
+            if rest:
+                self._keep(rest)
+                self.server.pull_trigger()
+        return len(data)
+
+    def _keep(self, rest: memoryview) -> None:
+        if len(rest) > _SMALL:
+            buffer = ReadOnlyFileBasedBuffer(self._file_of(rest))
+            self.outbufs.append(buffer)
+            # waitress writes to the last of the buffers.
+            self.outbufs.append(OverflowableBuffer(self.adj.outbuf_overflow))
+            self.total_outbufs_len += buffer.prepare()
+        else:
+            self.outbufs[-1].append(bytes(rest))
+            self.total_outbufs_len += len(rest)
+
+    def _file_of(self, rest: memoryview) -> IO[bytes]:
+        if self.server.kept_bytes() + len(rest) > _IN_MEMORY:
+            with contextlib.suppress(OSError):
+                # Closed with its buffer, when it is sent or the connection ends.
+                spilled = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                written = 0
+                while written < len(rest):
+                    written += spilled.write(rest[written:]) or 0
+                spilled.seek(0)
+                return cast("IO[bytes]", spilled)
+        return io.BytesIO(rest)
+
+    def writable(self) -> bool:
+        """Tell whether `handle_write` has something to do."""
+        return bool(super().writable()) or (self.half_closed and not self.requests)
 
     def handle_write(self) -> None:
         """Send what is there to be sent; begin the orderly end after the last answer."""
@@ -151,9 +266,13 @@ class Connection(HTTPChannel):  # type: ignore[misc]
                 self.linger()
             return
         super().handle_write()
+        if self.half_closed and not self.requests and not self.total_outbufs_len:
+            self.handle_close()
 
     def linger(self) -> None:
         """Shut the write side, and drop what the client still sends until it closes its side too."""
+        if self.socket is None:
+            return
         self.close_when_flushed = False
         now = time.monotonic()
         self.active = now
@@ -163,6 +282,18 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
+
+    def handle_close(self) -> None:
+        """Close at once."""
+        super().handle_close()
+        self.server.left()
+
+    def handle_error(self) -> None:
+        """Close after a bug in the loop; the report holds no exception's message, which may quote the client."""
+        exc = sys.exc_info()[1]
+        if exc is not None:
+            problems.report_unexpected(exc, "(not known)")
+        self.handle_close()
 
     # -- what the server asks ---------------------------------------------------------------------------------
 
@@ -178,6 +309,24 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Tell whether a request is arriving, or the connection's first one hasn't begun."""
         return self.receiving_since is not None and not self.requests and self.lingering_until is None
 
+    def lingering(self) -> bool:
+        """Tell whether everything has been said and only the client's end is waited for."""
+        return self.lingering_until is not None
+
+    def idle(self) -> bool:
+        """Tell whether a request has been answered, and no other has begun."""
+        return not (self.serving() or self.writing() or self.receiving() or self.lingering())
+
+    def has_unread(self) -> bool:
+        """Tell whether bytes have arrived that this connection would read."""
+        if self.socket is None or not self.readable():
+            return False
+        if not hasattr(select, "poll"):
+            return bool(select.select([self.socket], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def look(self, now: float) -> None:
         """Enforce the deadlines; called a few times a second."""
         if self.lingering_until is not None:
@@ -188,11 +337,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             # While an answer is made or sent nothing is read: that time isn't the client's.
             if self.request is not None:
                 self.receiving_since = now
-            self.writing_since = None if self.requests else self.writing_since or now
             if not self.requests and time.time() - self.last_activity > IDLE_SECONDS:
                 self.handle_close()
             return
-        self.writing_since = None
         timeout = self.server.settings.receive_timeout
         if self.receiving_since is not None and now - self.receiving_since > timeout:
             self.refuse(problems.too_slow(timeout))

@@ -29,6 +29,10 @@ class Crew(ThreadedTaskDispatcher):  # type: ignore[misc]
             self.set_thread_count(wanted)
         super().add_task(task)
 
+    def busy(self) -> bool:
+        """Tell whether a thread is at work; what clients that have left asked for counts too."""
+        return bool(self.active_count or self.queue)
+
     def dismiss(self) -> None:
         """Let the threads end, each after its task."""
         self.set_thread_count(0)

@@ -20,7 +20,8 @@ class EventPipe:
         self._descriptor = descriptor
         self._dropped = 0
         self._lock = threading.Lock()
-        os.set_blocking(descriptor, False)
+        if hasattr(os, "set_blocking"):  # Windows: since Python 3.12
+            os.set_blocking(descriptor, False)
 
     @classmethod
     def instead_of_stdout(cls) -> EventPipe:

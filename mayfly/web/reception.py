@@ -7,6 +7,7 @@ differently); bytes that can't become HTTP (a TLS handshake) are answered at onc
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -115,6 +116,12 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
         """End the request's reception with an error."""
         self.error = Refused(problem)
         self.completed = True
+
+    def close(self) -> None:
+        """Drop the body."""
+        # On a full disk even this fails, and the file is closed all the same.
+        with contextlib.suppress(OSError):
+            super().close()
 
     def method(self) -> str | None:
         """Return the method as far as it is known."""

@@ -3,17 +3,17 @@
 `run` is called by the process's main thread and returns when the service has stopped. It owns the listening socket
 and closes it. The loop accepts, reads and writes for all connections and calls `beat` at least once a second;
 worker threads run the application, one request each, and never wait for a client: what a slow one hasn't taken yet
-lies in a buffer (beyond 1 MB in a temporary file), and the loop sends it.
+is kept (if it is much, in a temporary file), and the loop sends it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
-import select
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,17 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 from mayfly.settings import Settings
-from mayfly.web import access_log, problems
+from mayfly.web import problems
 from mayfly.web.access import Access
+from mayfly.web.answering import log
 from mayfly.web.connection import Connection
 from mayfly.web.crew import Crew
+from mayfly.web.descriptors import connections_that_fit
 from mayfly.web.draining import Draining
 from mayfly.web.identity import request_id
+from mayfly.web.reception import Reception
 from mayfly.web.service import threads_needed
+from mayfly.web.waitress_log import tame_waitress_log
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -39,9 +43,15 @@ MAX_HEADERS = 64 * 1024
 _TURN = 0.25
 # After the grace, how long the answers of calls that were ended may take to be made and sent (s).
 _LAST_ANSWERS = 0.4
-# While stopping: how long a connection may take to send what it has begun (s).
+# While stopping: how long a connection may take to send what it has begun (s), and how long new ones are answered
+# when nothing else is left to do.
 _PATIENCE = 0.3
+_SETTLING = 2.0
+# However many connections come: so long each may take to send its request (s).
+_FAIR_CHANCE = 0.1
 _ACCEPTS_PER_TURN = 64
+# Connections that may wait in the kernel, while all places are taken or the process restarts.
+_BACKLOG = 4096
 _UNBOUNDED = 1 << 50
 
 
@@ -60,21 +70,23 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def __init__(self, application: WSGIApplication, sock: socket.socket, settings: Settings, *,
                  log_access: Callable[[str], None], draining: Draining) -> None:
-        _tame_waitress_log()
+        tame_waitress_log()
         self.settings = settings
         self.access = Access.of(settings)
         self.log_access = log_access
         self.draining = draining
         threads = threads_needed(settings)
-        self.connection_limit = _room_for(settings.connection_limit, threads)
+        self.connection_limit = connections_that_fit(settings.connection_limit, threads)
         self._closed = False
         self._accept_again = 0.0
+        self._somebody_waits = False
         self._next_look = 0.0
         self._next_beat = 0.0
         self.active_channels: dict[int, Connection] = {}
         adjustments = Adjustments(
             sockets=[sock],
             ident="mayfly",
+            backlog=_BACKLOG,
             # The limit bites at the value itself.
             max_request_body_size=settings.max_body + 1,
             max_request_header_size=MAX_HEADERS,
@@ -82,7 +94,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             channel_request_lookahead=1,
             # Their mere presence makes a request a forwarded one (see access.py): they must get through.
             clear_untrusted_proxy_headers=False,
+            # Connections keep large answers themselves; what is left are the pieces of streams.
             outbuf_high_watermark=_UNBOUNDED,
+            outbuf_overflow=_UNBOUNDED,
             # This server has its own, kinder limit.
             connection_limit=_UNBOUNDED,
             recv_bytes=1 << 16,
@@ -114,7 +128,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._close()
 
     def _turn(self, beat: Callable[[], None], timeout: float) -> None:
+        pause = self._accept_again - time.monotonic()
+        if pause > 0:
+            timeout = min(timeout, pause)
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+        if self._somebody_waits and self.readable():
+            self._accept()
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _TURN
@@ -134,28 +153,33 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         while any(c.connected and (c.serving() or c.writing()) for c in in_flight) and time.monotonic() < last:
             self._turn(beat, 0.05)
         # Others may have come meanwhile, and wait in the kernel; they get a short answer, not a reset.
-        last = min(last, time.monotonic() + 2 * _PATIENCE)
-        while time.monotonic() < last:
-            came = self.handle_accept()
-            now = time.monotonic()
+        last = min(last, time.monotonic() + _SETTLING)
+        while (now := time.monotonic()) < last:
+            self._accept()
             for connection in self._connections():
                 began = connection.receiving_since
-                if connection.request is not None and began is not None and now - began > _PATIENCE:
-                    connection.refuse(problems.stopping())
-            if not came and not any(self._unfinished(c, now) for c in self._connections()):
+                if connection.receiving() and began is not None and now - began > _PATIENCE:
+                    if connection.request is not None:
+                        connection.refuse(problems.stopping())
+                    else:
+                        connection.linger()
+            if not self._somebody_waits and all(c.idle() or c.lingering() for c in self._connections()):
                 break
             self._turn(beat, 0.02)
         self.accepting = False
-        for connection in self._connections():
-            if connection.lingering_until is None and not connection.serving():
-                connection.linger()
         last = time.monotonic() + _PATIENCE / 2
-        while self.active_channels and time.monotonic() < last:
+        # A busy thread may still write the log line of an answer whose client has left.
+        while (self.active_channels or self.task_dispatcher.busy()) and time.monotonic() < last:
+            for connection in self._connections():
+                if connection.has_unread():
+                    connection.handle_read()
+                if connection.idle():
+                    connection.linger()
             self._turn(beat, 0.02)
 
-    def _unfinished(self, connection: Connection, now: float) -> bool:
-        fresh = connection.receiving() and now - connection.opened < _PATIENCE
-        return connection.serving() or connection.writing() or connection.request is not None or fresh
+    def kept_bytes(self) -> int:
+        """Return how many bytes of answers wait for their clients."""
+        return sum(connection.total_outbufs_len for connection in self._connections())
 
     def _connections(self) -> list[Connection]:
         return list(self.active_channels.values())
@@ -173,56 +197,97 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if not self._closed:
             super().pull_trigger()
 
+    def handle_error(self) -> None:
+        """Go on after a bug while accepting: waitress would close the listening socket."""
+        exc = sys.exc_info()[1]
+        if exc is not None:
+            problems.report_unexpected(exc, "(not known)")
+        self._accept_again = time.monotonic() + 0.1
+
     # -- connections ------------------------------------------------------------------------------------------
 
     def readable(self) -> bool:
         """Tell whether connections may be accepted."""
         return bool(self.accepting) and time.monotonic() >= self._accept_again
 
-    def handle_accept(self) -> int:
-        """Accept what waits; return how many connections came. Beyond the limit the least deserving one is closed."""
-        for accepted in range(_ACCEPTS_PER_TURN):
-            if len(self.active_channels) >= self.connection_limit and not self._make_room():
-                # All of them are being served: the kernel lets the others wait.
+    def handle_accept(self) -> None:
+        """Note that somebody waits.
+
+        Accepting at once could give a newcomer the descriptor of a connection that was closed in the same turn, and
+        with it that one's events, of which the loop still has a list.
+        """
+        self._somebody_waits = True
+
+    def _accept(self) -> None:
+        """Accept what waits. Beyond the limit the least deserving connections are closed."""
+        self._somebody_waits = True
+        # In the order in which they give way; made once for all that come now, who aren't in it.
+        others: deque[Connection] | None = None
+        for _ in range(_ACCEPTS_PER_TURN):
+            if others is None and len(self.active_channels) >= self.connection_limit:
+                others = self._least_deserving_first()
+            if others is not None and self._crowded() and not self._make_room(others):
+                # All of them are being served, or have only just come: the kernel lets the others wait.
                 self._accept_again = time.monotonic() + 0.05
-                return accepted
+                return
             try:
                 sock, address = self.socket.accept()
             except BlockingIOError:
-                return accepted
-            except OSError as exc:
-                if exc.errno in (errno.EMFILE, errno.ENFILE):
-                    self._make_room()
-                    self._accept_again = time.monotonic() + 0.1
-                    return accepted
+                self._somebody_waits = False
+                return
+            except ConnectionAbortedError:
                 # The client left before it was accepted.
                 continue
+            except OSError as exc:
+                if exc.errno in (errno.EMFILE, errno.ENFILE):
+                    self._make_room(self._least_deserving_first())
+                self._accept_again = time.monotonic() + 0.1
+                return
             try:
                 self.set_socket_options(sock)
             except OSError:
                 sock.close()
                 continue
             Connection(self, sock, address, self.adj, map=self._map)
-        return _ACCEPTS_PER_TURN
+            if others is not None and self._crowded():
+                self._make_room(others)
 
-    def _make_room(self) -> bool:
-        """Close the connection that deserves its place least; False if all of them are being served.
+    def _crowded(self) -> bool:
+        return len(self.active_channels) > self.connection_limit
 
-        First those that only linger, then idle ones, then whoever has been sending its request for the longest,
-        then whoever has been taking its answer for the longest.
+    def left(self) -> None:
+        """Note that a connection has been closed: there is room again."""
+        self._accept_again = 0.0
+
+    def _least_deserving_first(self) -> deque[Connection]:
+        """Return the connections that may be closed to make room.
+
+        First those that only linger, then idle ones, then whoever has been sending its request for the longest, then
+        whoever has been taking its answer for the longest. Those that are being served aren't among them.
         """
-        candidates = [connection for connection in self._connections() if not connection.serving()]
-        if not candidates:
-            return False
-        victim = min(candidates, key=_merit)
-        if victim.receiving():
-            _say(victim, problems.crowded_out())
-        victim.handle_close()
-        return True
+        return deque(sorted((c for c in self._connections() if not c.serving()), key=_merit))
+
+    def _make_room(self, candidates: deque[Connection]) -> bool:
+        """Close the first of the candidates that may be closed; False if there is none."""
+        while candidates:
+            victim = candidates[0]
+            # Its request may be here already and only not read yet; then it is about to be served.
+            if not victim.serving() and victim.has_unread():
+                victim.handle_read()
+            began = victim.receiving_since if victim.receiving() else None
+            if began is not None and time.monotonic() - began < _FAIR_CHANCE:
+                return False
+            candidates.popleft()
+            if victim.connected and not victim.serving():
+                if victim.receiving():
+                    _say(victim, problems.crowded_out())
+                victim.handle_close()
+                return True
+        return False
 
 
 def _merit(connection: Connection) -> tuple[int, float]:
-    if connection.lingering_until is not None:
+    if connection.lingering():
         return (0, connection.active)
     if connection.writing():
         return (3, connection.writing_since or connection.active)
@@ -239,54 +304,4 @@ def _say(connection: Connection, problem: problems.Problem) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     with contextlib.suppress(OSError):
         connection.socket.send(f"HTTP/1.1 {problem.status_line}\r\n{head}\r\n".encode() + body)
-    request = connection.request
-    method, target = (request.method(), request.target()) if request is not None else (None, None)
-    version = request.version if request is not None else None
-    connection.server.log_access(access_log.line(connection.addr[0], method, target, version, problem.status,
-                                                 len(body), time.time()))
-
-
-def _room_for(connections: int, threads: int) -> int:
-    """Raise the limit on descriptors to what the service may need; return how many connections fit below it."""
-    # A connection may have two temporary files (its request's and its answer's), a thread a lane's socket.
-    per_connection, other = 3, threads + 64
-    if not hasattr(select, "poll"):
-        # select() takes 512 descriptors on Windows.
-        return min(connections, max(8, 512 - other))
-    try:
-        import resource
-    except ImportError:
-        return connections
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = per_connection * connections + other
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        except (ValueError, OSError):
-            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
-    return max(8, (soft - other) // per_connection)
-
-
-class _NothingOfClients(logging.Filter):
-    """Lets waitress's own messages through without anything that a client sent."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Escape the message, and reduce an exception to its type."""
-        kind = record.exc_info[0] if record.exc_info else None
-        text = access_log.escaped(record.getMessage(), 300)
-        record.msg = f"{text} ({kind.__name__})" if kind is not None else text
-        record.args = None
-        record.exc_info = None
-        return True
-
-
-def _tame_waitress_log() -> None:
-    logger = logging.getLogger("waitress")
-    if not any(isinstance(entry, _NothingOfClients) for entry in logger.filters):
-        logger.addFilter(_NothingOfClients())
-    # Requests that wait for a thread are this service's daily bread.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-
+    log(connection, connection.request or Reception(connection.adj), problem.status, len(body))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from mayfly import engines
-from mayfly.compat import die_with_parent, inherited_socket
+from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
@@ -37,6 +37,10 @@ def main() -> int:
     die_with_parent(spec.parent)
     # Writes the stacks of a process that crashes, or that the watchdog aborts because it hangs, to stderr.
     faulthandler.enable()
+    if not WINDOWS:
+        # A failed assertion of gpt4all starts gdb where there is one: seconds of delay, and so many lines with the
+        # stack's contents that the assertion's own is lost. A worker starts no other program.
+        os.environ["PATH"] = os.devnull
     # Ctrl-C is the watchdog's business. A Python handler for SIGTERM would have to wait for native code to return.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = inherited_socket(spec.listen_fd)

@@ -8,7 +8,8 @@ locked, and a stale look is put right at the next one.
 
 The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
 allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
-process empties its place.
+process empties its place. One byte more holds how many cores are free for all of them together: the watchdog lowers it
+while other programs compute.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 #: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
-PLACES = 4096
+PLACES = 4095
 
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
@@ -38,11 +39,21 @@ class Table:
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
-            if os.fstat(descriptor).st_size < PLACES:
-                os.ftruncate(descriptor, PLACES)
-            self._map = mmap.mmap(descriptor, PLACES)
+            size = PLACES + 1
+            if os.fstat(descriptor).st_size < size:
+                os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
+
+    @property
+    def free_cores(self) -> int:
+        """Cores that other programs leave free; 0 while nobody has looked."""
+        return self._map[PLACES]
+
+    @free_cores.setter
+    def free_cores(self, cores: int) -> None:
+        self._map[PLACES] = min(cores, 255)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]
@@ -53,11 +64,11 @@ class Table:
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""
         # Low places are allotted first, so little is left to look at.
-        return [place for place, threads in enumerate(self._map[:].rstrip(b"\0")) if threads]
+        return [place for place, threads in enumerate(self._map[:PLACES].rstrip(b"\0")) if threads]
 
     def in_use(self) -> int:
         """Return the threads in use at all places."""
-        return sum(self._map[:])
+        return sum(self._map[:PLACES])
 
 
 class Allotment:
@@ -113,7 +124,8 @@ class Budget:
         self._table[self._place] = 1
         mine = self._share()
         patience = time.monotonic() + _PATIENCE
-        while self._table.in_use() - 1 + mine > self._total and len(self._table.busy()) <= self._total:
+        total = self._allowed()
+        while self._table.in_use() - 1 + mine > total and len(self._table.busy()) <= total:
             if time.monotonic() >= patience:
                 break
             time.sleep(_PAUSE)
@@ -130,8 +142,11 @@ class Budget:
     def _share(self) -> int:
         busy = self._table.busy()
         # Somebody who took this process for dead may have freed its place.
-        mine = share(self._total, busy, self._place) if self._place in busy else 1
+        mine = share(self._allowed(), busy, self._place) if self._place in busy else 1
         return mine if self._most is None else min(mine, self._most)
+
+    def _allowed(self) -> int:
+        return min(self._total, self._table.free_cores or self._total)
 
     def _use(self, threads: int) -> None:
         self._table[self._place] = threads

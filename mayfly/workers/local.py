@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -39,15 +38,16 @@ class _Always(Board):
         return self._state
 
 
-def local_lanes(settings: Settings) -> Switchboard:
+def local_lanes(settings: Settings, folder: Path) -> Switchboard:
     """Load the configured models into this process and return the lanes that they serve.
+
+    Args:
+        folder: a private folder for their sockets. The lanes live as long as the process; the folder is the caller's.
 
     Raises:
         ModelUnavailable: a configured model is missing or can't be loaded.
     """
-    # Lives as long as the threads that use it, which is as long as the process.
-    folder = tempfile.TemporaryDirectory(prefix="mayfly-")
-    table = Table(Path(folder.name) / "threads")
+    table = Table(folder / "threads")
     inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
     lanes = {}
     models = {}
@@ -65,9 +65,8 @@ def local_lanes(settings: Settings) -> Switchboard:
     return Switchboard(lanes, models)
 
 
-def _start(name: str, model: Model, settings: Settings, table: Table, folder: tempfile.TemporaryDirectory[str]
-           ) -> SocketLane:
-    listener, address = LaneAddress.bind(Path(folder.name) / f"{name}.sock")
+def _start(name: str, model: Model, settings: Settings, table: Table, folder: Path) -> SocketLane:
+    listener, address = LaneAddress.bind(folder / f"{name}.sock")
     listener.setblocking(False)
     failures: list[Exception] = []
     ready = threading.Event()
@@ -75,7 +74,7 @@ def _start(name: str, model: Model, settings: Settings, table: Table, folder: te
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
-            worker = _Worker(name, model, settings, table, Path(folder.name))
+            worker = _Worker(name, model, settings, table, folder)
         except Exception as exc:
             failures.append(exc)
             return

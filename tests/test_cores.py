@@ -1,0 +1,75 @@
+"""How many cores are free: with a /proc of the test's own, and with the real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from service import until
+
+from mayfly.supervision.cores import FreeCores
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class PlayedProc:
+    """A /proc in which the test says who has used how many seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.say(0.0)
+
+    def say(self, busy: float, **workers: float) -> None:
+        ticks = int(busy * TICKS)
+        (self.folder / "stat").write_text(f"cpu  {ticks} 0 0 999 0 0 0 0 0 0\ncpu0 1 2 3\n")
+        for pid, seconds in workers.items():
+            (self.folder / pid[1:]).mkdir(exist_ok=True)
+            (self.folder / pid[1:] / "stat").write_text(
+                f"{pid[1:]} (python) odd) S 1 1 1 0 -1 0 0 0 0 0 {int(seconds * TICKS)} 0 0 0 20 0 1 0\n")
+
+
+@pytest.mark.parametrize(
+    ("others", "free"),
+    [(0.0, 2), (0.3, 2), (0.6, 1), (1.0, 1), (1.3, 1), (2.0, 1)])
+def test_cores_that_others_use_are_not_free(tmp_path: Path, others: float, free: int) -> None:
+    proc = PlayedProc(tmp_path)
+    proc.say(0.0, p7=0.0)
+    cores = FreeCores(2, tmp_path)
+    assert cores.look([7], 0.0) == 2
+    ours = 2.0 - others
+    proc.say(10 * (ours + others), p7=10 * ours)
+    assert cores.look([7], 10.0) == free
+
+
+def test_a_worker_that_ended_is_not_taken_for_somebody_else(tmp_path: Path) -> None:
+    proc = PlayedProc(tmp_path)
+    proc.say(10.0, p7=8.0)
+    cores = FreeCores(2, tmp_path)
+    cores.look([7], 0.0)
+    proc.say(12.0)
+    assert cores.look([], 1.0) == 2  # what it had used went with it
+
+
+def test_a_system_that_does_not_tell_counts_all_cores_as_free(tmp_path: Path) -> None:
+    assert FreeCores(8, tmp_path / "absent").look([1], 0.0) == 8
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system has no /proc")
+def test_a_busy_program_takes_a_core_away_from_the_real_count() -> None:
+    count = os.cpu_count() or 1
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        cores = FreeCores(count)
+        until(lambda: cores.look([], time.monotonic()) == 1, within=30, what="every core taken but the one for us")
+        # The same programs as our own workers take nothing away from themselves.
+        ours = FreeCores(count)
+        ours.look([process.pid for process in busy], time.monotonic())
+        assert ours.look([], time.monotonic()) >= 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

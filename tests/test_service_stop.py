@@ -1,0 +1,140 @@
+"""Stopping under load: what is in flight finishes or is told, nothing is reset, and the end comes in time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import scripts
+from processes import runs
+from service import Service, until
+
+GRACE = 10.0
+# What a busy machine may need beyond the second that the service has after its grace.
+ALLOWANCE = 5.0
+AT_ONCE = 20
+
+
+def _ask(service: Service, prompt: str, *, stream: bool) -> tuple[str, float]:
+    """Ask for a completion; return what became of it ("200", "503", "stream", "stream ended by an error") and when.
+
+    Anything that isn't a complete HTTP answer in JSON or a complete event stream raises.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", int(service.url.rpartition(":")[2]), timeout=90)
+    body = json.dumps({"prompt": prompt, "max_tokens": 500, "stream": stream})
+    connection.request("POST", "/gpt4all_api", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    now = time.monotonic()
+    connection.close()
+    if answer.status == 200 and stream:
+        *events, last = [event for event in content.decode("ascii").split("\n\n") if event]
+        if last == "data: [DONE]":
+            assert "".join(_data(event)["response"] for event in events) == scripts.counted()
+            return "stream", now
+        assert _data(last)["error"]["code"] == "model_unavailable", last
+        return "stream ended by an error", now
+    parsed = json.loads(content)
+    if answer.status == 200:
+        assert parsed["response"] == scripts.counted()
+    else:
+        assert parsed["error"]["code"] == "model_unavailable", content
+        assert int(answer.headers["Retry-After"]) >= 1
+    return str(answer.status), now
+
+
+def _data(event: str) -> dict[str, Any]:
+    return dict(json.loads(event.removeprefix("data: ")))
+
+
+def test_twenty_in_flight_and_twenty_queued_are_all_answered_and_the_end_comes_in_time(
+        start: Callable[..., Service], model_path: Path) -> None:
+    quick, slow = 3.0, 120.0
+    model = scripts.write(model_path, scripts.slowly("quick", quick), scripts.slowly("slow", slow))
+    service = start(MODEL_NAME=model, CHAT_PROCESSES=AT_ONCE, EMBED_MODEL=_embeddings(model_path))
+    with ThreadPoolExecutor(2 * AT_ONCE + 1) as pool:
+        # Half of those in flight finish within the grace; the places they leave go to the queued ones.
+        flying = [pool.submit(_ask, service, "quick" if number % 2 else "slow", stream=number % 4 < 2)
+                  for number in range(AT_ONCE)]
+        until(lambda: service.lane("chat")["active"] == AT_ONCE, what="all in flight")
+        queued = [pool.submit(_ask, service, "quick" if number % 2 else "slow", stream=number % 4 < 2)
+                  for number in range(AT_ONCE)]
+        until(lambda: service.lane("chat")["queue"] == AT_ONCE, what="all queued")
+        family = service.family()
+        service.process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        late = until(lambda: _late(service), what="a new request to be refused")
+        code = service.process.wait(60)
+        took = time.monotonic() - asked
+        outcomes = [entry.result() for entry in [*flying, *queued]]
+    in_flight = Counter(what for what, _ in outcomes[:AT_ONCE])
+    waiting = Counter(what for what, _ in outcomes[AT_ONCE:])
+    print(f"in flight: {dict(in_flight)}; queued: {dict(waiting)}; exit code {code} after {took:.2f} s")
+    assert late == 503
+    assert in_flight == {"200": 5, "stream": 5, "503": 5, "stream ended by an error": 5}
+    # Those of the queue that were served early enough finished; the rest was told.
+    assert sum(waiting.values()) == AT_ONCE and waiting["503"] >= 5
+    assert set(waiting) <= {"200", "stream", "503", "stream ended by an error"}
+    assert code == 0
+    assert max(when for _, when in outcomes) - asked <= GRACE + 1 + ALLOWANCE
+    assert took <= GRACE + 1 + ALLOWANCE
+    assert [pid for pid in family if runs(pid)] == []
+    assert [path.name for path in service.run_folder.iterdir()] == ["watchdog.lock"]
+    assert service.reports() == []
+
+
+def _late(service: Service) -> int:
+    """Send a request after the signal; return its status, or 0 while the service doesn't know of the signal yet."""
+    answer = requests.post(service.url + "/embed", json={"input": "a"}, timeout=30)
+    assert answer.json()
+    return answer.status_code if answer.status_code != 200 else 0
+
+
+def _embeddings(folder: Path) -> str:
+    return scripts.write(folder, name="vectors", kind="embedding")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_idle_service_ends_at_once(start: Callable[..., Service], number: signal.Signals) -> None:
+    service = start(MODEL_NAME="")
+    connection = http.client.HTTPConnection("127.0.0.1", int(service.url.rpartition(":")[2]), timeout=60)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    asked = time.monotonic()
+    service.process.send_signal(number)
+    assert service.process.wait(30) == 0
+    took = time.monotonic() - asked
+    print(f"{number.name}: ended after {took:.2f} s")
+    assert connection.sock.recv(10) == b""  # an orderly end, not a reset
+    connection.close()
+    assert took < GRACE
+    assert service.lines[-1].endswith(" stopped")
+
+
+def test_a_second_signal_ends_everything_now(start: Callable[..., Service], model_path: Path) -> None:
+    model = scripts.write(model_path, {"when": "", "do": "hang"})
+    service = start(MODEL_NAME=model, EMBED_MODEL=_embeddings(model_path))
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(requests.post, service.url + "/gpt4all_api", json={"prompt": "a"}, timeout=60)
+        until(lambda: service.lane("chat")["active"] == 1)
+        family = service.family()
+        service.process.send_signal(signal.SIGTERM)
+        service.printed("stopping")
+        asked = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+        took = time.monotonic() - asked
+        print(f"ended {took:.2f} s after the second signal")
+        assert took < GRACE - 2
+        assert isinstance(hanging.exception(60), requests.RequestException)
+    assert [pid for pid in family if runs(pid)] == []
+    assert [path.name for path in service.run_folder.iterdir()] == ["watchdog.lock"]

@@ -1,0 +1,184 @@
+"""app.py as a process: started by hand with wrong settings, and as the watchdog starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from web_rig import KEY, PATIENCE, eventually
+
+from mayfly.settings import PROJECT_FOLDER, parse
+from mayfly.web.event_pipe import EventPipe
+
+APP = [sys.executable, str(PROJECT_FOLDER / "app.py")]
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors are passed on otherwise there")
+
+
+@dataclass
+class Supervised:
+    """The web process with lanes that have no model, and what it says."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    port: int
+    sentinel: Path
+
+    def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+
+@contextlib.contextmanager
+def supervised(folder: Path, **values: str) -> Iterator[Supervised]:
+    settings = parse({"API_KEYS": KEY, **values})
+    listener = socket.create_server(("127.0.0.1", 0))
+    sentinel = folder / "app.watchdog"
+    missing = {"address": None, "missing": "no model; set MODEL_NAME"}
+    spec = {"settings": settings.to_wire(with_keys=True), "listen_fd": listener.fileno(), "sentinel": str(sentinel),
+            "generation": 3, "parent": os.getpid(), "board": str(folder / "state.json"),
+            "queue_limit": settings.queue_limit, "lanes": {"embed": missing, "chat": missing}}
+    with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(spec).encode() + b"\n")
+            process.stdin.flush()
+            eventually(lambda: sentinel.exists() or process.poll() is not None)
+            yield Supervised(process, process.stdout, listener.getsockname()[1], sentinel)
+        finally:
+            process.kill()
+
+
+def test_supervised_process_serves_reports_and_stops(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        facts = json.loads(service.sentinel.read_text())
+        assert (facts["pid"], facts["generation"]) == (service.process.pid, 3)
+        assert service.get("/health")[0] == 200
+        event = json.loads(service.output.readline())
+        assert event["event"] == "access"
+        assert '"GET /health HTTP/1.1" 200' in event["line"]
+        service.process.send_signal(signal.SIGINT)
+        assert service.get("/health")[0] == 200
+        service.process.terminate()
+        assert service.process.wait(PATIENCE) == 0
+        assert not service.sentinel.exists()
+
+
+def test_heartbeat_goes_on_while_nothing_happens(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        touched = service.sentinel.stat().st_mtime_ns
+        eventually(lambda: service.sentinel.stat().st_mtime_ns > touched)
+        again = service.sentinel.stat().st_mtime_ns
+        eventually(lambda: service.sentinel.stat().st_mtime_ns > again)
+
+
+def test_key_is_on_no_command_line_and_in_no_output(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        service.get("/health", Authorization=f"Bearer {KEY}")
+        service.get("/nothing", Authorization=f"Bearer {KEY}x")
+        if os.path.isdir("/proc/self"):
+            for name in ("cmdline", "environ"):
+                assert KEY.encode() not in Path(f"/proc/{service.process.pid}/{name}").read_bytes()
+        assert KEY not in service.sentinel.read_text()
+        service.process.terminate()
+        out, err = service.process.communicate(timeout=PATIENCE)
+        assert KEY.encode() not in out + err
+        assert out.count(b"\n") == 2
+
+
+def test_lane_without_a_model_says_which_setting_to_fill(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("POST", "/gpt4all_api", b'{"prompt": "x"}', {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 503
+            assert answer.headers["Retry-After"]
+            assert "MODEL_NAME" in json.loads(answer.read())["error"]["message"]
+
+
+def test_requests_do_not_wait_for_a_watchdog_that_reads_nothing(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        # Each line is some 1,200 bytes; a pipe holds 64 kB.
+        for _ in range(150):
+            assert service.get("/" + "a" * 1000)[0] == 404
+        service.process.terminate()
+        assert service.process.wait(PATIENCE) == 0
+        lines = service.output.read().splitlines()
+        assert 0 < len(lines) < 150
+        assert all(json.loads(line)["event"] == "access" for line in lines)
+
+
+def test_dropped_lines_are_counted_with_the_next_one_that_fits() -> None:
+    reading, writing = os.pipe()
+    pipe = EventPipe(writing)
+    sent = 200
+    for number in range(sent):
+        pipe.access(f"{number} " + "x" * 1000)
+    first = _drain(reading)
+    pipe.access("last")
+    (event,) = _drain(reading)
+    assert event == {"event": "access", "line": "last", "dropped": sent - len(first)}
+    pipe.access("after")
+    assert _drain(reading) == [{"event": "access", "line": "after"}]
+    os.close(reading)
+    pipe.access("nobody reads any more")
+    os.close(writing)
+
+
+def _drain(descriptor: int) -> list[Any]:
+    os.set_blocking(descriptor, False)
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(descriptor, 1 << 16):
+            data += part
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_end_of_input_before_the_settings_ends_the_process() -> None:
+    done = subprocess.run([*APP, "--supervised"], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+    assert done.returncode != 0
+    assert b"Traceback" not in done.stderr
+
+
+def run_alone(folder: Path, *arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
+    env_file = folder / "env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    environ = {**os.environ, "MAYFLY_ENV": str(env_file)}
+    return subprocess.run([*APP, *arguments], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_alone(tmp_path, LISTEN_PORT="ninety")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "LISTEN_PORT" in line
+    assert "ninety" in line
+
+
+def test_taken_port_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run_alone(tmp_path, LISTEN_PORT=str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "LISTEN_PORT" in line
+
+
+def test_unknown_argument_is_refused(tmp_path: Path) -> None:
+    assert run_alone(tmp_path, "--superviced").returncode == 2
