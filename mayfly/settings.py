@@ -360,6 +360,17 @@ def _resolve(settings: Settings) -> Settings:
     return settings
 
 
+def env_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where the settings are written: `.env`, or the file that MAYFLY_ENV names."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("MAYFLY_ENV") or PROJECT_FOLDER / ".env")
+
+
+def in_environment(name: str) -> bool:
+    """Tell whether the environment sets a setting, by its environment name."""
+    return bool(os.environ.get(name, "").strip())
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read `.env` (or the file that MAYFLY_ENV names) and the environment; the environment wins.
 
@@ -369,15 +380,15 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     from dotenv import dotenv_values
 
     environ = os.environ if environ is None else environ
-    env_file = Path(environ.get("MAYFLY_ENV") or PROJECT_FOLDER / ".env")
+    file = env_file(environ)
     values: dict[str, str] = {}
-    if env_file.exists():
+    if file.exists():
         try:
-            values = {key: text or "" for key, text in dotenv_values(env_file, interpolate=False).items()}
+            values = {key: text or "" for key, text in dotenv_values(file, interpolate=False).items()}
         except (OSError, UnicodeDecodeError) as exc:
-            raise SettingError(f"{env_file} can't be read: {exc}") from exc
+            raise SettingError(f"{file} can't be read: {exc}") from exc
     elif environ.get("MAYFLY_ENV"):
-        raise SettingError(f"MAYFLY_ENV is {str(env_file)!r}, which doesn't exist; allowed: the path of a .env file")
+        raise SettingError(f"MAYFLY_ENV is {str(file)!r}, which doesn't exist; allowed: the path of a .env file")
     # A variable that is set to nothing doesn't hide the line in `.env`.
     values.update({name: environ[name] for name in names() if environ.get(name, "").strip()})
     return parse(values)

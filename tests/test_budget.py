@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from service import PROJECT, until
 
-from mayfly.workers.budget import Budget, Table, share
+from mayfly.workers.budget import PLACES, Allotment, Budget, Table, share
 
-EMBED_PLACE, FIRST_CHAT_PLACE = 0, 1
+# As the supervisor allots them.
+EMBED_PLACE, CHAT_PLACE = 0, 1
 
 # A process that computes at a place: it does what its standard input says, and answers with its threads.
 _WORKER = """
 import json, sys
 from pathlib import Path
 from mayfly.workers.budget import Budget, Table
-path, processes, place, total = sys.argv[1], *map(int, sys.argv[2:])
+path, place, total = sys.argv[1], *map(int, sys.argv[2:])
 used = []
 budget = Budget(Table(Path(path)), place, total, used.append)
 for line in sys.stdin:
@@ -37,8 +38,8 @@ for line in sys.stdin:
 class Worker:
     """A process with one place of the table."""
 
-    def __init__(self, path: Path, place: int, total: int, processes: int) -> None:
-        command = [sys.executable, "-c", _WORKER, str(path), str(processes), str(place), str(total)]
+    def __init__(self, path: Path, place: int, total: int) -> None:
+        command = [sys.executable, "-c", _WORKER, str(path), str(place), str(total)]
         self.process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def begin(self, what: str, times: int = 1) -> None:
@@ -61,8 +62,8 @@ class Worker:
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     with contextlib.ExitStack() as stack:
-        def begin(place: int, total: int, processes: int = 2) -> Worker:
-            one = Worker(tmp_path / "threads", place, total, processes)
+        def begin(place: int, total: int) -> Worker:
+            one = Worker(tmp_path / "threads", place, total)
             stack.enter_context(one.process)
             stack.callback(one.process.kill)
             return one
@@ -81,9 +82,9 @@ def test_the_shares_add_up_to_the_total_and_nobody_gets_nothing() -> None:
 def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) -> None:
     table = Table(tmp_path / "threads")
     used: list[int] = []
-    budget = Budget(table, FIRST_CHAT_PLACE, 4, used.append)
+    budget = Budget(table, CHAT_PLACE, 4, used.append)
     budget.enter()
-    assert (table[FIRST_CHAT_PLACE], table.busy(), used) == (4, [FIRST_CHAT_PLACE], [4])
+    assert (table[CHAT_PLACE], table.busy(), used) == (4, [CHAT_PLACE], [4])
     budget.look()
     budget.leave()
     budget.enter()
@@ -95,10 +96,10 @@ def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) ->
 def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
     table = Table(tmp_path / "threads")
-    embed, chat = worker(EMBED_PLACE, 4), worker(FIRST_CHAT_PLACE, 4)
+    embed, chat = worker(EMBED_PLACE, 4), worker(CHAT_PLACE, 4)
     assert embed.do("enter") == 4
     chat.begin("enter")
-    until(lambda: table[FIRST_CHAT_PLACE], what="the second one's sign")
+    until(lambda: table[CHAT_PLACE], what="the second one's sign")
     assert embed.do("look") == 2
     assert chat.used() == [2]
     assert table.in_use() == 4
@@ -131,32 +132,32 @@ def test_more_processes_than_threads_use_one_each_and_do_not_wait_for_one_anothe
 def test_a_process_that_never_looks_cannot_keep_the_others_waiting_for_ever(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
     worker(EMBED_PLACE, 2).do("enter")
-    assert worker(FIRST_CHAT_PLACE, 2).do("enter") == 1
+    assert worker(CHAT_PLACE, 2).do("enter") == 1
 
 
 def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest_is_shared_anew(
         tmp_path: Path, worker: Callable[..., Worker]) -> None:
     table = Table(tmp_path / "threads")
-    embed, chat = worker(EMBED_PLACE, 2), worker(FIRST_CHAT_PLACE, 2)
+    embed, chat = worker(EMBED_PLACE, 2), worker(CHAT_PLACE, 2)
     embed.do("enter")
     chat.do("enter")
     assert embed.do("look") == 1
     chat.process.kill()
     chat.process.wait()
-    assert table[FIRST_CHAT_PLACE] == 1  # the dead can't do it
-    table[FIRST_CHAT_PLACE] = 0
+    assert table[CHAT_PLACE] == 1  # the dead can't do it
+    table[CHAT_PLACE] = 0
     assert embed.do("look") == 2
 
 
 def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(tmp_path: Path) -> None:
     table = Table(tmp_path / "threads")
     used: list[int] = []
-    budget = Budget(table, FIRST_CHAT_PLACE, 3, used.append)
+    budget = Budget(table, CHAT_PLACE, 3, used.append)
     budget.enter()
-    table[FIRST_CHAT_PLACE] = 0
+    table[CHAT_PLACE] = 0
     budget.look()
     budget.look()
-    assert (table[FIRST_CHAT_PLACE], used[-1]) == (3, 3)
+    assert (table[CHAT_PLACE], used[-1]) == (3, 3)
 
 
 def test_many_calls_of_many_processes_leave_the_table_empty_and_nobody_over_the_total(
@@ -177,3 +178,20 @@ def test_a_symlink_in_the_place_of_the_table_is_not_followed(tmp_path: Path) -> 
     with pytest.raises(OSError):
         Table(tmp_path / "threads")
     assert victim.read_bytes() == b"untouched, every byte of it"
+
+
+def test_places_are_allotted_lowest_first_and_used_again() -> None:
+    allotment = Allotment()
+    first, second, third = (allotment.take(count) for count in (1, 3, 2))
+    assert (first, second, third) == ((0,), (1, 2, 3), (4, 5))
+    allotment.give_back(second)
+    assert allotment.take(2) == (1, 2)
+    assert allotment.take(2) == (3, 6)
+
+
+def test_the_last_place_is_not_the_byte_of_the_free_cores(tmp_path: Path) -> None:
+    table = Table(tmp_path / "threads")
+    table[PLACES - 1] = 3
+    assert table.free_cores == 0
+    table.free_cores = 300
+    assert (table.busy(), table.in_use(), table.free_cores) == ([PLACES - 1], 3, 255)

@@ -174,7 +174,7 @@ def test_there_control_c_is_left_to_the_service() -> None:
 
 def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(fresh_tree: Tree) -> None:
     shutil.copytree(ROOT / "mayfly" / "keys", fresh_tree.folder / "mayfly" / "keys")
-    for name in ("errors.py", "compat.py"):
+    for name in ("settings.py", "errors.py", "compat.py"):
         shutil.copy(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly")
     result = fresh_tree.run("key", "add", "backend")
     assert (result.code, len(result.out.strip())) == (0, 43), result

@@ -10,15 +10,12 @@ Exit code 0: done. 1: not done; one line on stderr says why. 2: used wrongly.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from mayfly import keys
+from mayfly import keys, settings
 from mayfly.errors import SettingError
 from mayfly.keys import env_file
-
-_PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def add(path: Path, name: str) -> str:
@@ -85,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         commands.add_parser(command, help=what).add_argument("name")
     commands.add_parser("list", help="name the keys in .env")
     chosen = parser.parse_args(arguments)
-    path = Path(os.environ.get("MAYFLY_ENV") or _PROJECT / ".env")
+    path = settings.env_file()
     try:
         if chosen.command == "add":
             # The key alone goes to stdout, so that a script can take it.
@@ -100,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mayfly: {exc}", file=sys.stderr)
         return 1
     print("Start the service again to have it know.", file=sys.stderr)
-    if os.environ.get("API_KEYS", "").strip():
+    if settings.in_environment("API_KEYS"):
         print("The environment sets API_KEYS too, and that wins over .env.", file=sys.stderr)
     return 0
 

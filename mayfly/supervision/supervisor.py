@@ -450,7 +450,7 @@ class Supervisor:
     def _worker_pids(self) -> Iterator[int]:
         """Yield the pids of all model processes, a template before its generations: as one ends, what it used is
         rather missed for a moment than counted twice."""
-        for position in self.workers:
+        for position in self._all_workers():
             if position.watched is not None:
                 yield position.watched.pid
         for lane in self.lanes.values():

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 #: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
-PLACES = 4096
+PLACES = 4095
 
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
