@@ -35,10 +35,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "LISTEN_PORT": (["http", "-1", "65536", "80.0", "0x50", "8_0"], "a whole number from 0 to 65535"),
     "AUTHORIZED_URLS": (["http://", "a b", "ok.example,<script>", "http://[::1"], "host names or URLs"),
     "API_KEYS": (["short", "with blank inside", "long-enough,short", "naïve-key-1"], "keys of 8 to 512 printable"),
-    "MODEL_LIST": (["models3.json", "ftp://models.example/list"], "an address that begins with https://"),
-    "MODEL_ALIASES": (["gpt-4o-mini", "gpt 4=completion", "gpt-4o="], "ALIAS=MODEL entries"),
-    "MAX_MODELS": (["-1", "33", "all"], "a whole number from 0 to 32"),
-    "MEMORY_LIMIT": (["101%", "much", "0%"], "none, a part of this machine's memory"),
     "ALLOWED_ORIGINS": (["my.site", "https://my.site/path", "null"], "origins separated by commas"),
     "ALLOWED_METHODS": (["GET POST", "GET;"], "names separated by commas"),
     "ALLOWED_HEADERS": (["X Header", "a:b"], "names separated by commas"),
@@ -181,6 +177,5 @@ def test_nothing_else_reads_the_environment_or_the_env_file() -> None:
     reading = re.compile(r"os\.environ(\.get|\[[^]]+\](?! = ))|getenv|(import|from) dotenv")
     found = {path.relative_to(PROJECT).as_posix() for path in [*PROJECT.glob("mayfly/**/*.py"), *PROJECT.glob("*.py")]
              if reading.search(path.read_text(encoding="utf-8"))}
-    # The client is a single file that is copied to other machines; the key command edits .env, and so has to know
-    # which file it is.
-    assert found == {"mayfly/settings.py", "embed_client.py", "mayfly/keys/__main__.py"}
+    # The client is a single file that is copied to other machines.
+    assert found == {"mayfly/settings.py", "embed_client.py"}

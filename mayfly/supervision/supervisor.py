@@ -140,10 +140,8 @@ class Supervisor:
             self._join(lane, now)
 
     def _in_use(self, lane: LaneState) -> bool:
-        """Tell whether a process of a lane serves a call now, by its sentinel."""
-        living = [position.watched for position in self.workers if position.lane == lane.name]
-        return any("request" in (sentinel.read(watched.sentinel) or {})
-                   for watched in [*living, *lane.generations.values()] if watched is not None)
+        """Tell whether a process of a lane has a call now: it marks its place before it takes one."""
+        return any(self._table[place] for place in lane.places)
 
     # -- the loop's two entries -------------------------------------------------------------------------------
 
