@@ -22,7 +22,7 @@ from mayfly.web.draining import Draining
 SPARE_THREADS = 8
 # A thread costs some 100 kB and its start 0.05 ms. Beyond this many calls at once the answer is 429, although
 # QUEUE_LIMIT would let the lane's queue grow.
-MOST_THREADS = 520
+MOST_THREADS = 776
 
 # The lanes of both configured models, and all lanes that open on demand together.
 SHARES = ("embed", "chat", "model")
