@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,15 +133,24 @@ def test_a_model_in_use_stays_until_it_has_answered_and_the_other_one_waits(play
 
 
 def test_one_that_waits_for_room_until_its_deadline_is_told_so(played: Callable[..., Service]) -> None:
-    service = played(MAX_MODELS=1, REQUEST_TIMEOUT=4)
+    service = played(MAX_MODELS=1, REQUEST_TIMEOUT=5)
     text(service, "a")
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            ask(service, "a", "slow")
+
     with ThreadPoolExecutor() as pool:
-        busy = [pool.submit(ask, service, "a", "slow") for _ in range(3)]
-        until(lambda: service.lane("model:a")["active"])
-        refused = ask(service, "b")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
-        assert "in use" in refused.json()["error"]["message"]
-        assert busy[0].result().status_code == 200
+        try:
+            for _ in range(3):
+                pool.submit(keep_busy)
+            until(lambda: service.lane("model:a")["active"] and service.lane("model:a")["queue"])
+            refused = ask(service, "b")
+        finally:
+            over.set()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert "in use" in refused.json()["error"]["message"]
 
 
 def test_callers_of_more_models_than_may_be_loaded_are_all_answered(played: Callable[..., Service]) -> None:

@@ -227,6 +227,18 @@ def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
     assert "HANG_SECONDS" in rig.reports()[0].read_text()
 
 
+def test_generation_that_is_done_before_its_first_event_is_read_is_not_taken_for_hung(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    rig.send(template, event="forked", generation=1, pid=5001, seconds=0.003)  # its sentinel is gone already
+    rig.tick(0.1)
+    assert rig.forked[0].said == []
+    rig.send(template, event="served", generation=1, outcome="answered", seconds=0.01, tokens=1)
+    rig.send(template, event="exited", generation=1, pid=5001, code=0)
+    rig.tick()
+    assert rig.board("chat")["restarts"]["spent"] == 1
+    assert rig.reports() == []
+
+
 def test_process_that_never_comes_up_is_ended_and_the_lane_says_why(rig: Rig) -> None:
     _, process = rig.spawner.latest("chat")
     rig.tick(301.0)
@@ -381,10 +393,7 @@ def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:
     for name in ("a", "b"):
         many.want(name)
     many.rest(3)
-    template, _ = many.come_up("model1")
-    path = many.folder / "run" / "model1-1.watchdog"
-    Sentinel(path).write({"generation": 1, "request": {"id": "req_1"}})
-    many.send(template, event="forked", generation=1, pid=5001, seconds=0.003)
+    many.table[many.supervisor.lanes["model:a"].places[0]] = 1
     many.sockets.waits = {"model:b"}
     many.want("c")
     assert many.lanes() == {"a", "b"}
@@ -484,18 +493,19 @@ def test_what_a_dismissed_process_still_says_is_about_nothing(many: Rig) -> None
     assert many.reports() == []
 
 
-def test_places_in_the_thread_budget_are_used_again(many: Rig) -> None:
+def test_places_in_the_thread_budget_are_emptied_and_used_again(many: Rig) -> None:
     seen = []
     for name in ("a", "b", "c", "a", "b", "c"):
         many.want(name)
         many.rest(3)
+        taken = {place for lane in many.supervisor.lanes.values() for place in lane.places}
         for _, watched, process in many.spawner.started:
             if watched.dismissed and process.code is None:
+                (place,) = {2, 3} - taken
+                many.table[place] = 1  # it began to compute in the very moment
                 process.code = -15
         many.tick()
         many.tick()
-        assert f"model:{name}" in many.supervisor.lanes
         seen.append(many.supervisor.lanes[f"model:{name}"].places)
-        many.table[seen[-1][0]] = 1
     assert set(seen) == {(2,), (3,)}
-    assert many.table.busy() == [2, 3]
+    assert many.table.busy() == []

@@ -70,8 +70,8 @@ class SocketLane:
         queue_limit: calls that may wait, beside those being served, before QueueFull.
         served_at_once: calls that the lane serves at the same time.
         missing: what a call is told when no model is configured.
-        summon: asks the watchdog for this lane, which opens on demand and may leave: its address is on the board then,
-            as long as it is there.
+        summon: tells the watchdog that this lane is wanted, which opens on demand and may leave: its address is on the
+            board then, as long as it is there.
     """
 
     def __init__(self, name: str, address: dict[str, Any] | None, board: Board, *, queue_limit: int,
@@ -227,9 +227,12 @@ class SocketLane:
                 raise _WorkerDied(generation) from exc
 
     def _await_socket(self, watch: Watch) -> Iterator[tuple[None, bytes]]:
-        """Where the lane opens on demand: ask for it until it is there."""
-        ask_at = 0.0
-        while self._summon is not None and self._where() is None:
+        """Where the lane opens on demand: say that it is wanted, and wait until it is there."""
+        if self._summon is None:
+            return
+        self._summon()
+        ask_at = time.monotonic() + _ASK_AGAIN
+        while self._where() is None:
             if time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + _ASK_AGAIN
                 self._summon()

@@ -90,6 +90,6 @@ def supervised(spec: dict[str, Any], ask: Ask) -> Switchboard:
         spec: what `socket_lanes` takes; of each lane also its model's id, and `chat_processes`.
         ask: see `Switchboard`.
     """
-    models = {lane["model"]: name for name, lane in spec["lanes"].items() if lane["model"]}
+    models = {lane["model"]: name for name, lane in spec["lanes"].items() if lane.get("model")}
     return Switchboard(socket_lanes(spec), models, board=Board(Path(spec["board"])), ask=ask,
-                       queue_limit=spec["queue_limit"], served_at_once=spec["chat_processes"])
+                       queue_limit=spec["queue_limit"], served_at_once=spec.get("chat_processes", 1))

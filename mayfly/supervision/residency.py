@@ -4,8 +4,8 @@ Decisions alone: a lane's sockets are opened and closed by `LaneSockets`, its pr
 supervisor. The models of EMBED_MODEL and MODEL_NAME never leave.
 
 A lane in use never leaves. Whether it is in use is seen where it can't be lost: calls that wait are in its listening
-socket, calls being served in its processes' sentinels. Counts kept by the web process would be wrong once that has
-crashed, or has dropped an event because the pipe was full.
+socket, and a process that takes one out marks its place in the thread budget before. Counts kept by the web process
+would be wrong once that has crashed, or has dropped an event because the pipe was full.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mayfly.supervision.watched import LaneState
 
 #: The web process asks again every second while somebody waits.
 _FORGET_AFTER = 5.0
-# Between a lane's opening, or an asking for it, and the call's arrival in its socket.
+# Between a lane's opening and the arrival of the first call in its socket.
 _EXPECTED = 2.0
 # A lane whose process can't start and for which nobody asks is given up.
 _GIVE_UP_AFTER = 60.0
@@ -61,7 +61,7 @@ class Residency:
     Args:
         settings: MAX_MODELS and MEMORY_LIMIT.
         sockets: opens lanes.
-        in_use: tells whether a process of a lane serves a call now.
+        in_use: tells whether a process of a lane has a call now.
     """
 
     def __init__(self, settings: Settings, sockets: Sockets, in_use: Callable[[LaneState], bool]) -> None:
@@ -75,7 +75,8 @@ class Residency:
         model = str(event.get("model", ""))
         name = f"model:{model}" if model else VOCABULARY
         if name in lanes:
-            lanes[name].used, lanes[name].expected = now, now + _EXPECTED
+            # Not expected again: the call may have been answered before this was read from another pipe.
+            lanes[name].used = now
         elif name in self._wishes:
             self._wishes[name].renewed = now
         else:
@@ -161,6 +162,7 @@ class Residency:
         return too_much or sum(1 for lane in there if lane.on_demand) >= self._settings.max_models
 
     def _idle(self, lane: LaneState, now: float) -> bool:
+        # First the socket, then the places: a call goes that way too.
         return now > lane.expected and not self._sockets.waiting(lane.name) and not self._in_use(lane)
 
 

@@ -140,10 +140,8 @@ class Supervisor:
             self._join(lane, now)
 
     def _in_use(self, lane: LaneState) -> bool:
-        """Tell whether a process of a lane serves a call now, by its sentinel."""
-        living = [position.watched for position in self.workers if position.lane == lane.name]
-        return any("request" in (sentinel.read(watched.sentinel) or {})
-                   for watched in [*living, *lane.generations.values()] if watched is not None)
+        """Tell whether a process of a lane has a call now: it marks its place before it takes one."""
+        return any(self._table[place] for place in lane.places)
 
     # -- the loop's two entries -------------------------------------------------------------------------------
 
@@ -313,7 +311,8 @@ class Supervisor:
         path = self._run_folder / f"{lane.stem}-{number}.watchdog"
         watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
                           pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
-        watched.heartbeat.observe(sentinel.touched(path), now)
+        # A call that waited may have been answered before this was read: then the sentinel is gone.
+        watched.heartbeat = policy.Heartbeat(sentinel.touched(path), now)
         lane.generations[number] = watched
         lane.next_generation = max(lane.next_generation, number + 1)
         lane.generation = number

@@ -112,7 +112,7 @@ class LaneState:
         address, served_at_once: how the web process reaches it.
         on_demand: it may leave.
         used: when somebody last asked for it or was served.
-        expected: until when the call of somebody who asked for it is awaited; 0 once one was served.
+        expected: until when the call for which it opened is awaited; 0 once one was served.
         places: in the thread budget.
         failing: why its process doesn't come up, or "".
         generations: the template's living generations, by number.

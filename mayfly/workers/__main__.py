@@ -23,7 +23,7 @@ from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
-from mayfly.workers.accept import TICK, ModelFile, wait_for_call
+from mayfly.workers.accept import TICK, ModelFile, call_waits, take_call
 from mayfly.workers.budget import Budget, Table
 from mayfly.workers.serving import Served, serve_completion, serve_embeddings, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
@@ -99,13 +99,14 @@ class _Worker:
         self._listener = listener
         self._model_file = model_file
         self._events = events
+        self._table = Table(spec.budget)
         self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()
 
     def budget(self, set_threads: Callable[[int], None]) -> Budget:
         """Return this process's part of the thread budget."""
-        return Budget(Table(self._spec.budget), self._spec.places[0], self._spec.settings.threads, set_threads)
+        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads)
 
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
@@ -118,10 +119,11 @@ class _Worker:
             if self._model_file is not None and self._model_file.changed():
                 self.sentinel.remove()
                 return exits.MODEL_CHANGED
-            connection = wait_for_call(self._listener, self._spec.address)
+            connection = self._next_call()
             if connection is None:
                 continue
             served = serve(connection)
+            self._table[self._spec.places[0]] = 0
             if self._spec.role == "once":
                 self.sentinel.remove()
             else:
@@ -130,6 +132,16 @@ class _Worker:
                               seconds=round(served.seconds, 4), tokens=served.tokens)
             if self._spec.role == "once":
                 return exits.DONE
+
+    def _next_call(self) -> socket.socket | None:
+        if not call_waits(self._listener):
+            return None
+        # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
+        self._table[self._spec.places[0]] = 1
+        connection = take_call(self._listener, self._spec.address)
+        if connection is None:
+            self._table[self._spec.places[0]] = 0
+        return connection
 
     def _stand_by(self) -> None:
         """Wait, loaded, until the watchdog says that it is this process's turn."""

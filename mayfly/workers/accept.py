@@ -35,10 +35,14 @@ def take_call(listener: socket.socket, address: dict[str, Any]) -> socket.socket
         connection.close()
 
 
+def call_waits(listener: socket.socket) -> bool:
+    """Wait up to one tick for a call; tell whether there is one."""
+    return bool(select.select([listener], [], [], TICK)[0])
+
+
 def wait_for_call(listener: socket.socket, address: dict[str, Any]) -> socket.socket | None:
-    """Wait up to one tick for a call."""
-    readable, _, _ = select.select([listener], [], [], TICK)
-    return take_call(listener, address) if readable else None
+    """Wait up to one tick for a call, and take it."""
+    return take_call(listener, address) if call_waits(listener) else None
 
 
 class ModelFile:

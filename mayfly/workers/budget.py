@@ -8,8 +8,9 @@ locked, and a stale look is put right at the next one.
 
 The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
 allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
-process empties its place. One byte more holds how many cores are free for all of them together: the watchdog lowers it
-while other programs compute.
+process empties its place. A place is taken before the call is, so the supervisor also sees by it whether a lane is in
+use. One byte more holds how many cores are free for all of them together: the watchdog lowers it while other programs
+compute.
 """
 
 from __future__ import annotations

@@ -114,14 +114,16 @@ class Template:
     def _hand_out(self) -> None:
         generation = self._ahead
         assert generation is not None
+        place = min(self._free_places())
+        # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
+        self._table[place] = 1
         connection = take_call(self._listener, self._spec.address)
         if connection is None:
+            self._table[place] = 0
             return
-        with connection:
-            place = min(self._free_places())
-            # If it died this moment, the caller sees a connection that ended before it began, and tries again.
-            with contextlib.suppress(OSError):
-                socket.send_fds(generation.channel, [_PLACE.pack(place)], [connection.fileno()])
+        # If it died this moment, the caller sees a connection that ended before it began, and tries again.
+        with connection, contextlib.suppress(OSError):
+            socket.send_fds(generation.channel, [_PLACE.pack(place)], [connection.fileno()])
         generation.place = place
         self._ahead = None
         self._fork_at = 0.0
@@ -140,16 +142,20 @@ class Template:
                               seconds=round(time.monotonic() - generation.forked, 5))
         if _DONE in said:
             generation.served = True
-            generation.place = None
+            self._empty(generation)
             self._pause = 0.0
+
+    def _empty(self, generation: _Generation) -> None:
+        if generation.place is not None:
+            self._table[generation.place] = 0
+            generation.place = None
 
     def _reap(self, generation: _Generation) -> None:
         """Take note of a generation's end. Its channel closes as it dies, so this wait is short."""
         _, status = os.waitpid(generation.pid, 0)
         del self._generations[generation.channel.fileno()]
         generation.channel.close()
-        if generation.place is not None:
-            self._table[generation.place] = 0
+        self._empty(generation)
         self._events.send("exited", generation=generation.number, pid=generation.pid,
                           code=os.waitstatus_to_exitcode(status))
         if generation is self._ahead:
