@@ -25,6 +25,9 @@ from mayfly import keys
 from mayfly.compat import memory_size
 from mayfly.errors import SettingError
 
+# In ALLOWED_ORIGINS, ALLOWED_METHODS and ALLOWED_HEADERS: whatever comes.
+ANY = "*"
+
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -126,8 +129,9 @@ def _address(text: str) -> str:
 def _route(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
         raise _Refused("a path such as /gpt4all_api")
-    if text in ("/embed", "/health", "/ready") or text == "/v1" or text.startswith("/v1/"):
-        raise _Refused("a path that the service doesn't use itself (/embed, /health, /ready, /v1)")
+    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1")
+    if text in own or text.startswith(("/docs/", "/v1/")):
+        raise _Refused(f"a path that the service doesn't use itself ({', '.join(own)})")
     return text
 
 
@@ -154,6 +158,23 @@ def _hosts(text: str) -> tuple[str, ...]:
             raise _Refused("host names or URLs separated by commas, such as my.ngrok.app")
         hosts.append(host)
     return tuple(hosts)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.lower() for origin in _list(text))
+    for origin in origins:
+        if origin != ANY and not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
+            raise _Refused("origins separated by commas, such as https://my.site or http://localhost:5173, without a "
+                           "path; or *")
+    return origins
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    """Accept names as HTTP writes them: of methods or headers."""
+    tokens = tuple(_list(text))
+    if not all(re.fullmatch(r"[A-Za-z0-9-]+|\*", token) for token in tokens):
+        raise _Refused("names separated by commas, or *")
+    return tokens
 
 
 def _aliases(text: str) -> dict[str, str]:
@@ -234,6 +255,14 @@ class Settings:
     require_key: str = _setting(
         "auto", _choice("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
+    allowed_origins: tuple[str, ...] = _setting(
+        "", _origins,
+        "Web pages (their origins: scheme, host and port) that browsers may let call this service; * is every page, "
+        "which then needs a key. Empty: none.")
+    allowed_methods: tuple[str, ...] = _setting("*", _tokens, "HTTP methods that those pages may use.")
+    allowed_headers: tuple[str, ...] = _setting("*", _tokens, "Headers that those pages may send.")
+    allow_credentials: bool = _setting(
+        "false", _truth, "Whether browsers may send their cookies and stored logins along.")
     venv_name: str = _setting(
         ".venv", str, "Folder of the virtual environment that start.sh makes.")
     log_folder_name: Path = _setting("logs", _folder, "Folder of the logs and failure reports.")
@@ -322,6 +351,9 @@ def _resolve(settings: Settings) -> Settings:
                            f"{settings.device!r}); allowed here: auto, respawn, none")
     if settings.isolation == "auto":
         settings = dataclasses.replace(settings, isolation="fork" if fork_works else "respawn")
+    if settings.allow_credentials and ANY in settings.allowed_origins:
+        raise SettingError("ALLOW_CREDENTIALS is true, but ALLOWED_ORIGINS has *; allowed: origins by name (browsers "
+                           "refuse the two together), or ALLOW_CREDENTIALS=false")
     if settings.listen_ip not in ("127.0.0.1", "::1") and not settings.api_keys:
         raise SettingError(f"API_KEYS is empty, but LISTEN_IP is {settings.listen_ip!r}; allowed: a key in API_KEYS "
                            "(callers from other machines need one), or LISTEN_IP=127.0.0.1")

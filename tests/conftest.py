@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +15,19 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 sys.path.insert(0, str(PROJECT / "tests"))
 
+import clients  # noqa: E402
+import scripts  # noqa: E402
 import tiny_llama  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.models import minilm  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a shell ignores it for what it runs in the background, and children inherit
+    that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +78,16 @@ def start(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
     yield begin
     for service in services:
         service.stop()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, embedding_model: Path) -> Iterator[Service]:
+    """A service for other people's clients: real vectors, scripted completions, and a key."""
+    folder = tmp_path_factory.mktemp("served")
+    _link(embedding_model, folder / embedding_model.name)
+    service = Service(folder / "service", {
+        "MODEL_PATH": folder, "MODEL_NAME": scripts.write(folder, *clients.RULES), "API_KEYS": clients.KEY,
+        "CHAT_PROCESSES": 2})
+    service.wait_ready()
+    yield service
+    service.stop()

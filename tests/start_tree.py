@@ -121,6 +121,9 @@ class Tree:
         import dotenv
 
         [packages] = (self.folder / ".venv").glob("**/site-packages")
+        # One that venv put there may be older than what a lent package asks for, and would come before the lent one.
+        for own in packages.glob("setuptools*"):
+            shutil.rmtree(own)
         (packages / "lent.pth").write_text(str(Path(dotenv.__file__).parent.parent) + "\n")
 
 

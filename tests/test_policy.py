@@ -47,6 +47,11 @@ def test_a_heartbeat_ages_by_the_watchdogs_clock_whatever_time_the_file_says() -
     assert heartbeat.observe(10, now=9.0) == 0
 
 
+def test_a_sentinel_that_is_gone_at_the_first_look_is_a_fresh_heartbeat() -> None:
+    # The watchdog heard of a fast generation after it had done its work; the age was that of the machine's start.
+    assert Heartbeat().observe(None, now=7_141.0) == 0
+
+
 def test_back_off_doubles_to_its_ceiling() -> None:
     backoff = Backoff()
     delays = [backoff.delay(0.0, answered=False) for _ in range(11)]
@@ -63,3 +68,11 @@ def test_back_off_resets_after_a_minute_of_health_or_an_answered_call() -> None:
     assert backoff.delay(61.0, answered=False) == 0.1
     assert backoff.delay(59.0, answered=False) == 0.2
     assert backoff.delay(1.0, answered=True) == 0.1
+
+
+def test_a_death_in_the_middle_of_a_call_never_holds_others_up_for_long() -> None:
+    backoff = Backoff()
+    delays = [backoff.delay(0.0, answered=False, serving=True) for _ in range(9)]
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, 2.0]
+    # Deaths that no call explains still back off as far as ever.
+    assert backoff.delay(0.0, answered=False) == 30.0

@@ -23,6 +23,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+def _environment(service: Service) -> dict[str, str]:
+    """Return the environment in which a client calls this service, and not one that this checkout's .env describes."""
+    return {**os.environ, "MAYFLY_URL": service.url, "MAYFLY_ENV": str(service.settings["MAYFLY_ENV"])}
+
+
 def test_every_curl_of_the_readme_answers(start: Callable[..., Service]) -> None:
     service = start()
     commands = re.findall(r"^curl (?:.*\\\n)*.*", "\n".join(blocks("sh")), re.MULTILINE)
@@ -41,7 +46,7 @@ def test_the_python_of_the_readme_runs(start: Callable[..., Service]) -> None:
     service = start()
     (code,) = blocks("python")
     code += "\nassert [len(vector) for vector in vectors] == [384, 384] and isinstance(answer, str)\n"
-    environ = {**os.environ, "MAYFLY_URL": service.url}
+    environ = _environment(service)
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, check=True, timeout=120)
 
 
@@ -52,7 +57,7 @@ def test_the_client_commands_of_the_readme_run(start: Callable[..., Service], tm
     (tmp_path / "texts.txt").write_text("one\ntwo\n")
     for command in commands:
         command = command.replace("python embed_client.py", f"'{sys.executable}' '{PROJECT / 'embed_client.py'}'")
-        environ = {**os.environ, "MAYFLY_URL": service.url}
+        environ = _environment(service)
         done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True,
                               timeout=120)
         assert done.returncode == 0, (command, done.stderr)

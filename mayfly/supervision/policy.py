@@ -19,7 +19,9 @@ class Heartbeat:
     has changed.
     """
 
-    mark: int | None = None
+    # No sentinel has the mark 0, so the first look counts as a change even if there is none any more: a fast
+    # generation is done before the watchdog hears of it.
+    mark: int | None = 0
     seen: float = 0.0
 
     def observe(self, mark: int | None, now: float) -> float:
@@ -68,25 +70,29 @@ class Backoff:
     """How long to wait before the next start: doubles from `first` to `longest`.
 
     It resets after a minute of health, or as soon as a process has answered a call: a process that works is not a
-    restart loop, and its callers wait for the next one.
+    restart loop, and its callers wait for the next one. After a death in the middle of a call it doesn't grow beyond
+    `longest_serving`, or one caller's poison would hold all others up for half a minute.
     """
 
     first: float = 0.1
     longest: float = 30.0
+    longest_serving: float = 2.0
     healthy_after: float = 60.0
     _next: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._next = self.first
 
-    def delay(self, lived_ready: float, answered: bool) -> float:
+    def delay(self, lived_ready: float, answered: bool, serving: bool = False) -> float:
         """Return the seconds to wait after a failure.
 
         Args:
             lived_ready: seconds that the process lived after it was ready.
             answered: it answered a call.
+            serving: it died while it served one.
         """
         if answered or lived_ready >= self.healthy_after:
             self._next = self.first
-        delay, self._next = self._next, min(2 * self._next, self.longest)
+        delay = min(self._next, self.longest_serving) if serving else self._next
+        self._next = min(2 * self._next, self.longest)
         return delay

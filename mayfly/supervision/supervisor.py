@@ -276,7 +276,8 @@ class Supervisor:
                 watched.name, verdict, watched.pid, watched.generation, code, now - watched.started, watched.calls,
                 now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
                 there or {}, watched.process.tail(), lost)
-            delay = position.backoff.delay(lived_ready, answered=watched.calls > 0)
+            serving = watched.ready and "request" in (there or {})
+            delay = position.backoff.delay(lived_ready, answered=watched.calls > 0, serving=serving)
             position.start_at = now + delay
             self._failed(watched, failure, f"; starting it again in {delay:.1f} s")
         sentinel.Sentinel(watched.sentinel).remove()

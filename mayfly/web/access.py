@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from mayfly import keys
 from mayfly.errors import AccessDenied, HostNotAllowed
-from mayfly.settings import Settings
+from mayfly.settings import ANY, Settings
 
 _FORWARDING = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_FORWARDED",
                "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP")
@@ -34,18 +34,22 @@ class Access:
         digests: SHA-256 of each key, so that a comparison takes the same time for keys of any length.
         hosts: names besides the loopback ones under which direct calls are served, in lower case.
         always: REQUIRE_KEY=always: direct calls need a key too.
+        origins: whose pages may make direct calls without a key. The star isn't among them: it would let any page
+            that a browser on this machine shows use the service.
     """
 
     digests: tuple[bytes, ...]
     hosts: frozenset[str]
     always: bool
+    origins: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, settings: Settings) -> Access:
-        """Make the rules from API_KEYS, AUTHORIZED_URLS and REQUIRE_KEY."""
+        """Make the rules from API_KEYS, AUTHORIZED_URLS, REQUIRE_KEY and ALLOWED_ORIGINS."""
         digests = tuple(key.digest for key in map(keys.parse, settings.api_keys) if key is not None)
         hosts = frozenset(host.lower() for host in settings.authorized_urls)
-        return cls(digests, hosts, settings.require_key == "always")
+        return cls(digests, hosts, settings.require_key == "always",
+                   frozenset(settings.allowed_origins) - {ANY})
 
     def check(self, environ: Mapping[str, Any]) -> None:
         """Let a request pass, or refuse it.
@@ -71,9 +75,11 @@ class Access:
             raise HostNotAllowed("The Host of this request isn't this machine's: add it to AUTHORIZED_URLS, or send a "
                                  "key in the header 'Authorization: Bearer <key>'.")
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and not self._is_ours(_origin_name(origin)):
-            raise HostNotAllowed("The Origin of this request is another site: add its host to AUTHORIZED_URLS, or send "
-                                 "a key in the header 'Authorization: Bearer <key>'.")
+        if origin is None or origin.lower() in self.origins:
+            return
+        if not self._is_ours(_origin_name(origin)):
+            raise HostNotAllowed("The Origin of this request is another site: add it to ALLOWED_ORIGINS, or send a "
+                                 "key in the header 'Authorization: Bearer <key>'.")
 
     def demand_key(self, environ: Mapping[str, Any]) -> None:
         """Refuse a call without a key, though it may have passed `check`.

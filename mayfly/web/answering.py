@@ -76,7 +76,8 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
         body = problem.body()
         self.status = problem.status_line
         identity = request_id(self.request.headers.get("X_REQUEST_ID"))
-        self.response_headers.extend([*problem.headers(), ("X-Request-Id", identity)])
+        asking_page = self.channel.server.cross_origin.headers(self.request.environ(self.channel.addr[0]))
+        self.response_headers.extend([*problem.headers(), ("X-Request-Id", identity), *asking_page])
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(b"" if self.request.method() == "HEAD" else body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from mayfly.errors import AccessDenied
-from mayfly.web import health, native, openai, problems, pulling, tokens
+from mayfly.web import docs, health, native, openai, problems, pulling, tokens
 from mayfly.web.identity import request_id
 from mayfly.web.paths import CanonicalPaths
 from mayfly.web.service import Service
@@ -21,9 +21,11 @@ def build(service: Service) -> Flask:
 
     # Before routing errors are raised, so that a stranger can't tell which paths exist.
     @app.before_request
-    def admit() -> None:
+    def admit() -> Response | None:
         g.request_id = request_id(request.headers.get("X-Request-Id"))
         g.trusted = False
+        if service.cross_origin.is_preflight(request.environ):
+            return Response(status=204, headers=service.cross_origin.preflight_headers(request.environ))
         is_open = request.path in health.PATHS
         try:
             service.access.check(request.environ)
@@ -33,10 +35,12 @@ def build(service: Service) -> Flask:
                 raise
         if not is_open:
             service.refuse_if_stopping()
+        return None
 
     @app.after_request
     def identify(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
+        response.headers.extend(service.cross_origin.headers(request.environ))
         return response
 
     # The application's outermost boundary: whatever is raised below becomes JSON here.
@@ -49,5 +53,6 @@ def build(service: Service) -> Flask:
     openai.install(app, service)
     tokens.install(app, service)
     pulling.install(app, service)
+    docs.install(app, service)
     health.install(app, service)
     return app

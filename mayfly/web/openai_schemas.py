@@ -121,11 +121,14 @@ class _Sampled(OpenAIBody):
         raise NotImplementedError
 
 
+_PromptList = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+_Prompts = Annotated[_PromptList, BeforeValidator(listed, json_schema_input_type=str | _PromptList)]
+
+
 class TextBody(_Sampled):
     """`POST /v1/completions`."""
 
-    prompt: Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])] = Field(
-        min_length=1, max_length=MOST_PROMPTS,
+    prompt: _Prompts = Field(
         description=f"a string or a non-empty list of up to {MOST_PROMPTS} strings")
     max_tokens: int = Field(16, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES, description=f"a whole number from n to {MOST_CHOICES}")
@@ -182,13 +185,17 @@ def _as_parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
+_PartList = Annotated[list[TextPart], Field(min_length=1)]
+_Content = Annotated[_PartList, BeforeValidator(_as_parts, json_schema_input_type=str | _PartList)]
+
+
 class ChatMessage(OpenAIBody):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description='"system", "developer", "user" or "assistant"')
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])] = Field(
-        min_length=1, description='a string or a list of {"type": "text", "text": a string}')
+    content: _Content = Field(
+        description='a string or a list of {"type": "text", "text": a string}')
     name: str = Field("", description="a string, which the model isn't told")
     refusal: None = Field(None, description="left out")
     tool_calls: Annotated[list[Any], Field(max_length=0)] = Field([], description="left out: there are no tools here")

@@ -42,11 +42,14 @@ Stops = Annotated[_StopList, BeforeValidator(listed, json_schema_input_type=_Sto
 STOPS = f"a non-empty string or a list of up to {MOST_STOPS} of them"
 
 
+_TextList = Annotated[list[str], Field(min_length=1)]
+Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str | _TextList)]
+
+
 class EmbedBody(Body):
     """`POST /embed`."""
 
-    input: Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])] = Field(
-        min_length=1, description="a string or a non-empty list of strings")
+    input: Texts = Field(description="a string or a non-empty list of strings")
     model: str = Field("", description="a string")
     encoding_format: Literal["float", "base64"] = Field("float", description='"float" or "base64"')
     long_text: Literal["mean", "truncate"] = Field("mean", description='"mean" or "truncate"')

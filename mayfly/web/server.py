@@ -27,6 +27,7 @@ from mayfly.web.access import Access
 from mayfly.web.answering import log
 from mayfly.web.connection import Connection
 from mayfly.web.crew import Crew
+from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.descriptors import connections_that_fit
 from mayfly.web.draining import Draining
 from mayfly.web.identity import request_id
@@ -73,6 +74,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         tame_waitress_log()
         self.settings = settings
         self.access = Access.of(settings)
+        self.cross_origin = CrossOrigin.of(settings)
         self.log_access = log_access
         self.draining = draining
         threads = threads_needed(settings)

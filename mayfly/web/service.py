@@ -15,13 +15,14 @@ from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.access import Access
+from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.draining import Draining
 
 # Threads that no model call can take: for /health, refusals and errors.
 SPARE_THREADS = 8
 # A thread costs some 100 kB and its start 0.05 ms. Beyond this many calls at once the answer is 429, although
 # QUEUE_LIMIT would let the lane's queue grow.
-MOST_THREADS = 520
+MOST_THREADS = 776
 
 # The lanes of both configured models, and all lanes that open on demand together.
 SHARES = ("embed", "chat", "model")
@@ -47,6 +48,7 @@ class Service:
     settings: Settings
     lanes: Mapping[str, Lane]
     access: Access
+    cross_origin: CrossOrigin
     draining: Draining
     seats: Mapping[str, threading.Semaphore]
     switchboard: Switchboard
@@ -60,7 +62,8 @@ class Service:
         each = (threads_needed(settings) - SPARE_THREADS) // len(SHARES)
         seats = {name: threading.Semaphore(each) for name in SHARES}
         inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
-        return cls(settings, switchboard.configured, Access.of(settings), draining, seats, switchboard, inventory)
+        return cls(settings, switchboard.configured, Access.of(settings), CrossOrigin.of(settings), draining, seats,
+                   switchboard, inventory)
 
     def watch(self, environ: Mapping[str, Any]) -> Watch:
         """Return the caller's side of a call that begins now, from its WSGI environment."""

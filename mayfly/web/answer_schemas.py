@@ -1,0 +1,194 @@
+"""The forms of answers, for the OpenAPI document. Nothing is built by these: tests hold the answers against them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Reason = Literal["stop", "length"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(_Answer):
+    """What went wrong: `message` says what to change, `param` names the field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(_Answer):
+    """Any failure."""
+
+    error: ErrorDetail
+
+
+class EmbeddingUsage(_Answer):
+    """Tokens evaluated."""
+
+    prompt_tokens: Count
+    total_tokens: Count
+
+
+class Usage(EmbeddingUsage):
+    """Tokens evaluated and made."""
+
+    completion_tokens: Count
+
+
+class Embedding(_Answer):
+    """A text's vector: numbers, or little-endian float32 in base64."""
+
+    object: Literal["embedding"]
+    index: Count
+    embedding: list[float] | str
+
+
+class EmbeddingList(_Answer):
+    """Vectors in the texts' order."""
+
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+class Completed(_Answer):
+    """A completion of the native route; `generation` is the number of the process that made it."""
+
+    response: str
+    model: str
+    finish_reason: Reason
+    generation: Count
+    usage: Usage
+
+
+class ListedModel(_Answer):
+    """A model of MODEL_PATH, with what its file says; `usable` is false if gpt4all can't run it, and `reason` why."""
+
+    id: str
+    object: Literal["model"]
+    created: Count
+    owned_by: str
+    kind: Literal["embedding", "completion"] = "completion"
+    size: Count = 0
+    architecture: str = ""
+    quantization: str = ""
+    parameter_count: Count = 0
+    embedding_length: Count = 0
+    context_length: Count = 0
+    usable: bool = True
+    reason: str = ""
+
+
+class ModelList(_Answer):
+    """The models of MODEL_PATH."""
+
+    object: Literal["list"]
+    data: list[ListedModel]
+
+
+class TextChoice(_Answer):
+    """A completion of a text."""
+
+    index: Count
+    text: str
+    logprobs: None
+    finish_reason: Reason
+
+
+class _OpenAIAnswer(_Answer):
+    id: str
+    created: Count
+    model: str
+    usage: Usage
+
+
+class TextCompletion(_OpenAIAnswer):
+    """Completions of texts: `n` for each prompt, prompt by prompt."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+
+
+class AssistantMessage(_Answer):
+    """The model's turn."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(_Answer):
+    """A completion of a conversation."""
+
+    index: Count
+    message: AssistantMessage
+    logprobs: None
+    finish_reason: Reason
+
+
+class ChatCompletion(_OpenAIAnswer):
+    """Completions of a conversation."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+
+
+class Health(_Answer):
+    """What the service does; callers who may use the rest also see its lanes."""
+
+    status: Literal["ok", "degraded", "stopping"]
+    version: str = ""
+    uptime_s: float = 0
+    lanes: dict[str, dict[str, Any]] = {}
+
+
+class Ready(_Answer):
+    """Every configured model can answer."""
+
+    status: Literal["ready"]
+
+
+class Unready(_Answer):
+    """Not every configured model can answer."""
+
+    status: Literal["unready"]
+    waiting_for: list[str] = []
+    error: ErrorDetail | None = None
+
+
+class TokenizedText(_Answer):
+    """A text's token ids, as its model evaluates them."""
+
+    index: Count
+    tokens: list[int]
+    count: Count
+
+
+class TokenizedTexts(_Answer):
+    """Token ids in the texts' order."""
+
+    object: Literal["list"]
+    data: list[TokenizedText]
+    model: str
+
+
+class TokenChecked(_Answer):
+    """Whether a prompt and its completion fit the model's window."""
+
+    fits: bool
+    tokenCount: Count
+    contextLength: Count
+
+
+class TokenChecks(_Answer):
+    """FastChat's answer, in the prompts' order."""
+
+    prompts: list[TokenChecked]

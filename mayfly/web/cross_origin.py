@@ -1,0 +1,93 @@
+"""Cross-origin calls (CORS): which web pages may read the answers. None, unless ALLOWED_ORIGINS names some.
+
+A browser asks before it sends a page's call (the preflight) and shows the page the answer only if its headers allow
+it, errors included. A preflight carries no key, so it is answered before the access rules, and for allowed origins
+alone; it tells nothing but these settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mayfly.settings import ANY, Settings
+
+# How long a browser may remember a preflight's answer (s).
+_REMEMBERED = 600
+# Headers of answers that a page may read beside the usual ones.
+_EXPOSED = "X-Request-Id, Retry-After"
+
+
+@dataclass(frozen=True)
+class CrossOrigin:
+    """The rules, made from the settings.
+
+    Attributes:
+        origins: in lower case; the star is every origin.
+        methods, names: HTTP methods, and names of headers, that a page may use.
+        credentials: whether a browser may send cookies and stored logins along.
+    """
+
+    origins: frozenset[str]
+    methods: tuple[str, ...]
+    names: tuple[str, ...]
+    credentials: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> CrossOrigin:
+        """Make the rules from ALLOWED_ORIGINS, ALLOWED_METHODS, ALLOWED_HEADERS and ALLOW_CREDENTIALS."""
+        return cls(frozenset(settings.allowed_origins), settings.allowed_methods, settings.allowed_headers,
+                   settings.allow_credentials)
+
+    def is_preflight(self, environ: Mapping[str, Any]) -> bool:
+        """Tell whether a request is the preflight of an allowed origin.
+
+        Args:
+            environ: WSGI names and values.
+        """
+        return (environ.get("REQUEST_METHOD") == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+                and self._allowed(environ.get("HTTP_ORIGIN")) is not None)
+
+    def headers(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return what an answer to a request needs so that the page that asked may read it."""
+        if not self.origins:
+            return []
+        allowed = self._allowed(environ.get("HTTP_ORIGIN"))
+        # The answer depends on who asks: a cache must not give one origin's to another.
+        vary = [] if allowed == ANY else [("Vary", "Origin")]
+        if allowed is None:
+            return vary
+        headers = [("Access-Control-Allow-Origin", allowed), ("Access-Control-Expose-Headers", _EXPOSED), *vary]
+        if self.credentials:
+            headers.append(("Access-Control-Allow-Credentials", "true"))
+        return headers
+
+    def preflight_headers(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return what a preflight's answer has beside `headers`."""
+        headers = [
+            ("Access-Control-Allow-Methods", _named(self.methods, environ, "HTTP_ACCESS_CONTROL_REQUEST_METHOD")),
+            ("Access-Control-Allow-Headers", _named(self.names, environ, "HTTP_ACCESS_CONTROL_REQUEST_HEADERS")),
+            ("Access-Control-Max-Age", str(_REMEMBERED))]
+        if environ.get("HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK") == "true":
+            # Chrome asks so when a page of the internet calls an address of this machine.
+            headers.append(("Access-Control-Allow-Private-Network", "true"))
+        return headers
+
+    def _allowed(self, origin: str | None) -> str | None:
+        """Return how an origin is allowed: by its name, or by the star; None if it isn't."""
+        if origin is None:
+            return None
+        if origin.lower() in self.origins:
+            return origin
+        return ANY if ANY in self.origins else None
+
+
+def _named(allowed: tuple[str, ...], environ: Mapping[str, Any], asked: str) -> str:
+    """Return what a preflight is told of methods or headers."""
+    if ANY not in allowed:
+        return ", ".join(allowed)
+    # The star itself would mean neither Authorization nor, with credentials, anything: name what was asked for.
+    wanted = str(environ.get(asked, ""))
+    return wanted if re.fullmatch(r"[A-Za-z0-9_, -]{1,4096}", wanted) else ANY

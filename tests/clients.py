@@ -1,0 +1,49 @@
+"""What the tests of other people's clients share: scripted answers, and when a client can't be had here."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from service import Service
+
+KEY = "a-key-for-the-clients"
+GREETING = "你好😀"
+COUNTED = "one two three four"
+
+RULES: list[dict[str, Any]] = [
+    {"when": "count", "pieces": ["one ", "two ", "three ", "four"]},
+    # A model with byte tokens sends one byte of a character at a time.
+    {"when": "greet", "pieces": ["base64:" + base64.b64encode(bytes([byte])).decode() for byte in GREETING.encode()]},
+    {"when": "slow", "pieces": ["a", "b", "c", "d"], "seconds": 0.15},
+]
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, because its client can't be had on this machine; where all are wanted that is a failure."""
+    if os.environ.get("MAYFLY_ALL_CLIENTS"):
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def package(name: str) -> Any:
+    """Return a package of requirements-dev.txt."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        unavailable(f"{exc.name} isn't installed (requirements-dev.txt)")
+
+
+def run_client(command: Sequence[str | Path], service: Service, **environ: str) -> str:
+    """Run a client's script against a service; return what it prints. It fails by its exit code."""
+    wanted = {**os.environ, "MAYFLY_URL": service.url, "MAYFLY_KEY": KEY, "NO_PROXY": "*", **environ}
+    done = subprocess.run([str(part) for part in command], env=wanted, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    return done.stdout

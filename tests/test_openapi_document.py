@@ -1,0 +1,111 @@
+"""The OpenAPI document and its page: complete, true, and usable without the network."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import requests
+from clients import KEY
+from service import Service
+
+from mayfly.settings import parse
+from mayfly.web import openapi
+from mayfly.web.application import build
+from mayfly.web.draining import Draining
+
+SETTINGS = parse({})
+EXAMPLES = [pytest.param(route, value, id=f"{route.path} {title}") for route in openapi.operations(SETTINGS)
+            for title, value in route.examples.items()]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, embedding_model: Any, tiny_model: Any) -> Any:
+    """A service with real models."""
+    folder = tmp_path_factory.mktemp("real")
+    for model in (embedding_model, tiny_model):
+        (folder / model.name).write_bytes(model.read_bytes())
+    service = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": tiny_model.name})
+    service.wait_ready()
+    yield service
+    service.stop()
+
+
+def test_every_route_is_in_the_document_and_nothing_else_is(served: Service) -> None:
+    from mayfly.web.service import Service as Web
+
+    class Off:
+        model = None
+
+        def configured(self) -> bool:
+            return False
+
+        ready = configured
+
+    app = build(Web.of(SETTINGS, {"embed": Off(), "chat": Off()}, Draining()))  # type: ignore[dict-item]
+    routed = {(re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+              for rule in app.url_map.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    # The document itself and its page aren't for programs.
+    routed = {(path, method) for path, method in routed if path not in ("/docs", "/docs/{name}", "/openapi.json")}
+    documented = {(path, method) for path, methods in openapi.document(SETTINGS)["paths"].items() for method in methods}
+    assert documented == routed
+    answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+    assert answer.json() == openapi.document(SETTINGS)
+
+
+@pytest.mark.parametrize(("route", "body"), EXAMPLES)
+def test_an_example_of_the_document_runs_as_it_stands(real: Service, route: openapi.Operation, body: Any) -> None:
+    answer = real.post(route.path, body)
+    assert answer.status_code == 200, answer.text
+    if body.get("stream"):
+        assert answer.text.endswith("data: [DONE]\n\n")
+    else:
+        route.answer.model_validate(answer.json(), strict=True)
+
+
+def test_the_answers_without_a_body_have_the_documented_form(real: Service) -> None:
+    for route in openapi.operations(SETTINGS):
+        if route.method == "get":
+            answer = requests.get(real.url + route.path.replace("{name}", "gpt-3.5-turbo"), timeout=30)
+            assert answer.status_code == 200
+            route.answer.model_validate(answer.json(), strict=True)
+
+
+def test_the_page_loads_nothing_from_elsewhere(served: Service) -> None:
+    page = requests.get(served.url + "/docs/", timeout=30)
+    assert page.status_code == 200 and page.headers["Content-Type"].startswith("text/html")
+    assert "://" not in page.text
+    loaded = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert len(loaded) == 3
+    for path in loaded:
+        file = requests.get(served.url + path, timeout=30)
+        assert file.status_code == 200 and file.content
+    script = requests.get(served.url + "/docs/page.js", timeout=30).text
+    assert re.findall(r'url: "([^"]+)"', script) == ["/openapi.json"]
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert requests.get(served.url + "/docs/secret", timeout=30).status_code == 404
+    assert requests.get(served.url + "/docs/..%2f..%2fapp.py", timeout=30).status_code == 404
+
+
+def test_strangers_see_neither_the_page_nor_the_document(served: Service) -> None:
+    for path in ("/docs", "/openapi.json", "/docs/page.js"):
+        assert requests.get(served.url + path, headers={"X-Forwarded-For": "203.0.113.9"},
+                            timeout=30).status_code == 401
+
+
+def test_a_route_of_the_page_cannot_be_taken_by_the_setting() -> None:
+    from mayfly.errors import SettingError
+
+    for path in ("/docs", "/docs/x", "/openapi.json", "/v1/models"):
+        with pytest.raises(SettingError):
+            parse({"ROUTE": path})
+
+
+def test_the_document_names_what_the_settings_change() -> None:
+    document = openapi.document(parse({"ROUTE": "/ask", "N_CTX": "99", "MAX_TEXTS": "7"}))
+    assert "/ask" in document["paths"] and "/gpt4all_api" not in document["paths"]
+    schemas = document["components"]["schemas"]
+    assert schemas["CompletionBody"]["properties"]["max_tokens"]["maximum"] == 99
+    assert schemas["EmbedBody"]["properties"]["input"]["anyOf"][1]["maxItems"] == 7
+    assert "{n_ctx}" not in str(document)

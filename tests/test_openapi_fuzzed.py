@@ -1,0 +1,66 @@
+"""Every route, fed by schemathesis with what the OpenAPI document allows and with what it doesn't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import scripts
+from clients import COUNTED, package
+from service import Service
+
+from mayfly.settings import parse
+from mayfly.web import openapi
+
+schemathesis = package("schemathesis")
+hypothesis = package("hypothesis")
+
+SETTINGS = {"N_CTX": "64", "MAX_TEXTS": "50", "CHAT_PROCESSES": "2"}
+SCHEMA = schemathesis.openapi.from_dict(openapi.document(parse(SETTINGS)))
+OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
+EXAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with scripted models, which answer at once."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    service = Service(folder / "service", {
+        "MODEL_PATH": folder, "MODEL_NAME": scripts.write(folder, {"when": "", "pieces": COUNTED.split()}),
+        "EMBED_MODEL": scripts.write(folder, name="vectors", kind="embedding"), **SETTINGS})
+    service.wait_ready()
+    yield service
+    assert not service.reports()
+    service.stop()
+
+
+# A path's name can be anything, so without a body there is nothing to get wrong.
+@pytest.mark.parametrize(("label", "mode"), [(label, mode) for label in OPERATIONS for mode in ("positive", "negative")
+                                             if mode == "positive" or label.startswith("POST")])
+def test_no_request_is_answered_other_than_the_document_says(fuzzed: Service, label: str, mode: str) -> None:
+    from schemathesis.specs.openapi import checks
+
+    operation = OPERATIONS[label]
+    wanted = [checks.status_code_conformance, checks.content_type_conformance, checks.response_headers_conformance,
+              checks.response_schema_conformance, checks.negative_data_rejection, checks.allow_header_conformance]
+    seen: dict[int, int] = {}
+
+    @hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+                         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+                         suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
+    def ask(case: Any) -> None:
+        answer = case.call(base_url=fuzzed.url, session=fuzzed.session, timeout=60)
+        seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
+        # The models of this service fail at nothing, so no 5xx at all has a reason.
+        assert answer.status_code < 500, answer.text
+        if "text/event-stream" in answer.headers.get("content-type", [""])[0]:
+            assert answer.text.endswith("data: [DONE]\n\n")
+        else:
+            case.validate_response(answer, checks=wanted)
+
+    ask()
+    print(f"{mode} {label}: " + ", ".join(f"{count} times {status}" for status, count in sorted(seen.items())))
+    if mode == "positive" and "{" not in label:
+        assert 200 in seen

@@ -1,0 +1,70 @@
+"""Every completion comes from a process that has served nobody before, and nothing of one shows in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from processes import runs
+from service import Service, until
+
+COMPLETIONS = 50
+
+
+def test_fifty_completions_come_from_fifty_processes_that_are_gone_afterwards(start: Callable[..., Service]) -> None:
+    service = start()
+    pids, generations, texts = set(), [], set()
+    for _ in range(COMPLETIONS):
+        waiting = _the_one_ahead(service)
+        pid = service.pid(waiting)
+        answer = service.complete("Tell me a story.", temp=1, max_tokens=16)
+        assert f"chat-{answer['generation']}" == waiting
+        until(lambda name=waiting: f"{name}.watchdog" not in service.sentinels(), what=f"{waiting} spent")
+        pids.add(pid)
+        generations.append(answer["generation"])
+        texts.add(answer["response"])
+    assert len(pids) == COMPLETIONS
+    assert generations == sorted(set(generations))
+    until(lambda: service.lane("chat")["restarts"]["spent"] == COMPLETIONS, what="as many spent as were served")
+    until(lambda: not [pid for pid in pids if runs(pid)], what="every one of them gone")
+    assert service.lane("chat")["restarts"] == {"spent": COMPLETIONS, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert service.lane("embed")["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert service.reports() == []
+    # Forks of one template share its random generator unless each is given numbers of its own.
+    print(f"{len(texts)} different answers of {COMPLETIONS} at temperature 1")
+    assert len(texts) >= 45
+
+
+@pytest.mark.parametrize("isolation", ["fork", "none"])
+def test_temperature_0_gives_the_same_answer_whatever_was_asked_in_between(
+        start: Callable[..., Service], isolation: str) -> None:
+    service = start(ISOLATION=isolation)
+    asked = {"prompt": "What is a mayfly?", "persona": "You are a naturalist.", "temp": 0, "max_tokens": 24}
+    first = service.complete(**asked)
+    others: dict[str, Callable[[], object]] = {
+        "another prompt": lambda: service.complete("What is a river?", temp=0, max_tokens=24),
+        "a hot one": lambda: service.complete("What is a mayfly?", temp=2, top_p=1, max_tokens=64),
+        "another persona": lambda: service.complete(**{**asked, "persona": "You are a pirate."}),
+        "a longer answer": lambda: service.complete(**{**asked, "max_tokens": 100}),
+        "an earlier turn": lambda: service.complete(**asked, assist="It is an insect."),
+        "a stream": lambda: list(service.stream("What is a mayfly?", temp=0)),
+        "a stream that is left": lambda: next(service.stream("What is a mayfly?", max_tokens=1500)),
+        "a stop string": lambda: service.complete(**asked, stop=first["response"][5:9]),
+        "vectors": lambda: service.embed(["What is a mayfly?"] * 3),
+        "one that doesn't fit": lambda: service.post("/gpt4all_api", {"prompt": "word " * 3000}),
+    }
+    for what, ask in others.items():
+        ask()
+        again = service.complete(**asked)
+        assert (what, again["response"]) == (what, first["response"])
+        assert again["usage"] == first["usage"]
+    assert service.reports() == []
+
+
+def _the_one_ahead(service: Service) -> str:
+    """Wait until the one generation that waits for a call is the only one there; return its name."""
+    def alone() -> str:
+        names = [name for name in service.sentinels() if name.startswith("chat-")]
+        return names[0].removesuffix(".watchdog") if len(names) == 1 else ""
+
+    return until(alone, what="a single generation")
