@@ -227,6 +227,18 @@ def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
     assert "HANG_SECONDS" in rig.reports()[0].read_text()
 
 
+def test_generation_that_is_done_before_its_first_event_is_read_is_not_taken_for_hung(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    rig.send(template, event="forked", generation=1, pid=5001, seconds=0.003)  # its sentinel is gone already
+    rig.tick(0.1)
+    assert rig.forked[0].said == []
+    rig.send(template, event="served", generation=1, outcome="answered", seconds=0.01, tokens=1)
+    rig.send(template, event="exited", generation=1, pid=5001, code=0)
+    rig.tick()
+    assert rig.board("chat")["restarts"]["spent"] == 1
+    assert rig.reports() == []
+
+
 def test_process_that_never_comes_up_is_ended_and_the_lane_says_why(rig: Rig) -> None:
     _, process = rig.spawner.latest("chat")
     rig.tick(301.0)
