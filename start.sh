@@ -76,6 +76,18 @@ usage: start.sh [--OPTION ...]       set up what is missing, then run the servic
        start.sh key add NAME         make a key for callers from elsewhere; `key list`, `key remove NAME`
        start.sh doctor               tell what is in place and what is missing; changes nothing
        start.sh --help               show this
+
+options, each of which wins over a setting in .env:
+  --host ADDRESS              LISTEN_IP
+  --port PORT                 LISTEN_PORT
+  --model NAME                MODEL_NAME
+  --embed-model NAME          EMBED_MODEL
+  --api-keys KEYS|@FILE       API_KEYS; what is on a command line, every user of this machine can see (ps): name a
+                              file that holds the keys, or leave them in .env
+  --allowed-origins LIST      ALLOWED_ORIGINS; a LIST is separated by commas, or a JSON list of strings
+  --allowed-methods LIST      ALLOWED_METHODS
+  --allowed-headers LIST      ALLOWED_HEADERS
+  --allow-credentials         ALLOW_CREDENTIALS
 """
 
 # Files of ours inside the virtual environment, so that whoever removes it removes all we believe about it.
@@ -550,6 +562,14 @@ def main(arguments):
         return 2
     if os.environ.get("MAYFLY_ENV"):
         os.environ["MAYFLY_ENV"] = os.path.abspath(os.environ["MAYFLY_ENV"])
+    # What the set-up and the service both have to know; files are named from where the person is.
+    for number, argument in enumerate(rest if action == "run" else ()):
+        name, equals, value = argument.partition("=")
+        value = value if equals else "".join(rest[number + 1:number + 2])
+        if name == "--embed-model":
+            os.environ["EMBED_MODEL"] = value
+        elif name == "--api-keys" and value.startswith("@"):
+            rest[number:number + (1 if equals else 2)] = ["--api-keys=@" + os.path.abspath(value[1:])]
     os.chdir(PROJECT)
     if action == "doctor":
         return doctor()

@@ -1,8 +1,8 @@
 """The watchdog: binds the sockets, starts the processes, replaces them, and writes down what happened.
 
-`python watchdog.py` runs the whole service (start.sh ends in it). It holds no model and speaks no HTTP. Exit codes:
-0 stopped as asked, 2 a setting is wrong, 3 another watchdog runs for the same folder, 4 the address can't be bound,
-5 a folder can't be used.
+`python watchdog.py` runs the whole service (start.sh ends in it; `--help` names its flags). It holds no model and
+speaks no HTTP. Exit codes: 0 stopped as asked, 2 a setting is wrong, 3 another watchdog runs for the same folder,
+4 the address can't be bound, 5 a folder can't be used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import queue
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from mayfly import __version__
+from mayfly import __version__, flags
 from mayfly.compat import bind_public, lock_file, wake_on_signal
 from mayfly.errors import SettingError
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
@@ -47,11 +48,12 @@ class Refused(Exception):
         self.code = code
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run the service until it is told to stop; return the exit code."""
-    os.chdir(PROJECT_FOLDER)
     try:
-        settings = load_settings()
+        chosen = flags.read(arguments)
+        os.chdir(PROJECT_FOLDER)
+        settings = load_settings(flags=chosen)
         _make_folder(settings.run_folder_name, private=True)
         lock = lock_file(settings.run_folder_name / "watchdog.lock")
         if lock is None:
@@ -189,4 +191,4 @@ def _clean(run_folder: Path, sockets: LaneSockets) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -371,8 +371,11 @@ def in_environment(name: str) -> bool:
     return bool(os.environ.get(name, "").strip())
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None) -> Settings:
     """Read `.env` (or the file that MAYFLY_ENV names) and the environment; the environment wins.
+
+    Args:
+        flags: what the command line says, by the settings' environment names; it wins over both.
 
     Raises:
         SettingError: a value isn't allowed, or `.env` can't be read.
@@ -391,4 +394,5 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         raise SettingError(f"MAYFLY_ENV is {str(file)!r}, which doesn't exist; allowed: the path of a .env file")
     # A variable that is set to nothing doesn't hide the line in `.env`.
     values.update({name: environ[name] for name in names() if environ.get(name, "").strip()})
+    values.update(flags or {})
     return parse(values)

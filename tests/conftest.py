@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,8 +68,10 @@ def start(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
     """Start `watchdog.py` as a user does, with folders of the test's own; every service is stopped at the end."""
     services: list[Service] = []
 
-    def begin(*, wait: bool = True, folder: str = "service", **settings: object) -> Service:
-        service = Service(tmp_path / folder, {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", **settings})
+    def begin(*, wait: bool = True, folder: str = "service", arguments: Sequence[str] = (), **settings: object
+              ) -> Service:
+        service = Service(tmp_path / folder, {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", **settings},
+                          arguments)
         services.append(service)
         if wait:
             service.wait_ready()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,10 +37,11 @@ class Service:
 
     Args:
         folder: its run and log folders are made here.
+        arguments: the command line.
         settings: environment variables; THREADS is 1 unless given, so that a busy machine stays usable.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], arguments: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.run_folder = folder / "run"
@@ -53,8 +54,8 @@ class Service:
         environ.update({name: str(value) for name, value in self.settings.items()})
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "watchdog.py")], cwd=folder, env=environ, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+            [sys.executable, str(PROJECT / "watchdog.py"), *arguments], cwd=folder, env=environ,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = ""

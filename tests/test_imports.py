@@ -15,6 +15,7 @@ ALLOWED = {
     "settings": {"errors", "compat", "keys"},
     "keys": {"errors", "compat", "settings"},
     "errors": set(),
+    "flags": {"errors"},
     "compat": set(),
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},

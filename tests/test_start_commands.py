@@ -182,3 +182,15 @@ def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(fr
     assert listed == "(no name)  readable in the file\nbackend  hashed\n"
     assert not (fresh_tree.folder / ".venv").exists()
     assert fresh_tree.run("key", "remove", "nobody").code == 1
+
+
+def test_flags_reach_the_watchdog_and_the_set_up_makes_the_named_embedding_model_ready(equipped: Tree) -> None:
+    equipped.write("models/other.gguf", "")
+    equipped.write("no-model", "")  # making the usual one would fail
+    (equipped.folder / "models" / MODEL).unlink(missing_ok=True)
+    for line in (["--embed-model", "other.gguf"], ["--embed-model=other.gguf", "--port", "7000"]):
+        result = equipped.run(*line)
+        assert result.code == 7, result
+        assert str(line) in result.out
+    result = equipped.run("--embed-model", "other.gguf", "--api-keys", "@keys")
+    assert f"'--api-keys=@{os.getcwd()}/keys'" in result.out or "'--api-keys=@/" in result.out

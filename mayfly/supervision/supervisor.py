@@ -312,8 +312,7 @@ class Supervisor:
         path = self._run_folder / f"{lane.stem}-{number}.watchdog"
         watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
                           pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
-        # A call that waited may have been answered before this was read: then the sentinel is gone.
-        watched.heartbeat = policy.Heartbeat(sentinel.touched(path), now)
+        watched.heartbeat.observe(sentinel.touched(path), now)
         lane.generations[number] = watched
         lane.next_generation = max(lane.next_generation, number + 1)
         lane.generation = number

@@ -1,0 +1,86 @@
+"""The command line of the service: flags as in FastChat, each the twin of a setting, which it overrides.
+
+It needs no package: `start.sh` passes its options on, and `watchdog.py` reads them here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mayfly.errors import SettingError
+
+# flag -> its setting, what it takes, and what it does
+_FLAGS = {
+    "--host": ("LISTEN_IP", "ADDRESS", "address to listen on"),
+    "--port": ("LISTEN_PORT", "PORT", "port to listen on; 0 is any free one"),
+    "--model": ("MODEL_NAME", "NAME", "completion model: the name of a file in MODEL_PATH"),
+    "--embed-model": ("EMBED_MODEL", "NAME", "embedding model: the name of a file in MODEL_PATH"),
+    "--api-keys": ("API_KEYS", "KEYS|@FILE",
+                   "keys for callers from elsewhere, separated by commas. What is on a command line, every user of "
+                   "this machine can see (ps): @FILE names a file that holds the keys, and .env is as good"),
+    "--allowed-origins": ("ALLOWED_ORIGINS", "LIST", "origins of web pages that may call"),
+    "--allowed-methods": ("ALLOWED_METHODS", "LIST", "methods that these pages may use"),
+    "--allowed-headers": ("ALLOWED_HEADERS", "LIST", "headers that these pages may send"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser, whose help explains every flag."""
+    made = argparse.ArgumentParser(
+        prog="start.sh", allow_abbrev=False,
+        description="Run the service. A flag wins over the environment, and that over .env, where every setting is "
+                    "explained.",
+        epilog="A LIST is separated by commas, or a JSON list of strings.")
+    for flag, (setting, takes, what) in _FLAGS.items():
+        made.add_argument(flag, metavar=takes, help=f"{what} ({setting})")
+    made.add_argument("--allow-credentials", action="store_true",
+                      help="these pages may send cookies and keys (ALLOW_CREDENTIALS)")
+    return made
+
+
+def read(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the settings that a command line gives, as their environment names and texts.
+
+    A command line that isn't understood, and --help, end the process as argparse does.
+
+    Raises:
+        SettingError: the file of --api-keys can't be read, or a JSON list isn't one of strings.
+    """
+    chosen = vars(parser().parse_args(arguments))
+    values = {}
+    for flag, (setting, takes, _) in _FLAGS.items():
+        text = chosen[flag.removeprefix("--").replace("-", "_")]
+        if text is None:
+            continue
+        if takes == "LIST" and text.lstrip().startswith("["):
+            text = _from_json(flag, text)
+        elif flag == "--api-keys" and text.startswith("@"):
+            text = _from_file(Path(text[1:]))
+        values[setting] = text
+    if chosen["allow_credentials"]:
+        values["ALLOW_CREDENTIALS"] = "true"
+    return values
+
+
+def _from_json(flag: str, text: str) -> str:
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise SettingError(f"{flag} is {text!r}; allowed: entries separated by commas, or a JSON list of strings")
+    return ",".join(entries)
+
+
+def _from_file(path: Path) -> str:
+    """Return the keys in a file: one a line, or separated by commas."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it isn't text"
+        raise SettingError(f"--api-keys names the file {path}, which can't be read: {reason}") from exc
+    return ",".join(filter(None, re.split(r"[\s,]+", text)))
