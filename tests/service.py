@@ -55,7 +55,8 @@ class Service:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, str(PROJECT / "watchdog.py"), *arguments], cwd=folder, env=environ,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+            errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = ""
