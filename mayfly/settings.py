@@ -292,11 +292,6 @@ class Settings:
     max_texts: int = _setting("2048", _integer(1, 1_000_000), "Most texts in one embedding request.")
     debug: bool = _setting("false", _truth, "Also print what the worker processes write.")
 
-    @property
-    def fork_isolation(self) -> bool:
-        """Tell whether completions run in forks of a loaded template."""
-        return self.isolation == "fork"
-
     def to_wire(self, *, with_keys: bool) -> dict[str, Any]:
         """Return a JSON form for a supervised process; only the web process is given the keys."""
         wire: dict[str, Any] = {}

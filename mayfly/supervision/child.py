@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -175,8 +174,3 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode("ascii")
         for char in text.rstrip("\r\n"))
-
-
-def python_command(*arguments: str) -> list[str]:
-    """Return the command that runs this Python."""
-    return [sys.executable, *arguments]
