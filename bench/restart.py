@@ -115,6 +115,7 @@ def gap(service: Service) -> float:
         wanted = CompletionCall(id=name, messages=(Message("user", PROMPT),), sampling=Sampling(max_tokens=tokens))
         with LaneAddress.connect(address, 60) as connection:
             connection.settimeout(600)
+            connection.sendall(wanted.persona_key())
             while frame := framing.receive(connection):
                 moments[f"{name} {frame[0]['event']}"] = time.monotonic()
                 if frame[0]["event"] == "began":

@@ -19,7 +19,7 @@ from mayfly.compat import LaneAddress
 from mayfly.errors import DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import board, framing
 from mayfly.lanes.board import Board
-from mayfly.lanes.calls import ClientGone, CompletionCall, EmbedCall, Message, Piece, Watch
+from mayfly.lanes.calls import KEY_SIZE, ClientGone, CompletionCall, EmbedCall, Message, Piece, Watch
 from mayfly.lanes.client import SocketLane
 
 
@@ -39,8 +39,9 @@ class PlayedLane:
         return SocketLane("chat", self.address, Board(self._board), **{"queue_limit": 8, **options})
 
     def take(self, generation: int = 1) -> tuple[socket.socket, dict[str, Any]]:
-        """Accept a call as a worker does; return its connection and its request."""
+        """Accept a completion call as a worker does; return its connection and its request."""
         connection, _ = self.listener.accept()
+        framing.receive_exactly(connection, KEY_SIZE)
         framing.send(connection, {"event": "began", "generation": generation})
         frame = framing.receive(connection)
         assert frame is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
@@ -17,10 +18,17 @@ class Segment:
         text: what is evaluated.
         special: True for text of the server's template, in which `</s>` means the token; False for text of the
             client, in which it is five characters.
+        message: which of the call's messages a text of the client comes from, if one of them.
     """
 
     text: str
     special: bool
+    message: int | None = field(default=None, compare=False)
+
+
+def beginning(segments: Sequence[Segment], messages: int) -> list[Segment]:
+    """Return the part of a prompt that comes before the text of any message after the first `messages` ones."""
+    return list(itertools.takewhile(lambda segment: segment.message is None or segment.message < messages, segments))
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,14 @@ class Generated:
     Attributes:
         reason: "end" (the model ended its turn), "limit" (max_tokens or the context window), or "refused" (a
             callback returned False).
-        prompt_tokens, completion_tokens: tokens evaluated and tokens sampled.
+        prompt_tokens, completion_tokens: tokens of the prompt and tokens sampled.
+        kept_tokens: those of the prompt that were evaluated before; see `CompletionEngine.keep`.
     """
 
     reason: Literal["end", "limit", "refused"]
     prompt_tokens: int
     completion_tokens: int
+    kept_tokens: int = 0
 
 
 class EmbeddingEngine(Protocol):
@@ -80,7 +90,8 @@ class CompletionEngine(Protocol):
         """Tokens that prompt and completion share."""
 
     def reseed(self) -> None:
-        """Give the sampler fresh random numbers and an empty state; forks would otherwise all draw the same."""
+        """Give the sampler fresh random numbers and a state in which nothing but what `keep` kept is evaluated; forks
+        would otherwise all draw the same."""
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
@@ -107,6 +118,23 @@ class CompletionEngine(Protocol):
 
         Raises:
             ContextLengthExceeded: the prompt doesn't fit.
+            EngineFailed: the engine reported an error.
+        """
+
+    def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
+        """Evaluate the beginning of a prompt and keep it: a prompt that begins with the same segments goes on from
+        there, in this process and in its forks, with the same answer as without. It is lost in a process that
+        generates from another prompt.
+
+        Args:
+            segments: the beginning.
+            on_progress: as in `generate`; what it raises comes out of here.
+
+        Returns:
+            The number of tokens kept.
+
+        Raises:
+            ContextLengthExceeded: it doesn't fit.
             EngineFailed: the engine reported an error.
         """
 

@@ -68,7 +68,7 @@ class ChatTemplate:
         marked = self._render(marks, messages)
         for form in (str, str.strip):
             contents = [form(message.content) for message in messages]
-            segments = _split(marked, dict(zip(marks, contents, strict=True)))
+            segments = _split(marked, marks, contents)
             if "".join(segment.text for segment in segments) == rendered:
                 return segments
         raise EngineFailed("the model's chat template changes the text of a message in a way that can't be followed")
@@ -97,16 +97,18 @@ def _tojson(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _split(marked: str, contents: dict[str, str]) -> list[Segment]:
+def _split(marked: str, marks: Sequence[str], contents: Sequence[str]) -> list[Segment]:
     """Cut a rendered prompt at its marks and put the client's texts in."""
     segments: list[Segment] = []
     rest = marked
     while rest:
-        found = [(rest.find(mark), mark) for mark in contents]
-        position, mark = min((pair for pair in found if pair[0] >= 0), default=(len(rest), ""))
+        found = [(rest.find(mark), index) for index, mark in enumerate(marks)]
+        position, index = min((pair for pair in found if pair[0] >= 0), default=(len(rest), None))
         if position:
             segments.append(Segment(rest[:position], special=True))
-        if contents.get(mark):
-            segments.append(Segment(contents[mark], special=False))
-        rest = rest[position + len(mark):]
+        if index is None:
+            break
+        if contents[index]:
+            segments.append(Segment(contents[index], special=False, message=index))
+        rest = rest[position + len(marks[index]):]
     return segments

@@ -4,6 +4,9 @@ A call is one connection to the lane's socket. It waits in the kernel's queue un
 may die and be replaced meanwhile. Only when a worker says `began` is the request sent: while it waits, nobody reads,
 and a large one would not fit into the socket. Then come `piece` (text of a completion), `done`, or `error`. A
 connection that ends without `done` or `error` means that the worker died.
+
+A connection for a completion opens with its persona's key, by which a worker that forks finds the process that has this
+persona evaluated. One that is about to evaluate it asks for it: `persona`, before `began`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,9 @@ _ASK_AGAIN = 1.0
 _NOT_SHOWN = ("address", "served_at_once")
 # A worker that dies between taking a connection and reading the call costs nothing but time; but not for ever.
 _MOST_UNBEGUN = 50
+
+Call = EmbedCall | CompletionCall | TokenizeCall
+_KINDS = {EmbedCall: "embed", CompletionCall: "complete", TokenizeCall: "tokenize"}
 
 
 class _WorkerDied(Exception):
@@ -117,7 +124,7 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        with contextlib.closing(self._answer({"embed": call.to_wire()}, watch, until_piece=False)) as answer:
+        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
                     return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
@@ -127,7 +134,7 @@ class SocketLane:
     def complete(self, call: CompletionCall, watch: Watch) -> Completion:
         """See Lane."""
         pieces: list[str] = []
-        with contextlib.closing(self._answer({"complete": call.to_wire()}, watch, until_piece=False)) as answer:
+        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
             for message, _ in answer:
                 if message is None:
                     continue
@@ -141,7 +148,7 @@ class SocketLane:
 
     def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
         """See Lane."""
-        with contextlib.closing(self._answer({"tokenize": call.to_wire()}, watch, until_piece=False)) as answer:
+        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
                     ids = iter(struct.unpack(f"<{len(raw) // 4}i", raw))
@@ -151,7 +158,7 @@ class SocketLane:
     def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
         """See Lane."""
         heard = time.monotonic()
-        with contextlib.closing(self._answer({"complete": call.to_wire()}, watch, until_piece=True)) as answer:
+        with contextlib.closing(self._answer(call, watch, until_piece=True)) as answer:
             for message, _ in answer:
                 if message is not None and message["event"] == "piece":
                     yield Piece(message["text"])
@@ -163,7 +170,7 @@ class SocketLane:
                     continue
                 heard = time.monotonic()
 
-    def _answer(self, request: dict[str, Any], watch: Watch, *, until_piece: bool
+    def _answer(self, call: Call, watch: Watch, *, until_piece: bool
                 ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
         """Yield the frames of an answer, and (None, b"") at every tick without one.
 
@@ -177,7 +184,7 @@ class SocketLane:
             while True:
                 shown = False
                 try:
-                    for message, raw in self._attempt(request, watch, place):
+                    for message, raw in self._attempt(call, watch, place):
                         shown = shown or (message is not None and message["event"] == "piece")
                         yield message, raw
                         if message is not None and message["event"] == "done":
@@ -195,7 +202,7 @@ class SocketLane:
                     with self._lock:
                         self._retried += 1
 
-    def _attempt(self, request: dict[str, Any], watch: Watch, place: _Place
+    def _attempt(self, call: Call, watch: Watch, place: _Place
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
@@ -207,6 +214,8 @@ class SocketLane:
         # However this ends - done, an error, a client that left - closing the connection tells the worker.
         with connection:
             try:
+                if isinstance(call, CompletionCall):
+                    connection.sendall(call.persona_key())
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not _readable(connection, _TICK):
@@ -219,7 +228,10 @@ class SocketLane:
                     if message["event"] == "began":
                         generation = message["generation"]
                         place.serve()
-                        framing.send(connection, {"deadline": watch.deadline, **request})
+                        framing.send(connection, {"deadline": watch.deadline, _KINDS[type(call)]: call.to_wire()})
+                    elif message["event"] == "persona" and isinstance(call, CompletionCall):
+                        place.serve()
+                        framing.send(connection, {"persona": [asdict(message) for message in call.persona()]})
                     elif message["event"] == "error":
                         raise CallError.from_wire(message["error"])
                     yield message, raw

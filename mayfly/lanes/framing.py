@@ -67,6 +67,18 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     return message, raw
 
 
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """Receive what comes before the first frame.
+
+    Raises:
+        FrameError: the other side closed the connection.
+        OSError: the connection broke (or the socket's timeout has passed).
+    """
+    content = _read(sock, size)
+    assert content is not None
+    return content
+
+
 def _read(sock: socket.socket, size: int, *, at_start: bool = False) -> bytes | None:
     parts = []
     missing = size

@@ -15,10 +15,11 @@ from mayfly.lanes import board
 from mayfly.settings import Settings
 from mayfly.supervision import policy, sentinel
 from mayfly.supervision.child import Process
+from mayfly.supervision.forks import FORKS_EVENTS, Forks, living_forks
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure, Reports
 from mayfly.supervision.residency import Residency, Sockets
-from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
+from mayfly.supervision.watched import Forked, LaneState, Position, Snapshots, Watched, stamp
 from mayfly.workers import exits
 from mayfly.workers.budget import Allotment, Table
 
@@ -61,7 +62,7 @@ class Supervisor:
         self._reports = reports
         self._run_folder = run_folder
         self._table = table
-        self._fork_handle = fork_handle
+        self._forks = Forks(run_folder, journal, fork_handle, self._spent, self._failed)
         self._catch_up = catch_up
         self._free_cores = free_cores
         self._published: dict[str, Any] | None = None
@@ -87,6 +88,7 @@ class Supervisor:
             self.workers += [Position(lane.stem, lane.name, "once", (place,), start_at=now) for place in lane.places]
         elif lane.isolation == "fork":
             lane.places = self._allotment.take(processes)
+            lane.snapshots = Snapshots() if self._settings.snapshots else None
             self.workers.append(Position(lane.stem, lane.name, "template", lane.places, start_at=now))
         else:
             lane.places = self._allotment.take(1)
@@ -115,7 +117,7 @@ class Supervisor:
                 if watched is None or watched.process is None:
                     continue
                 if watched.process.poll() is not None:
-                    self._lose_generations(watched, lane)
+                    self._forks.lose_all(lane)
                     sentinel.Sentinel(watched.sentinel).remove()
                     watched.process.close()
                     position.watched = None
@@ -164,12 +166,10 @@ class Supervisor:
             self._came_up(watched, now)
         elif kind == "cannot_load":
             watched.reason = str(event.get("reason", ""))
-        elif kind == "forked":
-            self._forked(watched, event, now)
         elif kind == "served":
             self._served(watched, event, now)
-        elif kind == "exited":
-            self._generation_exited(watched, event, now)
+        elif kind in FORKS_EVENTS:
+            self._forks.handle(self.lanes[watched.lane], watched, event, now)
         elif kind == "want" and self._residency is not None:
             self._residency.want(event, self.lanes, now)
 
@@ -262,7 +262,8 @@ class Supervisor:
         position.watched = None
         position.start_at = now
         self._free_places(position)
-        lost = self._lose_generations(watched, self.lanes.get(watched.lane))
+        lane = self.lanes.get(watched.lane)
+        lost = self._forks.lose_all(lane) if lane is not None else []
         lived_ready = now - watched.ready_at if watched.ready_at is not None else 0.0
         if verdict == "spent" and position.role == "once":
             self._spent(watched)
@@ -304,68 +305,14 @@ class Supervisor:
                 watched.turn = True
                 serving += 1
 
-    # -- generations of a template ----------------------------------------------------------------------------
-
-    def _forked(self, template: Watched, event: dict[str, Any], now: float) -> None:
-        lane = self.lanes[template.lane]
-        number = int(event["generation"])
-        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
-        watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
-                          pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
-        watched.heartbeat.observe(sentinel.touched(path), now)
-        lane.generations[number] = watched
-        lane.next_generation = max(lane.next_generation, number + 1)
-        lane.generation = number
-        lane.last_fork_seconds = float(event["seconds"])
+    # -- what a template forks --------------------------------------------------------------------------------
 
     def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
-        self.lanes[watched.lane].used, self.lanes[watched.lane].expected = now, 0.0
+        lane = self.lanes[watched.lane]
+        lane.used, lane.expected = now, 0.0
         watched.calls += 1
         watched.served = event
-        generation = self.lanes[watched.lane].generations.get(int(event.get("generation", -1)))
-        if generation is not None:
-            generation.calls += 1
-            generation.served = event
-
-    def _generation_exited(self, template: Watched, event: dict[str, Any], now: float) -> None:
-        lane = self.lanes[template.lane]
-        number = int(event["generation"])
-        code = int(event["code"])
-        lane.next_generation = max(lane.next_generation, number + 1)
-        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
-        watched = lane.generations.pop(number, None)
-        there = sentinel.read(path)
-        if watched is None:  # it died before it was ready
-            watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
-                              pid=int(event.get("pid", 0)))
-        verdict = policy.judge_exit(
-            ready=watched.ready, sentinel=there is not None, served=watched.served is not None, changed=False,
-            condemned=watched.condemned)
-        if verdict == "spent":
-            self._spent(watched)
-        elif verdict != "ended":
-            self._failed(watched, Failure(
-                watched.name, verdict, watched.pid, number, code, now - watched.started, watched.calls,
-                now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
-                there or {}, template.process.tail() if template.process else []), "")
-        sentinel.Sentinel(path).remove()
-        if watched.process is not None:
-            watched.process.close()
-
-    def _lose_generations(self, template: Watched, lane: LaneState | None) -> list[int]:
-        """A template's generations end with it; return the numbers of those that had begun to live."""
-        if lane is None:
-            return []
-        lost = sorted(lane.generations)
-        for watched in lane.generations.values():
-            sentinel.Sentinel(watched.sentinel).remove()
-            if watched.process is not None:
-                watched.process.close()
-        lane.generations.clear()
-        if lost:
-            # One more may have been forked and never heard of.
-            lane.next_generation += 1
-        return lost
+        self._forks.served(lane, event)
 
     # -- what became of a process -----------------------------------------------------------------------------
 
@@ -437,7 +384,7 @@ class Supervisor:
         for position in self.workers:
             self._look(position, now)
         for lane in self.lanes.values():
-            for watched in list(lane.generations.values()):
+            for watched in living_forks(lane):
                 self._look_alive(watched, now)
         self._give_turns()
         self._move_lanes(now)
@@ -452,7 +399,7 @@ class Supervisor:
             if position.watched is not None:
                 yield position.watched.pid
         for lane in self.lanes.values():
-            for watched in lane.generations.values():
+            for watched in living_forks(lane):
                 yield watched.pid
 
     def end_app(self) -> None:

@@ -59,6 +59,10 @@ class Spec:
         name = self.lane if generation is None else f"{self.lane}-{generation}"
         return self.run_folder / f"{name}.watchdog"
 
+    def snapshot_sentinel(self, number: int) -> Path:
+        """Return the path of a snapshot's sentinel."""
+        return self.run_folder / f"{self.lane}-snapshot-{number}.watchdog"
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
         wire = dict(self.__dict__)

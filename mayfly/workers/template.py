@@ -2,54 +2,75 @@
 
 Started by the watchdog. It keeps one generation forked ahead - reseeded, waiting - and, while fewer than
 CHAT_PROCESSES calls are being served, accepts a call, hands its connection to that generation and forks the next.
-Further calls wait in the lane's socket. It never computes, so its loop beats and reaps whatever the generations do.
-It stays single-threaded: a fork beside threads is how deadlocks are made.
-
-A generation tells its template two things over their socket pair: ready, done. The pair's end is its death.
+Further calls wait in the lane's socket. A persona (system prompt) that is used again and again gets a snapshot, a fork
+that has it evaluated; calls with it are handed there instead, and what a dying snapshot hasn't taken comes back. The
+template never computes and never reads a request, only the key of its persona, so its loop beats and reaps whatever the
+others do. It stays single-threaded: a fork beside threads is how deadlocks are made.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
+import math
 import os
 import select
 import signal
 import socket
-import struct
 import time
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
 
-from mayfly.compat import die_with_parent
+from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine
+from mayfly.lanes.calls import KEY_SIZE
 from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers import exits
+from mayfly.workers import exits, generation, snapshot
 from mayfly.workers.accept import TICK, ModelFile, take_call
-from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import serve_completion
+from mayfly.workers.budget import Table
+from mayfly.workers.forks import Fork, Forks
+from mayfly.workers.generation import Generation
+from mayfly.workers.personas import Personas
+from mayfly.workers.snapshot import Snapshot
 from mayfly.workers.spec import Events, Spec
 
-_READY = b"r"
-_DONE = b"d"
-# With a connection goes the place in the thread budget.
-_PLACE = struct.Struct("<H")
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
+# The key arrives with the connection; a caller that doesn't send it is no caller.
+_KEY_PATIENCE = 5.0
+# A snapshot waits for calls and does nothing else: one that doesn't take a call for this long never will.
+_TAKE_PATIENCE = 5.0
 
 
-@dataclass
-class _Generation:
-    """A forked process, as its template sees it."""
+@dataclass(eq=False)
+class _Call:
+    """A call that was accepted and isn't served yet."""
 
-    number: int
-    pid: int
-    channel: socket.socket
-    forked: float
-    ready: bool = False
-    place: int | None = None  # in the thread budget, while it serves
-    served: bool = False
+    connection: socket.socket
+    place: int
+    key: bytes = b""
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class _Snapshot:
+    """A snapshot, as its template sees it."""
+
+    fork: Fork
+    key: bytes
+    kept: bool = False
+    leaving: bool = False
+    memory: int = 0
+    calls: dict[int, _Call | None] = field(default_factory=dict)  # by place; None once it is taken
+
+    @property
+    def idle(self) -> bool:
+        return not self.calls
+
+    def untaken_since(self) -> float:
+        """Return when it was handed the oldest call that it hasn't taken; infinity if there is none."""
+        return min((call.since for call in self.calls.values() if call is not None), default=math.inf)
 
 
 class Template:
@@ -66,8 +87,12 @@ class Template:
         self._table = Table(spec.budget)
         self._places = set(spec.places)
         self._next_number = spec.generation
-        self._generations: dict[int, _Generation] = {}  # by the channel's descriptor
-        self._ahead: _Generation | None = None
+        self._forks = Forks(self._let_go)
+        self._ahead: Fork | None = None
+        self._opening: dict[int, _Call] = {}  # by the connection's descriptor; the key hasn't come
+        self._plain: collections.deque[_Call] = collections.deque()  # for a generation of this process
+        self._snapshots: dict[Fork, _Snapshot] = {}  # the least recently used first
+        self._personas = Personas(spec.settings.snapshot_after, spec.settings.snapshots, spec.settings.snapshot_memory)
         self._pause = 0.0
         self._fork_at = 0.0
 
@@ -82,138 +107,231 @@ class Template:
         gc.freeze()
         while True:
             self._sentinel.beat()
-            if self._model_file.changed():
-                # Those being served finish; calls that wait are served by the next template.
-                if not any(generation.place for generation in self._generations.values()):
+            # Those being served finish; calls that wait are served by the next template.
+            if self._model_file.changed() and self._free_places() == self._places:
+                if not self._snapshots:
                     self._sentinel.remove()
                     return exits.MODEL_CHANGED
-            elif self._ahead is None and time.monotonic() >= self._fork_at:
-                self._fork()
+                self._dismiss(list(self._snapshots.values()))
+            if self._ahead is None and time.monotonic() >= self._fork_at and (
+                    self._plain or not self._model_file.changed()):
+                self._fork_ahead()
             self._wait()
+            self._look_at_waiting()
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         poll = select.poll()
-        for descriptor in self._generations:
+        for descriptor in (*self._forks.descriptors(), *self._opening):
             poll.register(descriptor, select.POLLIN)
-        free = self._free_places()
-        if self._ahead is not None and self._ahead.ready and free and not self._model_file.changed():
+        ready = self._ahead is not None and self._ahead.ready and not self._plain
+        if ready and self._free_places() and not self._model_file.changed():
             poll.register(self._listener, select.POLLIN)
         timeout = TICK if self._ahead is not None else min(TICK, max(0.0, self._fork_at - time.monotonic()))
         for descriptor, _ in poll.poll(timeout * 1000):
+            fork = self._forks.of(descriptor)
             if descriptor == self._listener.fileno():
-                self._hand_out()
-            else:
-                self._listen_to(self._generations[descriptor])
+                self._accept()
+            elif descriptor in self._opening:
+                self._open(self._opening.pop(descriptor))
+            elif fork in self._snapshots:
+                self._listen_to_snapshot(self._snapshots[fork])
+            elif fork is not None:
+                self._listen_to(fork)
+
+    def _look_at_waiting(self) -> None:
+        """Serve who waits for a generation, and end what takes too long."""
+        while self._plain and self._ahead is not None and self._ahead.ready:
+            self._hand_out(self._plain.popleft())
+        now = time.monotonic()
+        for descriptor, call in list(self._opening.items()):
+            if now - call.since > _KEY_PATIENCE:
+                del self._opening[descriptor]
+                self._drop(call)
+        for kept in list(self._snapshots.values()):
+            for place, untaken in list(kept.calls.items()):
+                # Its generation left the budget, so it is done, even if the snapshot is stuck and doesn't say so.
+                if untaken is None and not self._table[place]:
+                    self._finish(kept, place)
+            if kept.kept and not kept.leaving and now - kept.untaken_since() > _TAKE_PATIENCE:
+                self._events.send("stuck", generation=kept.fork.number,
+                                  reason=f"it took no call for {_TAKE_PATIENCE:g} s")
+                kept.leaving = True
+                os.kill(kept.fork.pid, signal.SIGKILL)  # it isn't reaped yet, so this is its pid
 
     def _free_places(self) -> set[int]:
-        return self._places - {generation.place for generation in self._generations.values()
-                               if generation.place is not None}
+        waiting = [*self._opening.values(), *self._plain]
+        taken = {fork.place for fork in self._forks} | {call.place for call in waiting}
+        return self._places.difference(taken, *(kept.calls for kept in self._snapshots.values()))
 
-    def _hand_out(self) -> None:
-        generation = self._ahead
-        assert generation is not None
+    # -- a call's way -----------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
         place = min(self._free_places())
         # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
         self._table[place] = 1
         connection = take_call(self._listener, self._spec.address)
         if connection is None:
             self._table[place] = 0
+        else:
+            self._opening[connection.fileno()] = _Call(connection, place)
+
+    def _open(self, call: _Call) -> None:
+        """Read the persona's key of a call and send the call on its way."""
+        try:
+            call.key = call.connection.recv(KEY_SIZE)
+        except OSError:
+            call.key = b""
+        if len(call.key) != KEY_SIZE:
+            self._drop(call)
             return
+        kept = next((kept for kept in self._snapshots.values() if kept.key == call.key and not kept.leaving), None)
+        if kept is not None and kept.kept:
+            self._hand_to_snapshot(call, kept)
+        elif kept is None and self._personas.see(call.key) and self._make_room():
+            self._fork_snapshot(call)
+        else:
+            self._plain.append(call)
+
+    def _hand_out(self, call: _Call) -> None:
+        fork = self._ahead
+        assert fork is not None
         # If it died this moment, the caller sees a connection that ended before it began, and tries again.
-        with connection, contextlib.suppress(OSError):
-            socket.send_fds(generation.channel, [_PLACE.pack(place)], [connection.fileno()])
-        generation.place = place
+        with call.connection, contextlib.suppress(OSError):
+            generation.hand_over(fork.channel, call.place, call.connection)
+        fork.place = call.place
         self._ahead = None
         self._fork_at = 0.0
 
-    def _listen_to(self, generation: _Generation) -> None:
-        try:
-            said = generation.channel.recv(16)
-        except OSError:
-            said = b""
-        if not said:
-            self._reap(generation)
-            return
-        if _READY in said:
-            generation.ready = True
-            self._events.send("forked", generation=generation.number, pid=generation.pid,
-                              seconds=round(time.monotonic() - generation.forked, 5))
-        if _DONE in said:
-            generation.served = True
-            self._empty(generation)
-            self._pause = 0.0
+    def _drop(self, call: _Call) -> None:
+        call.connection.close()
+        self._table[call.place] = 0
 
-    def _empty(self, generation: _Generation) -> None:
-        if generation.place is not None:
-            self._table[generation.place] = 0
-            generation.place = None
+    # -- generations ------------------------------------------------------------------------------------------
 
-    def _reap(self, generation: _Generation) -> None:
-        """Take note of a generation's end. Its channel closes as it dies, so this wait is short."""
-        _, status = os.waitpid(generation.pid, 0)
-        del self._generations[generation.channel.fileno()]
-        generation.channel.close()
-        self._empty(generation)
-        self._events.send("exited", generation=generation.number, pid=generation.pid,
-                          code=os.waitstatus_to_exitcode(status))
-        if generation is self._ahead:
-            self._ahead = None
-            self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-            self._fork_at = time.monotonic() + self._pause
-
-    # -- forking ----------------------------------------------------------------------------------------------
-
-    def _fork(self) -> None:
-        mine, theirs = socket.socketpair()
+    def _take_number(self) -> int:
         number = self._next_number
         self._next_number += 1
-        template = os.getpid()
-        forked = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            mine.close()
-            self._become_generation(number, template, theirs)
-        theirs.close()
-        self._ahead = _Generation(number, pid, mine, forked)
-        self._generations[mine.fileno()] = self._ahead
+        return number
 
-    def _become_generation(self, number: int, template: int, channel: socket.socket) -> NoReturn:
-        """The generation: reseed, wait for the one call, serve it, exit. Never returns into the template's loop."""
-        code = 1
-        try:
-            die_with_parent(template)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self._listener.close()
-            for other in self._generations.values():
-                other.channel.close()
-            self._live(number, channel)
-            code = exits.DONE
-        except BaseException:
-            # The outermost boundary of this process: what is written here is in the failure report.
-            import traceback
+    def _fork_ahead(self) -> None:
+        number = self._take_number()
+        served = Generation(self._spec, self._engine, self._table, self._events, number)
+        self._ahead = self._forks.start(number, served.serve_when_called)
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+    def _let_go(self) -> None:
+        self._listener.close()
+        for call in (*self._opening.values(), *self._plain):
+            call.connection.close()
+        for kept in self._snapshots.values():
+            for untaken in kept.calls.values():
+                if untaken is not None:
+                    untaken.connection.close()
 
-    def _live(self, number: int, channel: socket.socket) -> None:
-        self._engine.reseed()
-        sentinel = Sentinel(self._spec.sentinel(number))
-        facts = {"pid": os.getpid(), "generation": number, "model": self._engine.model, "when": time.time()}
-        sentinel.write(facts)
-        channel.send(_READY)
-        while not select.select([channel], [], [], TICK)[0]:
-            sentinel.beat()
-        message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
-        if not descriptors:
-            raise ConnectionError("the template is gone")
-        connection = socket.socket(fileno=descriptors[0])
-        budget = Budget(self._table, _PLACE.unpack(message)[0], self._spec.settings.threads, self._engine.set_threads)
-        served = serve_completion(connection, self._engine, generation=number, sentinel=sentinel, budget=budget,
-                                  facts=facts)
-        sentinel.remove()
-        self._events.send("served", generation=number, outcome=served.outcome, seconds=round(served.seconds, 4),
-                          tokens=served.tokens)
-        channel.send(_DONE)
+    def _listen_to(self, fork: Fork) -> None:
+        said = fork.hear()
+        if said == generation.READY:
+            fork.ready = True
+        elif said == generation.DONE:
+            self._empty(fork)
+            self._pause = 0.0
+        elif not said:
+            self._reap(fork)
+            self._empty(fork)
+            if fork is self._ahead:
+                self._ahead = None
+                self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                self._fork_at = time.monotonic() + self._pause
+
+    def _empty(self, fork: Fork) -> None:
+        if fork.place is not None:
+            self._table[fork.place] = 0
+            fork.place = None
+
+    def _reap(self, fork: Fork) -> int:
+        code = self._forks.reap(fork)
+        self._events.send("exited", generation=fork.number, pid=fork.pid, code=code)
+        return code
+
+    # -- snapshots --------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> bool:
+        there = [kept for kept in self._snapshots.values() if not kept.leaving]
+        enough, leavers = self._personas.room(there)
+        if enough:
+            self._dismiss([kept for kept in there if kept in leavers])
+        return enough
+
+    def _fork_snapshot(self, call: _Call) -> None:
+        number, first = self._take_number(), self._take_number()
+        body = Snapshot(self._spec, self._engine, self._table, self._events, number)
+        fork = self._forks.start(number, lambda channel: body.live(channel, call.connection, call.place, first))
+        call.since = time.monotonic()
+        self._snapshots[fork] = _Snapshot(fork, call.key, calls={call.place: call})
+
+    def _hand_to_snapshot(self, call: _Call, kept: _Snapshot) -> None:
+        call.since = time.monotonic()
+        kept.calls[call.place] = call
+        self._snapshots[kept.fork] = self._snapshots.pop(kept.fork)  # now the most recently used
+        # If it has died, its end is the next thing that is heard of it, and the call comes back.
+        with contextlib.suppress(OSError):
+            snapshot.hand_over(kept.fork.channel, call.place, self._take_number(), call.connection)
+
+    def _listen_to_snapshot(self, kept: _Snapshot) -> None:
+        said, number, memory = snapshot.understand(kept.fork.hear())
+        if said == snapshot.KEPT:
+            kept.kept, kept.memory = True, memory
+            self._bound_memory(kept)
+        elif said == snapshot.TAKEN:
+            call = kept.calls[number]
+            assert call is not None
+            call.connection.close()
+            kept.calls[number] = None
+        elif said == snapshot.DONE:
+            self._finish(kept, number)
+        elif said == snapshot.STALE:
+            self._personas.forget(kept.key)
+            self._dismiss([kept])
+        elif said == snapshot.UNFIT:
+            self._personas.give_up(kept.key)
+        elif not said:
+            self._bury(kept)
+
+    def _finish(self, kept: _Snapshot, place: int) -> None:
+        if place in kept.calls:
+            del kept.calls[place]
+            self._table[place] = 0
+            self._pause = 0.0
+            self._bound_memory(kept)
+
+    def _bound_memory(self, kept: _Snapshot) -> None:
+        there = [other for other in self._snapshots.values() if not other.leaving]
+        leavers = self._personas.surplus(there)
+        if kept in leavers and len(there) == 1:
+            # Alone it is too much, and would be again.
+            self._personas.give_up(kept.key)
+        self._dismiss([other for other in there if other in leavers])
+
+    def _dismiss(self, leavers: list[_Snapshot]) -> None:
+        for kept in leavers:
+            if not kept.leaving:
+                kept.leaving = True
+                self._personas.forget(kept.key)
+                with contextlib.suppress(OSError):
+                    snapshot.tell_to_leave(kept.fork.channel)
+
+    def _bury(self, kept: _Snapshot) -> None:
+        """Take note of a snapshot's end; a call that it hasn't taken gets a generation of this process."""
+        code = self._reap(kept.fork)
+        del self._snapshots[kept.fork]
+        if code != exits.DONE and not kept.kept:
+            self._personas.give_up(kept.key)
+        self._personas.forget(kept.key)
+        for place, call in kept.calls.items():
+            if call is None:
+                self._table[place] = 0
+            elif hung_up(call.connection):
+                self._drop(call)
+            else:
+                self._plain.append(call)
