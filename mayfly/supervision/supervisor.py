@@ -439,5 +439,6 @@ class Supervisor:
 
 
 def _spoken(watched: Watched) -> str:
-    named = watched.lane if watched.lane != "app" else watched.name
-    return f"{named} generation {watched.generation}" if "-" in watched.name else named
+    if watched.lane == "app" or "-snapshot-" in watched.name:
+        return watched.name
+    return f"{watched.lane} generation {watched.generation}" if "-" in watched.name else watched.lane
