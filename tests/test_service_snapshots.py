@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +217,54 @@ def test_several_calls_at_once_are_served_from_one_snapshot(start: Callable[...,
     assert _settled(service, 43)["hits"] >= 40
     assert [entry["pid"] for entry in _snapshots(service)["living"]] == [pid]
     until(lambda: service.lane("chat")["restarts"]["spent"] == 43, what="all spent")
+
+
+def test_clients_get_the_right_answers_while_snapshots_are_killed(start: Callable[..., Service]) -> None:
+    service = start(CHAT_PROCESSES=2, SNAPSHOTS=2, LOG_KEEP=10_000)
+    personas = [f"{PERSONA} You are number {number}" for number in range(3)]
+    fields = {"temp": 0, "max_tokens": 16}
+    right = {persona: service.complete("Hello", persona=persona, **fields)["response"] for persona in personas}
+    assert len(set(right.values())) == 3
+    over = threading.Event()
+
+    def kill() -> int:
+        killed = 0
+        while not over.wait(0.3):
+            for entry in _snapshots(service)["living"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(entry["pid"], signal.SIGKILL)
+                    killed += 1
+        return killed
+
+    def ask(seed: int) -> Counter[str]:
+        rng = random.Random(seed)
+        answers: Counter[str] = Counter()
+        for _ in range(40):
+            persona = rng.choice(personas)
+            answer = service.post("/gpt4all_api", {"prompt": "Hello", "persona": persona, **fields})
+            if answer.status_code == 200:
+                assert answer.json()["response"] == right[persona]
+                answers["right"] += 1
+            else:  # it was hit twice
+                assert answer.json()["error"]["code"] == "model_crashed"
+                answers["crashed"] += 1
+        return answers
+
+    with ThreadPoolExecutor(5) as pool:
+        killing = pool.submit(kill)
+        try:
+            answers = sum(pool.map(ask, range(4)), Counter())
+        finally:
+            over.set()
+        killed = killing.result()
+    print(f"killed: {killed}; answers: {dict(answers)}; {service.lane('chat')['restarts']}")
+    assert killed >= 3
+    assert answers.total() == 160
+    assert answers["right"] >= 140
+    # All that was begun has ended, and both places are free.
+    until(lambda: not [name for name in service.sentinels() if "request" in service.sentinel(name.removesuffix(
+        ".watchdog"))], what="nobody serves")
+    assert service.complete("Hello", persona=personas[0], **fields)["response"] == right[personas[0]]
 
 
 def test_no_trace_of_a_persona_is_in_the_services_files(start: Callable[..., Service]) -> None:
