@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mayfly.errors import MayflyError, SettingError
+from mayfly.models import nano
 from mayfly.settings import Settings, load_settings
 from mayfly.web.draining import Draining
 
@@ -109,6 +110,8 @@ def run_alone() -> int:
         with sock, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
             print("loading the models ...", flush=True)
             lanes = _local_lanes(settings, folder)
+            if lanes.configured["chat"].model == nano.ID:
+                print(nano.ANNOUNCEMENT, flush=True)
             host, port = sock.getsockname()[:2]
             where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             _serve(sock, settings, lanes, _print_line,

@@ -63,7 +63,7 @@ DEFAULTS = {
     "VENV_NAME": ".venv",
     "MODEL_PATH": "models",
     "EMBED_MODEL": "all-MiniLM-L6-v2.gguf2.f16.gguf",
-    "MODEL_NAME": "",
+    "MODEL_NAME": "mayfly-nano-demo.gguf",
     "LISTEN_IP": "127.0.0.1",
     "LISTEN_PORT": "6008",
     "API_KEYS": "",
@@ -80,8 +80,8 @@ usage: start.sh [--OPTION ...]       set up what is missing, then run the servic
 options, each of which wins over a setting in .env:
   --host ADDRESS              LISTEN_IP
   --port PORT                 LISTEN_PORT
-  --model NAME                MODEL_NAME
-  --embed-model NAME          EMBED_MODEL
+  --model NAME                MODEL_NAME; none: embeddings alone
+  --embed-model NAME          EMBED_MODEL; none: completions alone
   --api-keys KEYS|@FILE       API_KEYS; what is on a command line, every user of this machine can see (ps): name a
                               file that holds the keys, or leave them in .env
   --allowed-origins LIST      ALLOWED_ORIGINS; a LIST is separated by commas, or a JSON list of strings
@@ -191,11 +191,17 @@ def publish(draft, target):
 
 
 def model_file(settings, which):
-    """Return the path of the model that the setting `which` names, with or without its ".gguf"."""
+    """Return the path of the model that the setting `which` names, with or without its ".gguf"; None for `none`."""
     name = settings[which]
+    if name.lower() == "none":
+        return None
     if not name.endswith((".gguf", ".script.json")):
         name += ".gguf"
-    return os.path.join(PROJECT, os.path.expanduser(settings["MODEL_PATH"]), name)
+    path = os.path.join(PROJECT, os.path.expanduser(settings["MODEL_PATH"]), name)
+    own = os.path.join(PROJECT, DEFAULTS["MODEL_PATH"], name)
+    if name == DEFAULTS["MODEL_NAME"] and os.path.isfile(own) and not os.path.isfile(path):
+        return own  # it comes with the project, and the service takes it from there
+    return path
 
 
 @contextlib.contextmanager
@@ -423,7 +429,8 @@ def set_up(action):
 
     def model_is_ready():
         # Looking here saves an interpreter's start each time; the worker checks the file's content.
-        return action == "pull" or os.path.isfile(model_file(settings, "EMBED_MODEL"))
+        path = model_file(settings, "EMBED_MODEL")
+        return action == "pull" or path is None or os.path.isfile(path)
 
     if not environment_fault(folder) and all(installed(folder, name) for name in files) and model_is_ready():
         return python
@@ -493,13 +500,20 @@ def doctor():
                                stderr=subprocess.STDOUT)
         tell(check.returncode == 0, "every setting has an allowed value", check.stdout.decode(errors="replace").strip())
     path = model_file(settings, "EMBED_MODEL")
-    tell(os.path.isfile(path), "embedding model %s" % path, "embedding model: no file %s yet" % path)
-    if settings["MODEL_NAME"]:
-        path = model_file(settings, "MODEL_NAME")
+    if path:
+        tell(os.path.isfile(path), "embedding model %s" % path, "embedding model: no file %s yet" % path)
+    else:
+        tell(True, "no embedding model is configured (EMBED_MODEL=none): the service completes only")
+    path = model_file(settings, "MODEL_NAME")
+    if not path:
+        tell(True, "no completion model is configured (MODEL_NAME=none): the service embeds only")
+    elif settings["MODEL_NAME"] in (DEFAULTS["MODEL_NAME"], DEFAULTS["MODEL_NAME"][:-len(".gguf")]):
+        tell(os.path.isfile(path), "completion model %s, a demonstration; set MODEL_NAME in .env for a real one" % path,
+             "completion model: no file %s, which comes with mayfly; run git checkout models/%s, or set MODEL_NAME in "
+             ".env" % (path, DEFAULTS["MODEL_NAME"]))
+    else:
         tell(os.path.isfile(path), "completion model %s" % path, "completion model: no file %s; run start.sh pull %s"
              % (path, settings["MODEL_NAME"]))
-    else:
-        tell(True, "no completion model is configured (MODEL_NAME): the service embeds only")
     tell(*port_state(settings["LISTEN_IP"], settings["LISTEN_PORT"]))
     if faults:
         sys.stdout.write("The next start makes what is missing where it can.\n")

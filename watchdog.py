@@ -18,6 +18,7 @@ from pathlib import Path
 from mayfly import __version__, flags
 from mayfly.compat import bind_public, lock_file, wake_on_signal
 from mayfly.errors import SettingError
+from mayfly.models import nano
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
 from mayfly.supervision import sentinel
 from mayfly.supervision.cores import FreeCores
@@ -112,6 +113,8 @@ def _serve(settings: Settings) -> int:
     for name, lane in sockets.lanes.items():
         if lane.model_file is None:
             journal.event(f"{name}: {lane.missing}")
+        elif lane.kind == "completion" and lane.model == nano.ID:
+            journal.event(f"{name}: {nano.ANNOUNCEMENT}")
     try:
         _supervise(supervisor, inbox, stops)
         _stop(supervisor, inbox, stops, journal)

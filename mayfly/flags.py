@@ -17,8 +17,8 @@ from mayfly.errors import SettingError
 _FLAGS = {
     "--host": ("LISTEN_IP", "ADDRESS", "address to listen on"),
     "--port": ("LISTEN_PORT", "PORT", "port to listen on; 0 is any free one"),
-    "--model": ("MODEL_NAME", "NAME", "completion model: the name of a file in MODEL_PATH"),
-    "--embed-model": ("EMBED_MODEL", "NAME", "embedding model: the name of a file in MODEL_PATH"),
+    "--model": ("MODEL_NAME", "NAME", "completion model: the name of a file in MODEL_PATH, or none"),
+    "--embed-model": ("EMBED_MODEL", "NAME", "embedding model: the name of a file in MODEL_PATH, or none"),
     "--api-keys": ("API_KEYS", "KEYS|@FILE",
                    "keys for callers from elsewhere, separated by commas. What is on a command line, every user of "
                    "this machine can see (ps): @FILE names a file that holds the keys, and .env is as good"),

@@ -107,8 +107,8 @@ def _folder(text: str) -> Path:
 
 def _model_name(text: str) -> str:
     if "\0" in text or text.startswith("/") or ".." in Path(text).parts or re.match(r"[a-z]+://", text):
-        raise _Refused("the name of a file in MODEL_PATH, or nothing")
-    return text
+        raise _Refused("the name of a file in MODEL_PATH, or none")
+    return "" if text.lower() == "none" else text
 
 
 def _web_address(text: str) -> str:
@@ -215,18 +215,20 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings, checked. Paths are absolute, sizes in bytes, times in seconds."""
+    """All settings, checked. Paths are absolute, sizes in bytes, times in seconds; a model that is `none` is ""."""
 
     model_path: Path = _setting("models", _folder, "Folder of the model files.")
     model_list: str = _setting(
         "https://gpt4all.io/models/models3.json", _web_address,
         "gpt4all's list of the models that can be pulled, or a copy of it.")
     model_name: str = _setting(
-        "", _model_name,
-        "Completion model: the name of a GGUF file in MODEL_PATH. Empty: the service embeds only.")
+        "mayfly-nano-demo.gguf", _model_name,
+        "Completion model: the name of a GGUF file in MODEL_PATH, or none: the service embeds only. The default one "
+        "comes with mayfly and is a demonstration: for real answers pull a real one.")
     embed_model: str = _setting(
         "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
-        "Embedding model: the name of a GGUF file in MODEL_PATH. The default one is made at the first start.")
+        "Embedding model: the name of a GGUF file in MODEL_PATH, or none: the service completes only. The default one "
+        "is made at the first start.")
     max_models: int = _setting(
         "2", _integer(0, 32),
         "How many other models of MODEL_PATH may be loaded besides these two, when callers ask for them. The least "

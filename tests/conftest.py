@@ -68,10 +68,10 @@ def start(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
     """Start `watchdog.py` as a user does, with folders of the test's own; every service is stopped at the end."""
     services: list[Service] = []
 
-    def begin(*, wait: bool = True, folder: str = "service", arguments: Sequence[str] = (), **settings: object
-              ) -> Service:
+    def begin(*, wait: bool = True, folder: str = "service", arguments: Sequence[str] = (), project: Path = PROJECT,
+              **settings: object) -> Service:
         service = Service(tmp_path / folder, {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", **settings},
-                          arguments)
+                          arguments, project=project)
         services.append(service)
         if wait:
             service.wait_ready()

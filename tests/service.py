@@ -38,23 +38,30 @@ class Service:
     Args:
         folder: its run and log folders are made here.
         arguments: the command line.
-        settings: environment variables; THREADS is 1 unless given, so that a busy machine stays usable.
+        project: where watchdog.py is.
+        settings: environment variables; one that is None isn't set. THREADS is 1 unless given, so that a busy machine
+            stays usable, and MODEL_NAME none, so that no test depends on the model that comes with the project unless
+            it says so.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], arguments: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], arguments: Sequence[str] = (), *,
+                 project: Path = PROJECT) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.run_folder = folder / "run"
         self.log_folder = folder / "logs"
-        environ = {name: value for name, value in os.environ.items() if name not in ("MODEL_NAME", "API_KEYS")}
+        environ = {name: value for name, value in os.environ.items() if name != "API_KEYS"}
         (folder / "empty.env").touch()
         self.settings = {
             "MAYFLY_ENV": folder / "empty.env", "RUN_FOLDER_NAME": self.run_folder, "LOG_FOLDER_NAME": self.log_folder,
-            "LISTEN_PORT": 0, "THREADS": 1, "HANG_SECONDS": 30, "PYTHONUNBUFFERED": 1, **settings}
-        environ.update({name: str(value) for name, value in self.settings.items()})
+            "LISTEN_PORT": 0, "THREADS": 1, "HANG_SECONDS": 30, "PYTHONUNBUFFERED": 1, "MODEL_NAME": "none", **settings}
+        for name, value in self.settings.items():
+            environ.pop(name, None)
+            if value is not None:
+                environ[name] = str(value)
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "watchdog.py"), *arguments], cwd=folder, env=environ,
+            [sys.executable, str(project / "watchdog.py"), *arguments], cwd=folder, env=environ,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
             errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)

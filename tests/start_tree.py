@@ -1,8 +1,9 @@
 """A copy of the project's start files in a folder of its own, for tests of start.sh.
 
 Everything that start.sh does itself is real there; small stand-ins take the place of what it starts: a watchdog.py
-that prints its arguments, a mayfly.models that makes or refuses a model, and requirements of one tiny wheel, so that
-nothing needs the network. start_fixtures.py has them as fixtures.
+that prints its arguments, a mayfly.models that makes or refuses a model, an empty file for the model that comes with
+the project, and requirements of one tiny wheel, so that nothing needs the network. start_fixtures.py has them as
+fixtures.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if os.name == "nt":
 else:
     BASE_PYTHON = os.path.join(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
 MODEL = "all-MiniLM-L6-v2.gguf2.f16.gguf"
+DEMONSTRATION = "mayfly-nano-demo.gguf"
 
 WATCHDOG = """\
 import os, sys, tiny_package
@@ -65,6 +67,7 @@ class Tree:
         tree.write("mayfly/__init__.py", "")
         tree.write("mayfly/models/__init__.py", "")
         tree.write("mayfly/models/__main__.py", MODELS)
+        tree.write(f"models/{DEMONSTRATION}", "")
         tree.require("1.0")
         return tree
 

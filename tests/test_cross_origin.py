@@ -25,7 +25,7 @@ def serve(start: Callable[..., Service], tmp_path: Path) -> Callable[..., Servic
     folder = tmp_path / "scripts"
     folder.mkdir()
     model = scripts.write(folder, name="vectors", kind="embedding")
-    return lambda **settings: start(MODEL_PATH=folder, MODEL_NAME="", EMBED_MODEL=model, API_KEYS=KEY, **settings)
+    return lambda **settings: start(MODEL_PATH=folder, MODEL_NAME="none", EMBED_MODEL=model, API_KEYS=KEY, **settings)
 
 
 def preflight(service: Service, origin: str = PAGE, path: str = "/v1/embeddings", **headers: str) -> Any:

@@ -26,7 +26,7 @@ ALLOWED = {
     "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
     "web": {"", "errors", "settings", "keys", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
-            "models.pull", "supervision.sentinel"},
+            "models.nano", "models.pull", "supervision.sentinel"},
     "": set(),
 }
 # package -> the only modules that import it

@@ -166,7 +166,7 @@ def test_an_added_key_lets_a_caller_from_elsewhere_in_and_is_written_nowhere(
         start: Callable[..., Service], env: Path) -> None:
     env.write_text("")
     key = add(env, "backend")
-    service = start(MODEL_NAME="", MAYFLY_ENV=env)
+    service = start(MODEL_NAME="none", MAYFLY_ENV=env)
     forwarded = {"X-Forwarded-For": "203.0.113.5"}
 
     def status(**headers: str) -> int:

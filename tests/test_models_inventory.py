@@ -14,7 +14,7 @@ import scripts
 import tiny_llama
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models import architectures
+from mayfly.models import architectures, nano
 from mayfly.models.inventory import Inventory
 from mayfly.models.minilm import FILE_NAME
 
@@ -55,6 +55,26 @@ def test_links_that_leave_the_folder_and_hidden_files_are_no_models(model_path: 
     (model_path / ".hidden.gguf").write_bytes(b"")
     assert [model.id for model in Inventory(model_path).models()] == ["all-MiniLM-L6-v2", "tiny-llama"]
     assert Inventory(model_path).find("link") is None
+
+
+@pytest.mark.parametrize("name", ["mayfly-nano-demo", "mayfly-nano-demo.gguf"])
+def test_the_projects_own_model_is_found_elsewhere_if_it_is_configured(model_path: Path, name: str) -> None:
+    inventory = Inventory(model_path, (FILE_NAME, name))
+    model = inventory.require(name)
+    assert (model.id, model.file, model.path) == (nano.ID, nano.FILE_NAME, nano.PATH)
+    assert inventory.find(nano.ID) == model and model in inventory.models()
+    assert [model.id for model in Inventory(model_path / "absent", (name,)).models()] == [nano.ID]
+    # One in the folder comes first.
+    shutil.copy(model_path / "tiny-llama.gguf", model_path / nano.FILE_NAME)
+    assert inventory.require(name).path == model_path / nano.FILE_NAME
+    assert [model.id for model in inventory.models()] == ["all-MiniLM-L6-v2", nano.ID, "tiny-llama"]
+
+
+def test_the_projects_own_model_is_not_in_another_folder_if_another_one_is_configured(model_path: Path) -> None:
+    inventory = Inventory(model_path, (FILE_NAME, "tiny-llama"))
+    assert inventory.find(nano.ID) is None
+    with pytest.raises(ModelUnavailable, match="there is no model 'mayfly-nano-demo'"):
+        inventory.require(nano.ID)
 
 
 def test_a_name_that_two_files_could_have_belongs_to_the_configured_one(model_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_strangers_need_a_key_and_this_machines_programs_do_not(keyed: Service) 
 
 
 def test_every_caller_needs_a_key_where_it_is_always_required(start: Callable[..., Service]) -> None:
-    service = start(MODEL_NAME="", API_KEYS=KEY, REQUIRE_KEY="always")
+    service = start(MODEL_NAME="none", API_KEYS=KEY, REQUIRE_KEY="always")
     assert _request(service, "/embed", {})[0] == 401
     assert _request(service, "/embed", BEARER)[0] == 200
 

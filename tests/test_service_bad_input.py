@@ -239,7 +239,7 @@ def test_the_end_token_in_a_prompt_is_text(running: Unharmed) -> None:
 
 
 def test_100_000_words_end_at_the_deadline_and_the_next_one_is_served(start: Callable[..., Service]) -> None:
-    service = start(MODEL_NAME="", REQUEST_TIMEOUT=3, HANG_SECONDS=15)
+    service = start(MODEL_NAME="none", REQUEST_TIMEOUT=3, HANG_SECONDS=15)
     unharmed, pid = service.embed(TEXT), service.pid("embed")
     answer = service.post(EMBED, {"input": "word " * 100_000})
     assert _error(answer, 504)["code"] == "timeout"

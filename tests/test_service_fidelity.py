@@ -20,7 +20,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def test_every_text_of_the_reference_has_its_vector_over_http(start: Callable[..., Service]) -> None:
-    service = start(MODEL_NAME="")
+    service = start(MODEL_NAME="none")
     body = {"input": TEXTS, "long_text": "truncate"}
     answer = service.post("/embed", body).json()
     assert [entry["index"] for entry in answer["data"]] == list(range(len(TEXTS)))

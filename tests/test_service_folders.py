@@ -74,7 +74,7 @@ def _answering(service: Service) -> Iterator[None]:
 
 def test_a_second_watchdog_for_the_same_folder_is_refused_and_the_first_is_unharmed(
         start: Callable[..., Service]) -> None:
-    first = start(MODEL_NAME="")
+    first = start(MODEL_NAME="none")
     pids = first.family()
     with _answering_embed(first):
         line = _refusal(start(wait=False), EXIT_SECOND)
@@ -91,10 +91,10 @@ def _answering_embed(service: Service) -> Iterator[None]:
 
 
 def test_a_lock_of_a_killed_watchdog_does_not_keep_the_next_one_out(start: Callable[..., Service]) -> None:
-    first = start(MODEL_NAME="")
+    first = start(MODEL_NAME="none")
     first.process.kill()
     first.process.wait()
-    second = start(MODEL_NAME="")
+    second = start(MODEL_NAME="none")
     second.embed("a")
     # The first one's processes have ended; their files were in the way of nothing.
     second.printed(r"removed what an earlier run left: .*embed\.watchdog")
@@ -108,7 +108,7 @@ def test_a_taken_port_is_refused_in_one_line(start: Callable[..., Service]) -> N
 
 
 def test_a_second_service_with_its_own_folder_cannot_take_the_port_of_the_first(start: Callable[..., Service]) -> None:
-    first = start(MODEL_NAME="")
+    first = start(MODEL_NAME="none")
     port = first.url.rpartition(":")[2]
     with _answering_embed(first):
         assert f"port {port}" in _refusal(start(wait=False, folder="another", LISTEN_PORT=port), EXIT_ADDRESS)

@@ -125,7 +125,7 @@ def test_a_completion_model_that_is_replaced_by_rename_is_picked_up(
 
 def test_an_embedding_model_that_is_replaced_by_rename_is_picked_up(
         start: Callable[..., Service], model_path: Path, embedding_model: Path) -> None:
-    service = start(MODEL_NAME="")
+    service = start(MODEL_NAME="none")
     (before,) = service.embed("The cat sat on the mat.")
     os.replace(_mirrored(embedding_model, model_path / "other.gguf"), model_path / embedding_model.name)
 

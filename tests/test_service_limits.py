@@ -80,7 +80,7 @@ def test_a_stream_whose_deadline_passes_ends_with_that_error(start: Callable[...
 
 def test_embeddings_end_at_the_deadline_between_two_texts(start: Callable[..., Service], model_path: Path) -> None:
     vectors = scripts.write(model_path, {"when": "slow", "seconds": 0.2}, name="vectors", kind="embedding")
-    service = start(EMBED_MODEL=vectors, MODEL_NAME="", REQUEST_TIMEOUT=1)
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="none", REQUEST_TIMEOUT=1)
     pid = service.pid("embed")
     answer = service.post("/embed", {"input": ["slow"] * 1000})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")

@@ -45,7 +45,7 @@ def played(tmp_path: Path, start: Callable[..., Service], model_path: Path) -> C
     scripts.write(model_path, name="vectors", kind="embedding")
 
     def begin(**settings: object) -> Service:
-        return start(MODEL_NAME="", **settings)
+        return start(MODEL_NAME="none", **settings)
 
     return begin
 

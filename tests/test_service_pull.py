@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 
 @pytest.fixture
 def service(server: FileServer, start: Callable[..., Service]) -> Service:
-    return start(MODEL_NAME="", API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
+    return start(MODEL_NAME="none", API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
 
 
 def entry(server: FileServer, name: str, **fields: object) -> dict[str, object]:
@@ -86,7 +86,7 @@ def test_it_needs_a_key_also_on_this_machine(service: Service, server: FileServe
 
 def test_without_any_key_in_the_settings_nobody_can_pull(
         server: FileServer, start: Callable[..., Service]) -> None:
-    service = start(MODEL_NAME="", MODEL_LIST=server.url + "/models3.json")
+    service = start(MODEL_NAME="none", MODEL_LIST=server.url + "/models3.json")
     for key in (None, "anything-at-all"):
         assert ask(service, NAME, key).status_code == 401
     assert server.requests == []
@@ -98,6 +98,15 @@ def test_what_the_list_does_not_name_is_not_found(service: Service, server: File
         assert ask(service, name).status_code == 404, name
     assert {path for path, _ in server.requests} <= {"/models3.json"}
     assert parts(service) == []
+
+
+def test_the_model_that_comes_with_the_project_is_not_looked_for_elsewhere(
+        service: Service, server: FileServer) -> None:
+    for name in ("mayfly-nano-demo", "mayfly-nano-demo.gguf"):
+        answer = ask(service, name)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert "it comes with mayfly" in answer.json()["error"]["message"]
+    assert server.requests == [] and parts(service) == []
 
 
 def test_a_list_that_names_other_places_is_not_followed(service: Service, server: FileServer) -> None:

@@ -105,7 +105,7 @@ def _embeddings(folder: Path) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_idle_service_ends_at_once(start: Callable[..., Service], number: signal.Signals) -> None:
-    service = start(MODEL_NAME="")
+    service = start(MODEL_NAME="none")
     connection = http.client.HTTPConnection("127.0.0.1", int(service.url.rpartition(":")[2]), timeout=60)
     connection.request("GET", "/health")
     assert connection.getresponse().read()

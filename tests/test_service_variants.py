@@ -1,4 +1,4 @@
-"""Other ways to run it: with no completion model, or as `python app.py` alone, without the watchdog."""
+"""Other ways to run it: with one model only, or as `python app.py` alone, without the watchdog."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service import PROJECT, Service, until
 from mayfly.settings import names
 
 
-@pytest.mark.parametrize("configured", ["", "not-there.gguf"])
+@pytest.mark.parametrize("configured", ["none", "not-there.gguf"])
 def test_without_a_completion_model_the_service_embeds_and_says_which_setting_to_fill(
         start: Callable[..., Service], configured: str) -> None:
     service = start(MODEL_NAME=configured)
@@ -38,11 +38,19 @@ def test_without_a_completion_model_the_service_embeds_and_says_which_setting_to
     assert not (service.run_folder / "chat.sock").exists()
 
 
-def test_without_an_embedding_model_file_completions_go_on(start: Callable[..., Service]) -> None:
-    service = start(EMBED_MODEL="not-there.gguf")
-    answer = service.post("/embed", {"input": "a"})
-    assert answer.status_code == 503 and "EMBED_MODEL" in answer.json()["error"]["message"]
+@pytest.mark.parametrize("configured", ["none", "not-there.gguf"])
+def test_without_an_embedding_model_the_service_completes_and_says_which_setting_to_fill(
+        start: Callable[..., Service], configured: str) -> None:
+    service = start(EMBED_MODEL=configured)
+    for path in ("/embed", "/v1/embeddings"):
+        answer = service.post(path, {"input": "a"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (503, "model_unavailable")
+        assert "EMBED_MODEL" in error["message"] and configured in error["message"]
     assert service.complete("Hello")["response"]
+    lane = service.lane("embed")
+    assert lane["state"] == "off" and "EMBED_MODEL" in lane["reason"]
+    assert service.health()["status"] == "ok"
 
 
 # -- app.py alone ---------------------------------------------------------------------------------------------
@@ -121,7 +129,7 @@ def test_app_py_alone_serves_both_models_until_it_is_told_to_stop(
 
 
 def test_app_py_alone_on_a_taken_port_is_one_line_and_exit_code_1(alone: Callable[..., Alone]) -> None:
-    other = alone(MODEL_NAME="")
+    other = alone(MODEL_NAME="none")
     port = other.url().rpartition(":")[2]
     app = alone(LISTEN_PORT=port)
     assert app.ended() == 1
@@ -130,6 +138,15 @@ def test_app_py_alone_on_a_taken_port_is_one_line_and_exit_code_1(alone: Callabl
     connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
     connection.request("GET", "/health")
     assert connection.getresponse().status == 200
+
+
+def test_app_py_alone_completes_with_the_demonstration_model_unless_told_otherwise(alone: Callable[..., Alone]) -> None:
+    app = alone(MODEL_NAME="", EMBED_MODEL="none")
+    answer = requests.post(app.url() + "/gpt4all_api", json={"prompt": "Hello", "max_tokens": 4}, timeout=60)
+    assert answer.json()["model"] == "mayfly-nano-demo"
+    assert [line for line in app.lines if line.startswith("completions by mayfly-nano-demo, a demonstration model")]
+    refused = requests.post(app.url() + "/embed", json={"input": "a"}, timeout=60)
+    assert refused.status_code == 503 and "EMBED_MODEL=none" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("settings", "code", "said"), [

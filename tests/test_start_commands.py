@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from start_tree import MODEL, ROOT, Tree
+from start_tree import DEMONSTRATION, MODEL, ROOT, Tree
 
 pytest_plugins = ["start_fixtures"]
 
@@ -105,7 +105,7 @@ def test_doctor_is_content_with_a_ready_tree(equipped: Tree) -> None:
     assert (result.code, result.err) == (0, "")
     assert set(marks(result.out)) == {"ok"}
     for what in (platform.python_version(), "packages of requirements.txt", "settings in", MODEL,
-                 "every setting has an allowed value", "no completion model is configured",
+                 "every setting has an allowed value", f"{DEMONSTRATION}, a demonstration; set MODEL_NAME",
                  f"127.0.0.1 port {port} is free"):
         assert what in result.out, what
 
@@ -119,6 +119,24 @@ def test_doctor_says_what_is_wrong_with_settings_models_and_packages(equipped: T
     assert "not an address and a port" in equipped.run("doctor", LISTEN_PORT="port").out
     equipped.require("2.0")
     assert "not installed as requirements.txt says" in equipped.run("doctor", LISTEN_PORT=port).out
+
+
+def test_doctor_knows_that_a_model_may_be_none_and_where_the_demonstration_model_lies(equipped: Tree) -> None:
+    port = free_port()
+    for name in ("none", "None"):
+        result = equipped.run("doctor", LISTEN_PORT=port, MODEL_NAME=name, EMBED_MODEL=name)
+        assert (result.code, set(marks(result.out))) == (0, {"ok"}), result.out
+        assert "(MODEL_NAME=none): the service embeds only" in result.out
+        assert "(EMBED_MODEL=none): the service completes only" in result.out
+    own = equipped.folder / "models" / DEMONSTRATION
+    for name in ("", DEMONSTRATION.removesuffix(".gguf")):
+        elsewhere = equipped.run("doctor", LISTEN_PORT=port, MODEL_PATH="elsewhere", EMBED_MODEL="none",
+                                 MODEL_NAME=name)
+        assert elsewhere.code == 0 and f"completion model {own}, a demonstration" in elsewhere.out
+    own.unlink()
+    missing = equipped.run("doctor", LISTEN_PORT=port)
+    assert missing.code == 1
+    assert f"git checkout models/{DEMONSTRATION}" in missing.out and "pull" not in missing.out
 
 
 class Health(BaseHTTPRequestHandler):
@@ -189,7 +207,8 @@ def test_flags_reach_the_watchdog_and_the_set_up_makes_the_named_embedding_model
     equipped.write("models/other.gguf", "")
     equipped.write("no-model", "")  # making the usual one would fail
     (equipped.folder / "models" / MODEL).unlink(missing_ok=True)
-    for line in (["--embed-model", "other.gguf"], ["--embed-model=other.gguf", "--port", "7000"]):
+    for line in (["--embed-model", "none"], ["--embed-model", "other.gguf"],
+                 ["--embed-model=other.gguf", "--port", "7000"]):
         result = equipped.run(*line)
         assert result.code == 7, result
         assert str(line) in result.out

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models import store
+from mayfly.models import nano, store
 from mayfly.models.architectures import COMPLETION_ARCHITECTURES, EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.header import Header, read_header
 
@@ -33,7 +33,7 @@ class Model:
 
     Attributes:
         id: the name by which callers know it.
-        file: its path below MODEL_PATH, as `store.find` takes it.
+        file: its path below MODEL_PATH, as `store.find` takes it; for the model that comes with the project, its name.
         path: the file itself, with links resolved.
         size: in bytes.
         modified: when the file was last written, in seconds since 1970.
@@ -73,6 +73,12 @@ class Model:
         return self.size + processes * self.window(n_ctx) * self.cache_token_bytes
 
 
+def unconfigured(kind: str, setting: str) -> str:
+    """Return what callers of a model are told whose setting is `none`."""
+    return (f"no {kind} model is configured ({setting}=none): put the name of a model file in MODEL_PATH into "
+            f"{setting} in .env and start again")
+
+
 def public_name(file: str) -> str:
     """Return the name by which callers know a model file: all-MiniLM-L6-v2 for each form of the default one."""
     name = file.removesuffix(store.GGUF).removesuffix(store.SCRIPT)
@@ -84,7 +90,8 @@ class Inventory:
 
     Args:
         model_path: the folder.
-        first: configured files, which get a name that several files could have.
+        first: configured files, which get a name that several files could have. If the model that comes with the
+            project is one of them, it needn't be in the folder.
     """
 
     def __init__(self, model_path: Path, first: Iterable[str] = ()) -> None:
@@ -114,13 +121,15 @@ class Inventory:
         """
         model = self.find(name)
         if model is None:
-            path = store.find(self._model_path, name)
+            path = self._file(name)
             # One that isn't listed, because its name is hidden or long, can still be configured.
             model = self._look(public_name(name), store.file_name(name), path, os.stat(path))
         return model
 
     def _models(self) -> Iterator[Model]:
         files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]
+        if nano.FILE_NAME in self._first and nano.FILE_NAME not in files:
+            files.append(nano.FILE_NAME)
         files.sort(key=lambda file: file not in self._first)
         taken = set()
         for file in files:
@@ -129,11 +138,22 @@ class Inventory:
                 name = file
             taken.add(name)
             try:
-                path = store.find(self._model_path, file)
+                path = self._file(file)
                 found = os.stat(path)
             except (ModelUnavailable, OSError):
                 continue  # it is gone this moment
             yield self._look(name, file, path, found)
+
+    def _file(self, name: str) -> Path:
+        """Return a model's file, with links resolved; ModelUnavailable if there is none."""
+        try:
+            return store.find(self._model_path, name)
+        except store.ModelAbsent:
+            if store.file_name(name) != nano.FILE_NAME or nano.FILE_NAME not in self._first:
+                raise
+            if not nano.PATH.is_file():
+                raise ModelUnavailable(nano.absent()) from None
+            return nano.PATH.resolve()
 
     def _look(self, name: str, file: str, path: Path, found: os.stat_result) -> Model:
         mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 
 from mayfly.compat import lock_now
 from mayfly.errors import ModelUnavailable
-from mayfly.models import store
+from mayfly.models import nano, store
 
 if TYPE_CHECKING:  # loaded only when something is really downloaded
     import requests
@@ -71,6 +71,8 @@ def pull(name: str, model_path: Path, *, list_url: str = LIST_URL, keep_list: bo
     """
     with contextlib.suppress(ModelUnavailable):
         return store.find(model_path, name)
+    if store.file_name(name) == nano.FILE_NAME:
+        raise NotListed(nano.ORIGIN)
     models = _read_list(list_url)
     entry = _entry(name, models, list_url)
     final = model_path / entry.filename

@@ -13,7 +13,7 @@ from typing import Any
 from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import VOCABULARY
-from mayfly.models.inventory import Inventory, Model
+from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
 from mayfly.workers.spec import Kind
@@ -61,8 +61,7 @@ class LaneSockets:
         for name, kind, model, setting in configured:
             try:
                 if not model:
-                    raise ModelUnavailable(f"no {name} model is configured: put the name of a model file in MODEL_PATH "
-                                           f"into {setting} in .env and start again")
+                    raise ModelUnavailable(unconfigured(kind, setting))
                 found = self._inventory.require(model)
             except ModelUnavailable as exc:
                 missing = f"{exc} ({setting})" if model else str(exc)

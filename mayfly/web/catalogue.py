@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.errors import InvalidRequest, NotFound
-from mayfly.models import inventory, pull
+from mayfly.models import inventory, nano, pull
 from mayfly.models.inventory import Kind
 from mayfly.web.service import Service
 
@@ -134,7 +134,9 @@ def _unknown(name: str, model_path: Path) -> NotFound:
     harmless = name if re.fullmatch(r"[A-Za-z0-9._/-]{1,100}", name) else "NAME"
     size = pull.listed(name, model_path) if harmless == name else 0
     pulled = f"'python3 start.sh pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
-    if size:
+    if harmless.removesuffix(".gguf") == nano.ID:
+        known = f"{nano.ORIGIN}."
+    elif size:
         known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
     elif size is None:
         known = "Nor does gpt4all's list have it. /v1/models names those that are here."

@@ -19,7 +19,7 @@ from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import Board
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.switchboard import Switchboard
-from mayfly.models.inventory import Inventory, Model
+from mayfly.models.inventory import Inventory, Kind, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.accept import wait_for_call
@@ -51,13 +51,12 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
     inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
     lanes = {}
     models = {}
-    for name, model in (("embed", settings.embed_model), ("chat", settings.model_name)):
+    configured: list[tuple[str, Kind, str, str]] = [
+        ("embed", "embedding", settings.embed_model, "EMBED_MODEL"),
+        ("chat", "completion", settings.model_name, "MODEL_NAME")]
+    for name, kind, model, setting in configured:
         if not model:
-            setting = "EMBED_MODEL" if name == "embed" else "MODEL_NAME"
-            lanes[name] = SocketLane(
-                name, None, _Always(""), queue_limit=0,
-                missing=f"no {name} model is configured: put the name of a model file in MODEL_PATH into {setting} in "
-                        ".env and start again")
+            lanes[name] = SocketLane(name, None, _Always(""), queue_limit=0, missing=unconfigured(kind, setting))
             continue
         found = inventory.require(model)
         lanes[name] = _start(name, found, settings, table, folder)
