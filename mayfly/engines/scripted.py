@@ -116,6 +116,10 @@ class ScriptedCompletions:
             return [Segment(call.text, special=False)]
         return self._template.render(call.messages)
 
+    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+        """A script says itself where an answer ends."""
+        return ()
+
     def count(self, segments: Sequence[Segment]) -> int | None:
         """Count words."""
         return sum(len(segment.text.split()) for segment in segments)

@@ -117,7 +117,7 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
 
     def work(call: _Call, request: dict[str, Any]) -> None:
         wanted = CompletionCall.from_wire(request["complete"])
-        text = TextFilter(wanted.sampling.stop)
+        text = TextFilter([*wanted.sampling.stop, *engine.turn_marks(wanted)])
 
         def on_progress() -> bool:
             call.step()

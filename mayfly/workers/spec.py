@@ -59,6 +59,12 @@ class Spec:
         name = self.lane if generation is None else f"{self.lane}-{generation}"
         return self.run_folder / f"{name}.watchdog"
 
+    def templates(self) -> tuple[str, str]:
+        """Return PROMPT_TEMPLATE and SYSTEM_TEMPLATE, which are for the model of MODEL_NAME, or ""."""
+        if self.lane != "chat":
+            return "", ""
+        return self.settings.prompt_template, self.settings.system_template
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
         wire = dict(self.__dict__)
