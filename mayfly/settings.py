@@ -202,8 +202,25 @@ def _device(text: str) -> str:
     return text
 
 
-def _setting(default: str, parse: Callable[[str], Any], doc: str) -> Any:
-    return field(metadata={"default": default, "parse": parse, "doc": doc})
+_PLACEHOLDER = re.compile(r"%[12](?![0-9])")
+
+
+def _template(*forms: tuple[str, ...]) -> Callable[[str], str]:
+    """Accept a template in gpt4all's form, in which `\\n` is a line break; its placeholders are one of `forms`."""
+
+    def parse(text: str) -> str:
+        template = text.replace("\\n", "\n")
+        if (template and tuple(_PLACEHOLDER.findall(template)) not in forms) or "\0" in template:
+            raise _Refused("a text with " + " or with ".join(" and then ".join(form) for form in forms)
+                           + ", each once, for what is said; \\n in it is a line break")
+        return template
+
+    return parse
+
+
+def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: bool = False) -> Any:
+    # The blanks and line breaks around a verbatim setting belong to it.
+    return field(metadata={"default": default, "parse": parse, "doc": doc, "verbatim": verbatim})
 
 
 def available_cores() -> int:
@@ -242,6 +259,15 @@ class Settings:
         "gpt-3.5-turbo=completion,gpt-4o-mini=completion", _aliases,
         "Other names of models for the routes below /v1. The words embedding and completion mean EMBED_MODEL and "
         "MODEL_NAME; any other word is a model's name.")
+    prompt_template: str = _setting(
+        "", _template(("%1",), ("%1", "%2")),
+        "How MODEL_NAME's model is prompted, in gpt4all's form: %1 is the prompt, %2 (if given) the answer, \\n a line "
+        "break; for example \"### Human:\\n%1\\n\\n### Assistant:\\n\", in quotes. Empty: as the model's file says.",
+        verbatim=True)
+    system_template: str = _setting(
+        "", _template(("%1",)),
+        "With PROMPT_TEMPLATE: how a persona is written, %1 being its text. Empty: the text and a blank line.",
+        verbatim=True)
     route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
     listen_ip: str = _setting(
         "127.0.0.1", _address,
@@ -340,7 +366,8 @@ def parse(values: Mapping[str, str]) -> Settings:
     parsed: dict[str, Any] = {}
     for entry in dataclasses.fields(Settings):
         name = entry.name.upper()
-        text = values.get(name, "").strip() or entry.metadata["default"]
+        text = values.get(name, "")
+        text = (text if entry.metadata["verbatim"] else text.strip()) if text.strip() else entry.metadata["default"]
         try:
             parsed[entry.name] = entry.metadata["parse"](text)
         except _Refused as exc:
@@ -358,6 +385,9 @@ def _resolve(settings: Settings) -> Settings:
                            f"{settings.device!r}); allowed here: auto, respawn, none")
     if settings.isolation == "auto":
         settings = dataclasses.replace(settings, isolation="fork" if fork_works else "respawn")
+    if settings.system_template and not settings.prompt_template:
+        raise SettingError(f"SYSTEM_TEMPLATE is {settings.system_template!r}, but PROMPT_TEMPLATE is empty; allowed: a "
+                           "PROMPT_TEMPLATE too (both stand instead of the template in the model's file), or neither")
     if settings.allow_credentials and ANY in settings.allowed_origins:
         raise SettingError("ALLOW_CREDENTIALS is true, but ALLOWED_ORIGINS has *; allowed: origins by name (browsers "
                            "refuse the two together), or ALLOW_CREDENTIALS=false")

@@ -20,7 +20,8 @@ ALLOWED = {
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},
     "models": {"errors", "settings", "compat"},
-    "engines": {"errors", "lanes.calls", "models.architectures", "models.header", "models.wordpiece"},
+    "engines": {"errors", "lanes.calls", "models.architectures", "models.dialects", "models.header",
+                "models.wordpiece"},
     "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",

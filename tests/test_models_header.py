@@ -106,6 +106,27 @@ def test_ids_may_come_before_the_vocabulary_and_point_nowhere(tmp_path: Path) ->
     assert (header.bos_token, header.eos_token, header.eot_id, header.eot_token) == ("begin", "end", 99, None)
 
 
+def test_the_template_for_conversations_is_taken_of_several(tmp_path: Path) -> None:
+    templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    several = small(tmp_path / "a.gguf", lambda writer: writer.add_chat_template(templates))
+    assert read_header(several).chat_template == "D"
+    named = small(tmp_path / "b.gguf", lambda writer: writer.add_string("tokenizer.chat_template.default", "N"))
+    assert read_header(named).chat_template == "N"
+    other = small(tmp_path / "c.gguf", lambda writer: writer.add_chat_template(templates[:1]))
+    assert read_header(other).chat_template is None
+
+
+def test_end_tokens_and_the_pieces_that_tell_a_models_prompts_are_found(tmp_path: Path) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_token_list(["a", "<|im_end|>", "<|im_start|", "<|im_start|>", "<|im_end|>", "x" * 5000, "<|end|>"])
+        writer.add_uint32("tokenizer.ggml.eom_token_id", 6)
+        writer.add_token_merges(["<|eot_id|>"])
+
+    header = read_header(small(tmp_path / "small.gguf", change))
+    assert header.pieces == {"<|im_end|>": 1, "<|im_start|>": 3, "<|end|>": 6}
+    assert header.eom_id == 6
+
+
 @pytest.mark.parametrize("alignment", [8, 32, 4096])
 def test_weights_are_looked_for_where_the_alignment_says(tmp_path: Path, alignment: int) -> None:
     path = small(tmp_path / "small.gguf", lambda writer: writer.add_custom_alignment(alignment))

@@ -63,7 +63,8 @@ def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., S
     assert listed["second"] == {
         "id": "second", "object": "model", "created": created, "owned_by": "mayfly", "kind": "completion",
         "size": (model_path / "second.gguf").stat().st_size, "architecture": "llama", "quantization": "F32",
-        "parameter_count": 552576, "embedding_length": 128, "context_length": 512, "usable": True}
+        "parameter_count": 552576, "embedding_length": 128, "context_length": 512,
+        "chat_template": "file", "usable": True}
     assert (listed["mamba"]["usable"], listed["cut"]["usable"]) == (False, False)
     for name, reason in (("mamba", "gpt4all 2.8.2 can't run"), ("cut", "cut short")):
         assert reason in listed[name]["reason"]

@@ -29,6 +29,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "MODEL_ALIASES": (["gpt-4", "=embedding", "a b=completion", "gpt-4="], "ALIAS=MODEL"),
     "MAX_MODELS": (["-1", "33", "all"], "a whole number from 0 to 32"),
     "MEMORY_LIMIT": (["0%", "101%", "1KB", "half", "-1"], "a part of this machine's memory"),
+    "PROMPT_TEMPLATE": (["### Human:", "%2 %1", "%1 %1", "%1 %2 %2", "%10", "%1\0"], "a text with %1"),
+    "SYSTEM_TEMPLATE": (["You are helpful.", "%1 %2", "%2"], "a text with %1"),
     "ROUTE": (["gpt4all_api", "/embed", "/health", "/ready", "/v1", "/v1/chat", "/", "/a b", "/a//b", "/a\nb", "/<x>",
                "/a?b"], "a path"),
     "LISTEN_IP": (["everywhere", "127.0.0.1:80", "300.1.1.1", "my.host", "127.1"], "an IP address of this machine"),
@@ -160,6 +162,23 @@ def test_the_environment_wins_over_the_file_and_an_empty_variable_hides_nothing(
 ])
 def test_a_value_may_be_written_in_the_ways_people_write_it(name: str, text: str, value: Any) -> None:
     assert getattr(parse({name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize("line", [
+    'PROMPT_TEMPLATE="### Human:\\n%1\\n\\n### Assistant:\\n"',
+    "PROMPT_TEMPLATE='### Human:\\n%1\\n\\n### Assistant:\\n'",
+    "PROMPT_TEMPLATE=### Human:\\n%1\\n\\n### Assistant:\\n", 'PROMPT_TEMPLATE="### Human:\n%1\n\n### Assistant:\n"',
+], ids=["double quotes", "single quotes", "no quotes", "on several lines"])
+def test_a_template_is_read_with_its_line_breaks_however_they_are_written(line: str, tmp_path: Path) -> None:
+    (tmp_path / "my.env").write_text(line + "\n", encoding="utf-8")
+    loaded = load_settings({"MAYFLY_ENV": str(tmp_path / "my.env"), "SYSTEM_TEMPLATE": r" %1\n\n "})
+    assert loaded.prompt_template == "### Human:\n%1\n\n### Assistant:\n"
+    assert loaded.system_template == " %1\n\n "
+
+
+def test_a_system_template_alone_is_refused() -> None:
+    with pytest.raises(SettingError, match="PROMPT_TEMPLATE is empty; allowed: a PROMPT_TEMPLATE too"):
+        parse({"SYSTEM_TEMPLATE": "%1"})
 
 
 def test_fork_isolation_is_chosen_where_it_works_and_refused_where_it_does_not() -> None:

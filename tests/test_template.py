@@ -56,8 +56,24 @@ def test_a_template_may_strip_and_repeat_the_text() -> None:
 
 def test_a_template_may_look_at_the_roles_and_leave_turns_out() -> None:
     source = "{% for m in messages if m.role == 'user' %}{{ m['content'] }};{% endfor %}"
-    segments = _template(source).render([Message("system", "gone"), Message("user", "a"), Message("user", "b")])
+    segments = _template(source).render([Message("user", "a"), Message("assistant", "gone"), Message("user", "b")])
     assert "".join(segment.text for segment in segments) == "a;b;"
+
+
+def test_a_system_text_that_the_template_leaves_out_goes_before_the_prompt() -> None:
+    source = "{% for m in messages if m.role == 'user' %}{{ m['content'] }};{% endfor %}"
+    segments = _template(source).render([Message("system", "kept"), Message("user", "a"), Message("user", "b")])
+    assert "".join(segment.text for segment in segments) == "kept\n\na;b;"
+
+
+def test_a_template_that_has_no_place_for_a_system_text_anywhere_says_so() -> None:
+    with pytest.raises(InvalidRequest, match="leaves the system message out"):
+        _template("[{{ messages[-1].role }}]").render([Message("system", "lost"), Message("user", "a")])
+
+
+def test_blanks_before_a_text_are_tokenised_with_it() -> None:
+    segments = _template("[INST] {{ messages[0].content }} [/INST]").render([Message("user", "Hi")])
+    assert segments == [Segment("[INST]", True), Segment(" Hi", False), Segment(" [/INST]", True)]
 
 
 class _Watched(ChatTemplate):
@@ -93,12 +109,11 @@ def test_a_template_that_changes_the_text_is_an_error_and_not_a_guess(source: st
 
 
 def test_a_template_that_refuses_a_conversation_is_the_clients_mistake_in_the_templates_words() -> None:
-    source = ("{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-              + PLAIN)
+    source = "{% if messages | length > 1 %}{{ raise_exception('One turn, please') }}{% endif %}" + PLAIN
     template = _template(source)
     assert template.render([Message("user", "Hi")])
-    with pytest.raises(InvalidRequest, match="System role not supported") as caught:
-        template.render([Message("system", "Be brief."), Message("user", "Hi")])
+    with pytest.raises(InvalidRequest, match="One turn, please") as caught:
+        template.render([Message("user", "Hi"), Message("user", "there")])
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
@@ -125,3 +140,27 @@ def test_what_hugging_face_templates_expect_is_there() -> None:
               "{% endif %}{% endfor %}")
     segments = _template(source).render([Message("assistant", "a"), Message("user", "b")])
     assert segments == [Segment("b", False), Segment('{"a": "é"}20', True)]
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    ("{{ {'b': 'é', 'a': [1]} | tojson(ensure_ascii=True, separators=(',', ':'), sort_keys=True) }}",
+     '{"a":[1],"b":"\\u00e9"}'),
+    ("{{ {'a': 1} | tojson(indent=1) }}", '{\n "a": 1\n}'),
+    ("{% if tools is none and documents is none %}none{% endif %}{% if tools is defined %} defined{% endif %}",
+     "none defined"),
+    ("{% generation %}{% set x = 'in' %}{{ x }}{% endgeneration %}{{ x }}", "in"),
+    ("{% for n in range(5) %}{% if n == 1 %}{% continue %}{% endif %}{% if n == 3 %}{% break %}{% endif %}{{ n }}"
+     "{% endfor %}", "02"),
+    ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+    ("{% if add_generation_prompt %}\n    yes\n{%- endif %}", "    yes"),
+])
+def test_helpers_behave_as_those_of_transformers(source: str, expected: str) -> None:
+    (segment,) = _template(source).render([Message("user", "unused")])
+    assert segment == Segment(expected, special=True)
+
+
+def test_many_texts_of_blanks_take_no_longer_than_others() -> None:
+    source = "{% for m in messages %}{{ m.content | trim }}\n{% endfor %}"
+    messages = [Message("user", "x\n\n\n"), Message("assistant", "\n\n")] * 300
+    text = "".join(segment.text for segment in _template(source).render(messages))
+    assert text == "x\n\n" * 300

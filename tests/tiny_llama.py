@@ -14,7 +14,7 @@ Run as a script: python tests/tiny_llama.py OUT [--seed N] [--malformed HOW]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -58,6 +58,11 @@ def make(
     chat_template: str | None = CHAT_TEMPLATE,
     name: str = "tiny llama",
     numbers: Mapping[str, int] | None = None,
+    control: Mapping[str, float] | None = None,
+    words: Mapping[str, float] | None = None,
+    ids: Mapping[str, str] | None = None,
+    pre: str = "",
+    add_bos: bool | None = None,
 ) -> Path:
     """Write the model to `path` (2.2 MB with these sizes) and return `path`.
 
@@ -68,8 +73,17 @@ def make(
         eos_bias: added to the logit of </s>. -30: never drawn; 0: about as often as any one word; 30: at once.
         chat_template: put into the file as tokenizer.chat_template, or None for a file without one.
         numbers: more entries for the header, as unsigned 32-bit numbers.
+        control: more control pieces, such as "<|im_end|>", with what is added to the logit of each (see eos_bias).
+        words: more ordinary pieces, such as "\u2581Human", likewise.
+        ids: pieces for tokens that the header names: {"eot": "<|im_end|>"} makes that the end of a turn.
+        pre: the name of a pre-tokenizer, such as "llama-bpe" or "qwen2", for a byte-level BPE vocabulary (\u2581 is
+            written \u0120 there, here too in the pieces given); "" for a SentencePiece one.
+        add_bos: what the file says of a bos token before each prompt; None: nothing.
     """
-    pieces, scores, types, bias = _vocabulary(eos_bias)
+    more = [(piece, 0.0, int(gguf.TokenType.CONTROL), value) for piece, value in (control or {}).items()]
+    # Their scores let the tokenizer prefer them to all others.
+    more += [(piece, 100.0, int(gguf.TokenType.NORMAL), value) for piece, value in (words or {}).items()]
+    pieces, scores, types, bias = _vocabulary(eos_bias, more, byte_level=bool(pre))
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
@@ -83,14 +97,19 @@ def make(
     writer.add_rope_dimension_count(embedding // heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(pieces))
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_model("gpt2" if pre else "llama")
+    writer.add_tokenizer_pre(pre or "default")
     writer.add_token_list(pieces)
-    writer.add_token_scores(scores)
+    if pre:
+        writer.add_token_merges(_merges())
+    else:
+        writer.add_token_scores(scores)
     writer.add_token_types(types)
     writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    for token, piece in {"bos": "<s>", "eos": "</s>", **(ids or {})}.items():
+        writer.add_uint32(f"tokenizer.ggml.{token}_token_id", pieces.index(piece.encode()))
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, number in (numbers or {}).items():
@@ -104,23 +123,31 @@ def make(
     return path
 
 
-def _vocabulary(eos_bias: float) -> tuple[list[bytes], list[float], list[int], np.ndarray]:
-    """Return the pieces, their scores and types, and the logit bias of each, shape [pieces]."""
+def _vocabulary(eos_bias: float, more: Sequence[tuple[str, float, int, float]], *, byte_level: bool
+                ) -> tuple[list[bytes], list[float], list[int], np.ndarray]:
+    """Return the pieces, their scores and types, and the logit bias of each, shape [pieces]; those of `more` last."""
     kinds = gguf.TokenType
     entries: list[tuple[str, float, int, float]] = [
         ("<unk>", 0.0, kinds.UNKNOWN, -30.0),
         ("<s>", 0.0, kinds.CONTROL, -30.0),
         ("</s>", 0.0, kinds.CONTROL, eos_bias),
     ]
-    entries += [(f"<0x{byte:02X}>", 0.0, kinds.BYTE, -30.0) for byte in range(256)]
-    marked = ["\u2581" + word for word in WORDS]
+    if not byte_level:
+        entries += [(f"<0x{byte:02X}>", 0.0, kinds.BYTE, -30.0) for byte in range(256)]
+    marked = [("\u0120" if byte_level else "\u2581") + word for word in WORDS]
     steps = sorted({word[:end] for word in marked for end in range(2, len(word))} - set(marked))
     letters = [chr(code) for code in range(0x21, 0x7F) if chr(code) not in PUNCTUATION]
     # A longer piece has the better score, so that the tokenizer prefers it.
     entries += [(word, float(len(word)), kinds.NORMAL, 0.0) for word in dict.fromkeys(marked)]
     entries += [(mark, -1.0, kinds.NORMAL, -1.0) for mark in PUNCTUATION]
     entries += [(step, float(len(step)) - 0.5, kinds.NORMAL, -8.0) for step in steps]
-    entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in ["\u2581", *letters]]
+    if byte_level:
+        # The alphabet of bytes: printable ones stand for themselves, the rest for characters from U+0100 on.
+        known = {piece for piece, *_ in entries}
+        entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in _alphabet() if letter not in known]
+    else:
+        entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in ["\u2581", *letters]]
+    entries += more
     pieces, scores, types, bias = zip(*entries, strict=True)
     return (
         [piece.encode() for piece in pieces],
@@ -128,6 +155,19 @@ def _vocabulary(eos_bias: float) -> tuple[list[bytes], list[float], list[int], n
         [int(kind) for kind in types],
         np.array(bias, dtype=np.float32),
     )
+
+
+def _alphabet() -> list[str]:
+    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2's)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _merges() -> list[str]:
+    """Return the merges that lead to each of the words, letter by letter."""
+    marked = ["\u0120" + word for word in WORDS]
+    return list(dict.fromkeys(f"{word[:end]} {word[end]}" for word in marked for end in range(1, len(word))))
 
 
 def _weights(seed: int, width: int, blocks: int, bias: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -26,8 +26,12 @@ def load_embeddings(path: Path, threads: int, model: str) -> EmbeddingEngine:
     return Gpt4AllEmbeddings(path, threads, model)
 
 
-def load_completions(path: Path, threads: int, context_length: int, device: str, model: str) -> CompletionEngine:
+def load_completions(path: Path, threads: int, context_length: int, device: str, model: str,
+                     prompt_template: str = "", system_template: str = "") -> CompletionEngine:
     """Load the engine that a model file's kind asks for; `model` is the model's public name.
+
+    Args:
+        prompt_template, system_template: in gpt4all's form (`PromptForm`); "" leaves it to the model's file.
 
     Raises:
         ModelUnavailable: the file isn't a completion model that can be loaded.
@@ -37,8 +41,10 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
 
         return ScriptedCompletions(path, model)
     from mayfly.engines.gpt4all import Gpt4AllCompletions
+    from mayfly.engines.prompt_form import PromptForm
 
-    return Gpt4AllCompletions(path, threads, context_length, device, model)
+    form = PromptForm(prompt_template, system_template) if prompt_template else None
+    return Gpt4AllCompletions(path, threads, context_length, device, model, form)
 
 
 def load_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Callable[[str], list[int]]:

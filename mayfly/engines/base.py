@@ -96,6 +96,10 @@ class CompletionEngine(Protocol):
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
 
+    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+        """Return the texts that end an answer because the next turn begins with them: for models that mark their turns
+        with text ("### Human:") and not with tokens."""
+
     def count(self, segments: Sequence[Segment]) -> int | None:
         """Count the prompt's tokens without evaluating them; None where that isn't possible."""
 

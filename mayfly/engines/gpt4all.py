@@ -11,6 +11,9 @@ What the binding does on odd input, and what is done about it here:
 - All forks of one loaded model draw the same random numbers: see `reseed`.
 - Each call of `llmodel_prompt` tokenises and evaluates its own text, so the segments of a prompt are the same work
   whether they come in one go or the first of them were evaluated before: see `keep`.
+- Only the token that the file names as eos ends an answer (`LLamaModel::loadModel`): see `_end_ids`. And any of six
+  texts does: see `stop_words`.
+- A segment for which the window has no room left is passed over without a word: see `_run`.
 
 The C API is the one in `llmodel_c.h` of the wheel.
 """
@@ -31,13 +34,17 @@ from typing import Any
 import gpt4all._pyllmodel as binding
 from gpt4all import Embed4All, GPT4All
 
+from mayfly.engines import stop_words
 from mayfly.engines.base import Generated, Segment
+from mayfly.engines.prompt_form import PromptForm
+from mayfly.engines.segments import without_bos
 from mayfly.engines.template import ChatTemplate
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 from mayfly.models import wordpiece
 from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
+from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header, read_header
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
@@ -136,12 +143,14 @@ class Gpt4AllCompletions:
         context_length: the window, in tokens; a smaller one in the file wins.
         device: gpt4all's device name.
         model: the model's public name.
+        form: how prompts are written, instead of by the file's template.
 
     Raises:
         ModelUnavailable: not a completion model, or gpt4all can't load it.
     """
 
-    def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str) -> None:
+    def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str,
+                 form: PromptForm | None = None) -> None:
         header = read_header(path)
         if header.architecture in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
@@ -155,9 +164,12 @@ class Gpt4AllCompletions:
             raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
         self._llm = self._gpt4all.model
         self._kept = _Kept()
+        stop_words.switch_off()
+        self._end_ids = _end_ids(header)
         self._saved_state = self._save_state()
         self._vocabulary = self._find_vocabulary(path)
-        self._template = self._chat_template(header)
+        self._template = form or _chat_template(header)
+        self._superfluous_bos = self._bos_added(header)
         self._self_test()
         self.reseed()
 
@@ -167,17 +179,24 @@ class Gpt4AllCompletions:
         """See CompletionEngine."""
         if call.text is not None:
             return [Segment(call.text, special=False)]
-        return self._template.render(call.messages)
+        return without_bos(self._template.render(call.messages), self._superfluous_bos)
+
+    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+        """See CompletionEngine."""
+        return () if call.text is not None else self._template.turn_marks
 
     def count(self, segments: Sequence[Segment]) -> int | None:
         """See CompletionEngine."""
         return None if self._vocabulary is None else len(self._vocabulary.tokenize(list(segments)))
 
-    def _chat_template(self, header: Header) -> ChatTemplate:
-        # Where gpt4all adds the bos token itself, a template that writes it too would double it.
-        adds_bos = self._vocabulary.adds_bos() if self._vocabulary is not None else None
-        bos_token = "" if adds_bos is not False else (header.bos_token or "")
-        return ChatTemplate(header.chat_template, bos_token=bos_token, eos_token=header.eos_token or "")
+    def _bos_added(self, header: Header) -> str:
+        """Return the text of the bos token if gpt4all begins each prompt with that token, else "".
+
+        The file may leave it to the kind of its vocabulary; what a prompt really begins with says it.
+        """
+        probe = [Segment("Hello", special=True)]
+        ids = self._vocabulary.tokenize(probe) if self._vocabulary is not None else self._evaluated_ids(probe)
+        return (header.bos_token or "") if ids[:1] == [header.bos_id] else ""
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
@@ -276,7 +295,7 @@ class Gpt4AllCompletions:
         prompt_batch: int = _BATCH,
         kept: _Kept | None = None,
     ) -> Generated:
-        run = _Run(on_prompt_token, on_token)
+        run = _Run(on_prompt_token, on_token, self._end_ids)
         kept = kept or _Kept()
         run.evaluated = kept.tokens
         limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
@@ -287,20 +306,26 @@ class Gpt4AllCompletions:
         full = [segment for segment in segments[len(kept.segments):] if segment.text]
         for index, segment in enumerate(full):
             context.n_predict = limit if index == len(full) - 1 else 0
+            before = run.evaluated
             _library.llmodel_prompt(
                 self._llm.model, segment.text.encode(), b"%1%2", run.prompt_callback, run.response_callback,
                 False,  # allow_context_shift
                 ctypes.byref(context), segment.special, None)
             if run.stopped:
                 break
+            # A token is at least a byte, but for the bos token and a blank that may be added.
+            if run.evaluated == before and before + len(segment.text.encode()) + 2 > self.context_length:
+                raise too_long(None, self.context_length)
         if run.failure is not None:
             raise run.failure
         if run.engine_error is not None:
             if "context window" in run.engine_error or "prompt size" in run.engine_error:
                 raise too_long(None, self.context_length)
             raise EngineFailed(f"the engine failed: {run.engine_error[:200]}")
-        if run.stopped:
-            reason: Any = "refused"
+        if run.ended:
+            reason: Any = "end"
+        elif run.stopped:
+            reason = "refused"
         elif run.sampled >= limit or run.evaluated + run.sampled >= self.context_length:
             reason = "limit"
         else:
@@ -328,16 +353,19 @@ class _Kept:
 
 
 class _Run:
-    """The callbacks of one run, and what they saw."""
+    """The callbacks of one run, and what they saw. A token of `end_ids` ends it and is neither shown nor counted."""
 
-    def __init__(self, on_prompt_token: Callable[[int], bool], on_token: Callable[[int, bytes], bool]) -> None:
+    def __init__(self, on_prompt_token: Callable[[int], bool], on_token: Callable[[int, bytes], bool],
+                 end_ids: frozenset[int]) -> None:
         self.evaluated = 0
         self.sampled = 0
         self.stopped = False
+        self.ended = False
         self.failure: BaseException | None = None
         self.engine_error: str | None = None
         self._on_prompt_token = on_prompt_token
         self._on_token = on_token
+        self._end_ids = end_ids
         self.prompt_callback = binding.PromptCallback(self._prompt)
         self.response_callback = binding.ResponseCallback(self._response)
 
@@ -350,6 +378,9 @@ class _Run:
             self.engine_error = piece.decode(errors="replace")
             self.stopped = True
             return False
+        if token in self._end_ids:
+            self.ended = self.stopped = True
+            return False
         self.sampled += 1
         return self._go_on(lambda: self._on_token(token, piece))
 
@@ -361,6 +392,18 @@ class _Run:
             self.failure = exc
             self.stopped = True
         return not self.stopped
+
+
+def _chat_template(header: Header) -> ChatTemplate:
+    source = header.chat_template or dialect_of(header.architecture, header.pieces).template
+    return ChatTemplate(source, bos_token=header.bos_token or "", eos_token=header.eos_token or "")
+
+
+def _end_ids(header: Header) -> frozenset[int]:
+    """Return the ids of all tokens by which a model ends its turn: those that the file names, and those that are known
+    by their texts."""
+    named = {number for number in (header.eos_id, header.eot_id, header.eom_id) if number is not None}
+    return end_ids(header.pieces) | named
 
 
 def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:

@@ -119,6 +119,10 @@ class ScriptedCompletions:
             return [Segment(call.text, special=False)]
         return self._template.render(call.messages)
 
+    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+        """A script says itself where an answer ends."""
+        return ()
+
     def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
         """See CompletionEngine. A rule that crashes or hangs does so here as well."""
         words = self.count(segments) or 0

@@ -65,11 +65,6 @@ class Vocabulary:
         llama.llama_tokenize_gpt4all.restype = ctypes.c_int32
         llama.llama_token_get_attr.argtypes = [ctypes.c_void_p, ctypes.c_int32]
         llama.llama_token_get_attr.restype = ctypes.c_int
-        llama.llama_add_bos_token.argtypes = [ctypes.c_void_p]
-        llama.llama_add_bos_token.restype = ctypes.c_int32
-        for name in ("llama_token_bos", "llama_token_eos"):
-            getattr(llama, name).argtypes = [ctypes.c_void_p]
-            getattr(llama, name).restype = ctypes.c_int32
         llama.llama_n_vocab.argtypes = [ctypes.c_void_p]
         llama.llama_n_vocab.restype = ctypes.c_int32
         llama.llama_free_model.argtypes = [ctypes.c_void_p]
@@ -89,11 +84,6 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return int(self._llama.llama_n_vocab(self._model))
-
-    def adds_bos(self) -> bool | None:
-        """Tell whether a prompt begins with the bos token without being asked; None if the file doesn't say."""
-        says = self._llama.llama_add_bos_token(self._model)
-        return None if says < 0 else bool(says)
 
     def tokenize(self, segments: list[Segment]) -> list[int]:
         """Return the token ids that gpt4all evaluates for a prompt fed in these segments."""

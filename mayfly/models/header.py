@@ -16,11 +16,13 @@ import math
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mayfly.errors import ModelUnavailable
+from mayfly.models.dialects import PIECES
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -55,7 +57,10 @@ _TENSOR_TYPES = {
 
 _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
-_TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template")
+# A file may hold several chat templates (for tools, for documents); the one for conversations is the plain or "default"
+# one.
+_TEMPLATES = ("tokenizer.chat_template", "tokenizer.chat_template.default")
+_TEXTS = ("general.architecture", "general.name", *_TEMPLATES)
 _VOCABULARY = "tokenizer.ggml.tokens"
 
 # Far above what real models hold; they bound the time and the memory that a hostile file can cost.
@@ -67,6 +72,9 @@ _LONGEST_TEXT = 1 << 20
 _MOST_DIMENSIONS = 4
 # A string longer than this is skipped instead of read.
 _SHORT = 1 << 12
+
+_WANTED_PIECES = {piece.encode(): piece for piece in PIECES}
+_WANTED_LENGTHS = frozenset(map(len, _WANTED_PIECES))
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,10 @@ class Header:
         parameter_count: number of weights.
         vocabulary_size: number of tokens.
         chat_template: Jinja source, or None.
-        bos_id, eos_id, eot_id: ids of the tokens that begin a text, end it, end a turn; None if not named.
-        bos_token, eos_token, eot_token: the texts of these.
+        bos_id, eos_id, eot_id, eom_id: ids of the tokens that begin a text, end it, end a turn, end a message (a turn
+            that calls a tool); None if not named.
+        bos_token, eos_token, eot_token: the texts of the first three.
+        pieces: those of `dialects.PIECES` that are in its vocabulary, with their ids.
         pooling: how an embedding model makes one vector of many: "mean", "cls", ...; None if not named.
         size: of the file, in bytes.
     """
@@ -112,6 +122,8 @@ class Header:
     size: int
     head_count: int | None = None
     head_count_kv: int | None = None
+    eom_id: int | None = None
+    pieces: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> Header:
@@ -152,6 +164,7 @@ class _Reading:
         self._values: dict[str, Any] = {}
         self._vocabulary_at: int | None = None
         self._vocabulary_size = 0
+        self._pieces_found: dict[str, int] = {}
         self._strings_left = _MOST_STRINGS
 
     def header(self) -> Header:
@@ -196,16 +209,18 @@ class _Reading:
             self._strings_left -= count
             if key == _VOCABULARY:
                 self._vocabulary_at, self._vocabulary_size = self._at, count
-            self._skip_strings(count)
+            self._skip_strings(count, self._pieces_found if key == _VOCABULARY else None)
         else:
             width = self._form(of).size
             self._skip(width * self._count(self._size // width, "array elements"))
 
-    def _skip_strings(self, count: int) -> None:
+    def _skip_strings(self, count: int, found: dict[str, int] | None = None) -> None:
+        """Skip strings; note in `found` at which place each of the wanted pieces is."""
         # The hot loop: a vocabulary and its merges are most of a header.
         read, seek, unpack = self._stream.read, self._stream.seek, _U64.unpack
         at, size = self._at, self._size
-        for _ in range(count):
+        lengths = _WANTED_LENGTHS if found is not None else frozenset()
+        for number in range(count):
             prefix = read(8)
             if len(prefix) < 8:
                 raise _Malformed("the file ends inside its header")
@@ -213,7 +228,11 @@ class _Reading:
             at += 8 + length
             if at > size:
                 raise _Malformed("the file ends inside its header")
-            if length < _SHORT:
+            if length in lengths:
+                piece = read(length)
+                if found is not None and piece in _WANTED_PIECES:
+                    found.setdefault(_WANTED_PIECES[piece], number)
+            elif length < _SHORT:
                 read(length)
             else:
                 seek(at)
@@ -257,10 +276,10 @@ class _Reading:
         if architecture is None:
             raise _Malformed("it doesn't say its architecture")
         sizes = {}
-        for field in ("context_length", "embedding_length", "block_count"):
-            sizes[field] = self._integer(f"{architecture}.{field}", 0)
-            if sizes[field] < 1:
-                raise _Malformed(f"it says no {architecture}.{field}")
+        for size in ("context_length", "embedding_length", "block_count"):
+            sizes[size] = self._integer(f"{architecture}.{size}", 0)
+            if sizes[size] < 1:
+                raise _Malformed(f"it says no {architecture}.{size}")
         ids = [self._integer_or_none(f"tokenizer.ggml.{which}_token_id") for which in ("bos", "eos", "eot")]
         pieces = self._pieces(*ids)
         pooling = self._integer_or_none(f"{architecture}.pooling_type")
@@ -274,7 +293,7 @@ class _Reading:
             quantization=quantization,
             parameter_count=parameters,
             vocabulary_size=self._vocabulary_size,
-            chat_template=self._text("tokenizer.chat_template"),
+            chat_template=next((text for text in map(self._text, _TEMPLATES) if text), None),
             bos_id=ids[0],
             eos_id=ids[1],
             eot_id=ids[2],
@@ -285,6 +304,8 @@ class _Reading:
             size=self._size,
             head_count=self._integer_or_none(f"{architecture}.attention.head_count"),
             head_count_kv=self._integer_or_none(f"{architecture}.attention.head_count_kv"),
+            eom_id=self._integer_or_none("tokenizer.ggml.eom_token_id"),
+            pieces=self._pieces_found,
         )
 
     def _pieces(self, *ids: int | None) -> list[str | None]:

@@ -16,6 +16,7 @@ from typing import Literal
 from mayfly.errors import ModelUnavailable
 from mayfly.models import nano, store
 from mayfly.models.architectures import COMPLETION_ARCHITECTURES, EMBEDDING_ARCHITECTURES, embedding_window
+from mayfly.models.dialects import dialect_of
 from mayfly.models.header import Header, read_header
 
 Kind = Literal["completion", "embedding"]
@@ -41,6 +42,8 @@ class Model:
         architecture, context_length, quantization, parameter_count, embedding_length, vocabulary_size: see `Header`; ""
             and 0 where unknown.
         cache_token_bytes: what a token of the context takes in memory beside the weights.
+        chat_template: where the template of a completion model's prompts is from: "file", or "default:" and the name of
+            the one that models of its kind are taken to know.
         unusable: why it can't be used, or "".
     """
 
@@ -57,6 +60,7 @@ class Model:
     embedding_length: int = 0
     vocabulary_size: int = 0
     cache_token_bytes: int = 0
+    chat_template: str = ""
     unusable: str = ""
 
     def window(self, n_ctx: int) -> int:
@@ -178,7 +182,8 @@ def _describe(name: str, file: str, path: Path, found: os.stat_result) -> Model:
     return Model(
         name, file, path, found.st_size, int(found.st_mtime), kind, header.architecture, header.context_length,
         header.quantization, header.parameter_count, header.embedding_length, header.vocabulary_size,
-        _cache_token_bytes(header) if kind == "completion" else 0, _objection(path.name, header))
+        _cache_token_bytes(header) if kind == "completion" else 0,
+        _chat_template(header) if kind == "completion" else "", _objection(path.name, header))
 
 
 def _objection(name: str, header: Header) -> str:
@@ -186,6 +191,10 @@ def _objection(name: str, header: Header) -> str:
         return ""
     known = ", ".join(sorted(COMPLETION_ARCHITECTURES | EMBEDDING_ARCHITECTURES))
     return f"{name} has the architecture {header.architecture[:50]!r}, which gpt4all 2.8.2 can't run; it runs {known}"
+
+
+def _chat_template(header: Header) -> str:
+    return "file" if header.chat_template else f"default:{dialect_of(header.architecture, header.pieces).name}"
 
 
 def _cache_token_bytes(header: Header) -> int:

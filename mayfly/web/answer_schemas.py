@@ -83,6 +83,9 @@ class ListedModel(_Answer):
     parameter_count: Count = 0
     embedding_length: Count = 0
     context_length: Count = 0
+    chat_template: str = Field("", description=(
+        "where the template of its prompts is from: 'file' (the model's own), 'setting' (PROMPT_TEMPLATE), or "
+        "'default:' and the name of a known form, chosen by the model's vocabulary or architecture"))
     usable: bool = True
     reason: str = ""
 

@@ -26,6 +26,7 @@ class Model:
         lane: the name of the lane that serves it; "" if it is unusable.
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
+        chat_template: where the template of its prompts is from; "" if it has none.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Model:
     lane: str
     file: inventory.Model | None
     window: int = 0
+    chat_template: str = ""
 
     def as_object(self) -> dict[str, Any]:
         """Return the model in OpenAI's form, with what its file says."""
@@ -47,6 +49,8 @@ class Model:
                     shown[name] = getattr(self.file, name)
             if self.window:
                 shown["context_length"] = self.window
+            if self.chat_template:
+                shown["chat_template"] = self.chat_template
             shown["usable"] = not self.file.unusable
             if self.file.unusable:
                 shown["reason"] = self.file.unusable
@@ -110,13 +114,21 @@ class Catalogue:
         name = self._configured[kind]
         file = self._inventory.find(name) if name else None
         shown = file.id if file is not None else inventory.public_name(name)
-        return Model(shown, kind, _LANES[kind], file, file.window(self._settings.n_ctx) if file is not None else 0)
+        if file is None:
+            return Model(shown, kind, _LANES[kind], None)
+        return self._served(file, kind, _LANES[kind])
 
     def _listed(self, file: inventory.Model) -> Model:
         if file.unusable or file.kind is None:
             return Model(file.id, file.kind, "", file)
         lane = self._switchboard.lane_of(file.id, file.kind)
-        return Model(file.id, file.kind, lane, file, file.window(self._settings.n_ctx))
+        return self._served(file, file.kind, lane)
+
+    def _served(self, file: inventory.Model, kind: Kind, lane: str) -> Model:
+        template = file.chat_template
+        if lane == _LANES["completion"] and self._settings.prompt_template:
+            template = "setting"
+        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template)
 
     def _of_kind(self, model: Model, kind: Kind | None) -> Model:
         if kind is None:

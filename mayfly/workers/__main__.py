@@ -54,7 +54,7 @@ def main() -> int:
             embedder = engines.load_embeddings(spec.model_file, threads, spec.model)
         else:
             completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
-                                                 spec.model)
+                                                 spec.model, *spec.templates())
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         events.send("cannot_load", reason=str(exc))

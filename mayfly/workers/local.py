@@ -102,7 +102,8 @@ class _Worker:
             place, set_threads = 0, self._embedder.set_threads
         else:
             self._completer = engines.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
-                                                        model.id)
+                                                        model.id, settings.prompt_template,
+                                                        settings.system_template)
             place, set_threads = 1, self._completer.set_threads
         self._budget = Budget(table, place, settings.threads, set_threads)
         self._facts = {"pid": os.getpid(), "generation": 1, "model": model.id, "when": time.time()}

@@ -132,7 +132,7 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
     def work(call: _Call, request: dict[str, Any]) -> None:
         wanted = CompletionCall.from_wire(request["complete"])
         call.persona = wanted.persona_key() != NO_PERSONA
-        text = TextFilter(wanted.sampling.stop)
+        text = TextFilter([*wanted.sampling.stop, *engine.turn_marks(wanted)])
 
         def on_progress() -> bool:
             call.step()

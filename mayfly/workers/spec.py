@@ -63,6 +63,12 @@ class Spec:
         """Return the path of a snapshot's sentinel."""
         return self.run_folder / f"{self.lane}-snapshot-{number}.watchdog"
 
+    def templates(self) -> tuple[str, str]:
+        """Return PROMPT_TEMPLATE and SYSTEM_TEMPLATE, which are for the model of MODEL_NAME, or ""."""
+        if self.lane != "chat":
+            return "", ""
+        return self.settings.prompt_template, self.settings.system_template
+
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
         wire = dict(self.__dict__)

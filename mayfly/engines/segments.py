@@ -1,0 +1,42 @@
+"""A prompt's segments: the template's text and the client's, told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from mayfly.engines.base import Segment
+
+
+def without_bos(segments: Sequence[Segment], bos_token: str) -> list[Segment]:
+    """Return a prompt without the bos token at its begin, for an engine that puts one there by itself.
+
+    Args:
+        bos_token: the token's text. In a text of the client it is text, and stays.
+    """
+    if segments and segments[0].special and bos_token and segments[0].text.startswith(bos_token):
+        first = dataclasses.replace(segments[0], text=segments[0].text.removeprefix(bos_token))
+        return lay_out([first, *segments[1:]])
+    return list(segments)
+
+
+def lay_out(parts: Iterable[Segment]) -> list[Segment]:
+    """Return the segments of a prompt that is made of these parts: none empty, no two of the template in a row.
+
+    The blanks before a text of the client go with the text: a word and the blank before it are one token in most
+    vocabularies ("[INST] Hello" was trained on as "[INST]", " Hello"), and there is nothing special about a blank.
+    """
+    segments: list[Segment] = []
+    for part in parts:
+        if not part.text:
+            continue
+        last = segments[-1] if segments else None
+        if last is None or not last.special:
+            segments.append(part)
+        elif part.special:
+            segments[-1] = dataclasses.replace(last, text=last.text + part.text)
+        else:
+            kept = last.text.rstrip(" ")
+            segments[-1:] = [dataclasses.replace(last, text=kept)] if kept else []
+            segments.append(dataclasses.replace(part, text=last.text[len(kept):] + part.text))
+    return segments

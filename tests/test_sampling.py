@@ -1,0 +1,103 @@
+"""How tokens are chosen is as asked: seen in the answers of a real model over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_llama
+from service import Service
+
+# As free as it gets: every token may be drawn, and none is penalised.
+FREELY = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "max_tokens": 24}
+GREEDY = {**FREELY, "temperature": 0}
+PROMPT = "Tell me a story."
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, embedding_model: Path) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("sampling")
+    # Greedily it soon repeats itself, so that a penalty shows.
+    tiny_llama.make(folder / "tiny.gguf")
+    running = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": "tiny.gguf", "EMBED_MODEL": "",
+                                           "N_CTX": 512})
+    yield running.wait_ready()
+    running.stop()
+
+
+def native(service: Service, fields: dict[str, Any]) -> str:
+    return str(service.complete(PROMPT, **fields)["response"])
+
+
+def streamed(service: Service, fields: dict[str, Any]) -> str:
+    events = [event for event in service.stream(PROMPT, **fields) if isinstance(event, dict)]
+    return "".join(str(event["response"]) for event in events)
+
+
+def chat(service: Service, fields: dict[str, Any]) -> str:
+    body = {"messages": [{"role": "user", "content": PROMPT}], **fields}
+    answer = service.post("/v1/chat/completions", body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def completion(service: Service, fields: dict[str, Any]) -> str:
+    answer = service.post("/v1/completions", {"prompt": PROMPT, **fields})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+ROUTES = [native, streamed, chat, completion]
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+def test_temperature_zero_is_greedy_and_repeatable_whatever_came_before(service: Service, ask: Any) -> None:
+    first = ask(service, GREEDY)
+    assert ask(service, FREELY) != first
+    assert ask(service, GREEDY) == first and first
+    # The cuts make no difference to the likeliest token.
+    assert ask(service, {**GREEDY, "top_k": 3, "top_p": 0.2, "min_p": 0.5}) == first
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
+def test_choosing_among_the_likeliest_token_alone_is_greedy_at_any_temperature(
+        service: Service, ask: Any, narrow: dict[str, Any]) -> None:
+    assert ask(service, {**FREELY, **narrow}) == ask(service, GREEDY)
+
+
+def test_answers_differ_at_high_temperature_and_less_where_the_choice_is_narrow(service: Service) -> None:
+    def kinds(fields: dict[str, Any]) -> int:
+        return len({native(service, {**FREELY, **fields, "max_tokens": 1}) for _ in range(12)})
+
+    assert kinds({}) > 3
+    assert kinds({"top_k": 2}) <= 2
+    assert kinds({"temperature": 0.01}) == 1
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+def test_a_repeat_penalty_changes_the_greedy_answer(service: Service, ask: Any) -> None:
+    longer = {**GREEDY, "max_tokens": 100}
+    free, penalised = (ask(service, {**longer, "repeat_penalty": penalty}).split() for penalty in (1.0, 10.0))
+    assert free != penalised
+    assert len(set(penalised)) > len(set(free))
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+def test_a_penalty_over_no_tokens_is_no_penalty_and_over_more_of_them_another_one(service: Service, ask: Any) -> None:
+    longer = {**GREEDY, "max_tokens": 100}
+    free = ask(service, longer)
+    assert ask(service, {**longer, "repeat_penalty": 10.0, "repeat_last_n": 0}) == free
+    few, many = (ask(service, {**longer, "repeat_penalty": 10.0, "repeat_last_n": last}) for last in (8, 200))
+    assert many not in (free, few)
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+@pytest.mark.parametrize("most", [1, 7])
+def test_max_tokens_is_the_number_of_words(service: Service, ask: Any, most: int) -> None:
+    words = ask(service, {**GREEDY, "max_tokens": most})
+    full = ask(service, {**GREEDY, "max_tokens": 20})
+    assert full.startswith(words) and len(full) > len(words)
+    assert service.complete(PROMPT, **{**GREEDY, "max_tokens": most})["usage"]["completion_tokens"] == most
