@@ -217,6 +217,7 @@ def test_several_calls_at_once_are_served_from_one_snapshot(start: Callable[...,
     assert _settled(service, 43)["hits"] >= 40
     assert [entry["pid"] for entry in _snapshots(service)["living"]] == [pid]
     until(lambda: service.lane("chat")["restarts"]["spent"] == 43, what="all spent")
+    assert service.reports() == []
 
 
 def test_clients_get_the_right_answers_while_snapshots_are_killed(start: Callable[..., Service]) -> None:

@@ -5,8 +5,8 @@ evaluates it, and never reads a request; its generations do. It ends when the te
 call that it was handed is the template's again if it dies before it has said `taken`.
 
 Two messages come from the template: a call (with its connection), and `leave`. Five go there: ready, kept (the persona
-is evaluated: tokens, bytes of memory), taken and done (a call, by its place), stale (what is kept is of no use), unfit
-(it can't be kept).
+is evaluated: tokens, bytes of memory), taken and done (a call, by its generation), stale (what is kept is of no use),
+unfit (it can't be kept).
 """
 
 from __future__ import annotations
@@ -170,9 +170,8 @@ class Snapshot:
         served = generation.Generation(self._spec, self._engine, self._table, self._events, number,
                                        snapshot=self._number, evaluated=evaluated)
         with connection:
-            fork = self._forks.start(number, lambda channel: served.serve_at_once(channel, connection, place))
-        fork.place = place
-        self._channel.send(_SAID.pack(TAKEN, place, 0))
+            self._forks.start(number, lambda channel: served.serve_at_once(channel, connection, place))
+        self._channel.send(_SAID.pack(TAKEN, number, 0))
 
     def _let_go(self) -> None:
         assert self._channel is not None
@@ -182,21 +181,15 @@ class Snapshot:
         assert self._channel is not None
         said = fork.hear()
         if said == DONE:
-            self._done(fork)
+            self._channel.send(_SAID.pack(DONE, fork.number, 0))
         elif said == STALE:
             self._channel.send(_SAID.pack(STALE, 0, 0))
         elif not said:
             code = self._forks.reap(fork)
             self._events.send("exited", generation=fork.number, pid=fork.pid, code=code)
-            self._done(fork)
+            self._channel.send(_SAID.pack(DONE, fork.number, 0))
             if not len(self._forks):
                 self._say_what_is_kept()
-
-    def _done(self, fork: Fork) -> None:
-        assert self._channel is not None
-        if fork.place is not None:
-            self._channel.send(_SAID.pack(DONE, fork.place, 0))
-            fork.place = None
 
 
 class _Gone(Exception):

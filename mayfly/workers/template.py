@@ -55,22 +55,27 @@ class _Call:
 
 @dataclass(eq=False)
 class _Snapshot:
-    """A snapshot, as its template sees it."""
+    """A snapshot, as its template sees it; its calls by their generations' numbers."""
 
     fork: Fork
     key: bytes
     kept: bool = False
     leaving: bool = False
     memory: int = 0
-    calls: dict[int, _Call | None] = field(default_factory=dict)  # by place; None once it is taken
+    untaken: dict[int, _Call] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)  # their places
 
     @property
     def idle(self) -> bool:
-        return not self.calls
+        return not self.untaken and not self.taken
+
+    def places(self) -> set[int]:
+        """Return where its calls are computed."""
+        return {call.place for call in self.untaken.values()} | set(self.taken.values())
 
     def untaken_since(self) -> float:
         """Return when it was handed the oldest call that it hasn't taken; infinity if there is none."""
-        return min((call.since for call in self.calls.values() if call is not None), default=math.inf)
+        return min((call.since for call in self.untaken.values()), default=math.inf)
 
 
 class Template:
@@ -150,10 +155,10 @@ class Template:
                 del self._opening[descriptor]
                 self._drop(call)
         for kept in list(self._snapshots.values()):
-            for place, untaken in list(kept.calls.items()):
+            for number, place in list(kept.taken.items()):
                 # Its generation left the budget, so it is done, even if the snapshot is stuck and doesn't say so.
-                if untaken is None and not self._table[place]:
-                    self._finish(kept, place)
+                if not self._table[place]:
+                    self._finish(kept, number)
             if kept.kept and not kept.leaving and now - kept.untaken_since() > _TAKE_PATIENCE:
                 self._events.send("stuck", generation=kept.fork.number,
                                   reason=f"it took no call for {_TAKE_PATIENCE:g} s")
@@ -163,7 +168,7 @@ class Template:
     def _free_places(self) -> set[int]:
         waiting = [*self._opening.values(), *self._plain]
         taken = {fork.place for fork in self._forks} | {call.place for call in waiting}
-        return self._places.difference(taken, *(kept.calls for kept in self._snapshots.values()))
+        return self._places.difference(taken, *(kept.places() for kept in self._snapshots.values()))
 
     # -- a call's way -----------------------------------------------------------------------------------------
 
@@ -225,9 +230,8 @@ class Template:
         for call in (*self._opening.values(), *self._plain):
             call.connection.close()
         for kept in self._snapshots.values():
-            for untaken in kept.calls.values():
-                if untaken is not None:
-                    untaken.connection.close()
+            for call in kept.untaken.values():
+                call.connection.close()
 
     def _listen_to(self, fork: Fork) -> None:
         said = fork.hear()
@@ -268,15 +272,16 @@ class Template:
         body = Snapshot(self._spec, self._engine, self._table, self._events, number)
         fork = self._forks.start(number, lambda channel: body.live(channel, call.connection, call.place, first))
         call.since = time.monotonic()
-        self._snapshots[fork] = _Snapshot(fork, call.key, calls={call.place: call})
+        self._snapshots[fork] = _Snapshot(fork, call.key, untaken={first: call})
 
     def _hand_to_snapshot(self, call: _Call, kept: _Snapshot) -> None:
         call.since = time.monotonic()
-        kept.calls[call.place] = call
+        number = self._take_number()
+        kept.untaken[number] = call
         self._snapshots[kept.fork] = self._snapshots.pop(kept.fork)  # now the most recently used
         # If it has died, its end is the next thing that is heard of it, and the call comes back.
         with contextlib.suppress(OSError):
-            snapshot.hand_over(kept.fork.channel, call.place, self._take_number(), call.connection)
+            snapshot.hand_over(kept.fork.channel, call.place, number, call.connection)
 
     def _listen_to_snapshot(self, kept: _Snapshot) -> None:
         said, number, memory = snapshot.understand(kept.fork.hear())
@@ -284,10 +289,9 @@ class Template:
             kept.kept, kept.memory = True, memory
             self._bound_memory(kept)
         elif said == snapshot.TAKEN:
-            call = kept.calls[number]
-            assert call is not None
+            call = kept.untaken.pop(number)
             call.connection.close()
-            kept.calls[number] = None
+            kept.taken[number] = call.place
         elif said == snapshot.DONE:
             self._finish(kept, number)
         elif said == snapshot.STALE:
@@ -298,10 +302,9 @@ class Template:
         elif not said:
             self._bury(kept)
 
-    def _finish(self, kept: _Snapshot, place: int) -> None:
-        if place in kept.calls:
-            del kept.calls[place]
-            self._table[place] = 0
+    def _finish(self, kept: _Snapshot, number: int) -> None:
+        if number in kept.taken:
+            self._table[kept.taken.pop(number)] = 0
             self._pause = 0.0
             self._bound_memory(kept)
 
@@ -328,10 +331,10 @@ class Template:
         if code != exits.DONE and not kept.kept:
             self._personas.give_up(kept.key)
         self._personas.forget(kept.key)
-        for place, call in kept.calls.items():
-            if call is None:
-                self._table[place] = 0
-            elif hung_up(call.connection):
+        for place in kept.taken.values():
+            self._table[place] = 0
+        for call in kept.untaken.values():
+            if hung_up(call.connection):
                 self._drop(call)
             else:
                 self._plain.append(call)
