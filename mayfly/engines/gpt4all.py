@@ -262,8 +262,12 @@ class Gpt4AllCompletions:
         counted = self.count(segments)
         if counted is not None and counted >= self.context_length:
             raise too_long(counted, self.context_length)
-        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
-                         min(prompt_batch or _BATCH, _BATCH))
+        try:
+            return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
+                             min(prompt_batch or _BATCH, _BATCH))
+        except ContextLengthExceeded as exc:
+            # gpt4all wants some tokens more room than it needs, and doesn't say how long the prompt is.
+            raise too_long(counted, self.context_length) from exc
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
