@@ -34,7 +34,7 @@ from gpt4all import Embed4All, GPT4All
 from mayfly.engines import stop_words
 from mayfly.engines.base import Generated, Segment
 from mayfly.engines.prompt_form import PromptForm
-from mayfly.engines.segments import without_bos
+from mayfly.engines.segments import without_bos, without_doubled_blanks
 from mayfly.engines.template import ChatTemplate
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
@@ -166,6 +166,7 @@ class Gpt4AllCompletions:
         self._vocabulary = self._find_vocabulary(path)
         self._template = form or _chat_template(header)
         self._superfluous_bos = self._bos_added(header)
+        self._blank_follows = self._tokens_before_a_blank(header)
         self._self_test()
         self.reseed()
 
@@ -175,7 +176,8 @@ class Gpt4AllCompletions:
         """See CompletionEngine."""
         if call.text is not None:
             return [Segment(call.text, special=False)]
-        return without_bos(self._template.render(call.messages), self._superfluous_bos)
+        segments = without_bos(self._template.render(call.messages), self._superfluous_bos)
+        return without_doubled_blanks(segments, self._blank_follows)
 
     def turn_marks(self, call: CompletionCall) -> Sequence[str]:
         """See CompletionEngine."""
@@ -193,6 +195,20 @@ class Gpt4AllCompletions:
         probe = [Segment("Hello", special=True)]
         ids = self._vocabulary.tokenize(probe) if self._vocabulary is not None else self._evaluated_ids(probe)
         return (header.bos_token or "") if ids[:1] == [header.bos_id] else ""
+
+    def _tokens_before_a_blank(self, header: Header) -> frozenset[str]:
+        """Return the texts of the control tokens after which gpt4all puts a blank, as far as they are known.
+
+        It does so in SentencePiece vocabularies, unless the file asks for no blanks before words.
+        """
+        if self._vocabulary is None or not header.pieces:
+            return frozenset()
+        after = []
+        for before in (next(iter(header.pieces)), "\n"):
+            start = [Segment(before, special=True)]
+            ids = self._vocabulary.tokenize([*start, Segment("x", special=False)])
+            after.append(ids[len(self._vocabulary.tokenize(start)):])
+        return frozenset(header.pieces) if after[0] != after[1] else frozenset()
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
