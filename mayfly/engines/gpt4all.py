@@ -201,14 +201,16 @@ class Gpt4AllCompletions:
 
         It does so in SentencePiece vocabularies, unless the file asks for no blanks before words.
         """
-        if self._vocabulary is None or not header.pieces:
+        vocabulary = self._vocabulary
+        if vocabulary is None:
             return frozenset()
-        after = []
-        for before in (next(iter(header.pieces)), "\n"):
-            start = [Segment(before, special=True)]
-            ids = self._vocabulary.tokenize([*start, Segment("x", special=False)])
-            after.append(ids[len(self._vocabulary.tokenize(start)):])
-        return frozenset(header.pieces) if after[0] != after[1] else frozenset()
+
+        def x_after(text: str) -> list[int]:
+            before = [Segment(text, special=True)]
+            return vocabulary.tokenize([*before, Segment("x", special=False)])[len(vocabulary.tokenize(before)):]
+
+        plain = x_after("\n")
+        return frozenset(piece for piece in header.pieces if x_after(piece) != plain)
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
