@@ -82,19 +82,20 @@ def test_greedy_answers_are_the_same_as_gpt4alls_where_it_cuts_nothing(tmp_path:
     assert generate(tiny_model, Sampling(max_tokens=60, temperature=0.0))[1] == alone
 
 
-def test_a_model_whose_turns_are_marked_with_text_ends_its_answer_there_and_quotes_the_mark_elsewhere(
+def test_a_model_whose_turns_are_marked_with_text_ends_its_answer_there_and_may_quote_the_mark_elsewhere(
         start: Callable[..., Service], model_path: Path) -> None:
-    # Without a template it is prompted in gpt4all's form. It writes marks, at line starts and elsewhere.
-    tiny_llama.make(model_path / "marks.gguf", chat_template=None,
-                    words={"\n###": 6.0, "\u2581Human:": 8.0, "###": 7.0})
+    # Without templates they are prompted in gpt4all's form. One writes marks at line starts, the other one elsewhere.
+    tiny_llama.make(model_path / "marks.gguf", chat_template=None, words={"\n###": 9.0, "\u2581Human:": 9.0})
+    tiny_llama.make(model_path / "quotes.gguf", chat_template=None, words={"###": 9.0, "\u2581Human:": 9.0})
     service = start(MODEL_NAME="marks.gguf")
     assert service.session.get(service.url + "/v1/models/marks").json()["chat_template"] == "default:gpt4all"
-    fields = {"max_tokens": 400, "temperature": 1, "top_k": 0, "top_p": 1, "repeat_penalty": 1}
-    answers = [service.complete("Hello", **fields) for _ in range(6)]
-    assert {answer["finish_reason"] for answer in answers} == {"stop"}
-    assert not any("\n### Human:" in answer["response"] for answer in answers)
+    fields = {"max_tokens": 300, "temperature": 1, "top_k": 0, "top_p": 1, "repeat_penalty": 1}
+    answer = service.complete("Hello", **fields)
+    assert answer["finish_reason"] == "stop" and "\n### Human:" not in answer["response"]
     if sys.platform.startswith("linux"):
-        assert any("### Human:" in answer["response"] for answer in answers)
+        chat = {"model": "quotes", "messages": [{"role": "user", "content": "Hello"}], **fields}
+        quoting = service.post("/v1/chat/completions", chat).json()["choices"][0]
+        assert quoting["finish_reason"] == "length" and "### Human:" in quoting["message"]["content"]
         # A bare text has no turns.
         bare = service.post("/v1/completions", {"model": "marks", "prompt": "Hello", **fields}).json()["choices"][0]
         assert bare["finish_reason"] == "length" and "\n### Human:" in bare["text"]

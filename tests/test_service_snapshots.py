@@ -84,11 +84,14 @@ def test_whole_conversations_share_the_persona_of_plain_ones(start: Callable[...
     turns = [{"role": "user", "content": "My name is Bo"}, {"role": "assistant", "content": "Hello Bo"},
              {"role": "user", "content": "What is my name"}]
     _with_snapshot(service)
-    body = {"messages": [persona, *turns], "temperature": 0, "max_tokens": 12}
-    ours, theirs = (one.post("/v1/chat/completions", body).json() for one in (service, plain))
-    assert ours["choices"] == theirs["choices"]
-    assert ours["usage"] == theirs["usage"]
-    assert _settled(service, 3)["hits"] == 1
+    for conversation in ([persona, *turns], [persona, turns[1], turns[2]], [persona, turns[0]]):
+        body = {"messages": conversation, "temperature": 0, "max_tokens": 12}
+        ours, theirs = (one.post("/v1/chat/completions", body).json() for one in (service, plain))
+        assert ours["choices"] == theirs["choices"]
+        assert ours["usage"] == theirs["usage"]
+    found = _settled(service, 5)
+    assert found["hits"] == 3
+    assert len(found["living"]) == 1
 
 
 def test_generations_of_one_snapshot_draw_different_texts(start: Callable[..., Service]) -> None:

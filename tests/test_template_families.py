@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import tiny_llama
 from families import ANSWER, CONVERSATIONS, FAMILIES, NEXT, SYSTEM, USER, Family, pieces
 
 from mayfly.engines.base import Segment
@@ -97,6 +98,20 @@ def test_the_ids_that_reach_the_model_are_the_prompts_and_bos_is_where_it_belong
         # SentencePiece begins a text with a blank, and gpt4all does so after each control token.
         text = text.replace("\u2581", " ").replace("<0x0A>", "\n")
         assert text.replace(" ", "") == expected.replace(" ", "")
+
+
+def test_the_blank_that_gpt4all_puts_after_a_control_token_is_not_doubled(load: Load, tmp_path: Path) -> None:
+    model = load("mistral")
+    ids = model.ids([Message("user", "the light"), Message("assistant", "of"), Message("user", " and")])
+    # A caller's own blank is kept.
+    assert [model.vocabulary[number] for number in ids] == [
+        "<s>", "[INST]", "\u2581the", "\u2581light", "\u2581", "[/INST]", "\u2581of", "</s>", "[INST]", "\u2581",
+        "\u2581and", "\u2581", "[/INST]"]
+    # A vocabulary without such blanks keeps the template's.
+    path = tiny_llama.make(tmp_path / "bpe.gguf", control={"[INST]": -30.0}, pre="qwen2", context=64,
+                           chat_template="[INST] {{ messages[0].content }}")
+    bpe = Loaded(path)
+    assert [bpe.vocabulary[number] for number in bpe.ids([Message("user", "the")])] == ["[INST]", "\u0120the"]
 
 
 @pytest.mark.parametrize("hostile", BREAK_OUTS)

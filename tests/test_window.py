@@ -91,8 +91,9 @@ def test_the_last_answer_that_fits_is_one_token_and_the_next_prompt_is_refused(s
     assert fits.status_code == 200, fits.text
     assert fits.json()["usage"]["prompt_tokens"] == used - 1 + room
     assert fits.json()["usage"]["total_tokens"] == WINDOW
-    refused = ask(service, room + 1, {"max_tokens": 1})
-    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    error = ask(service, room + 1, {"max_tokens": 1}).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert f"the prompt has {used + room} tokens" in error["message"]
 
 
 def test_an_answer_that_fills_the_window_is_that_of_a_larger_one_to_its_last_word(tiny_model: Path) -> None:

@@ -27,8 +27,12 @@ class Segment:
 
 
 def beginning(segments: Sequence[Segment], messages: int) -> list[Segment]:
-    """Return the part of a prompt that comes before the text of any message after the first `messages` ones."""
-    return list(itertools.takewhile(lambda segment: segment.message is None or segment.message < messages, segments))
+    """Return the part of a prompt that ends with the text of its first `messages` messages; nothing if other texts come
+    first. What the template writes after it depends on who speaks next."""
+    first = list(itertools.takewhile(lambda segment: segment.message is None or segment.message < messages, segments))
+    while first and first[-1].message is None:
+        first.pop()
+    return first
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from gpt4all import Embed4All, GPT4All
 from mayfly.engines import stop_words
 from mayfly.engines.base import Generated, Segment
 from mayfly.engines.prompt_form import PromptForm
-from mayfly.engines.segments import without_bos
+from mayfly.engines.segments import without_bos, without_doubled_blanks
 from mayfly.engines.template import ChatTemplate
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
@@ -170,6 +170,7 @@ class Gpt4AllCompletions:
         self._vocabulary = self._find_vocabulary(path)
         self._template = form or _chat_template(header)
         self._superfluous_bos = self._bos_added(header)
+        self._blank_follows = self._tokens_before_a_blank(header)
         self._self_test()
         self.reseed()
 
@@ -179,7 +180,8 @@ class Gpt4AllCompletions:
         """See CompletionEngine."""
         if call.text is not None:
             return [Segment(call.text, special=False)]
-        return without_bos(self._template.render(call.messages), self._superfluous_bos)
+        segments = without_bos(self._template.render(call.messages), self._superfluous_bos)
+        return without_doubled_blanks(segments, self._blank_follows)
 
     def turn_marks(self, call: CompletionCall) -> Sequence[str]:
         """See CompletionEngine."""
@@ -197,6 +199,22 @@ class Gpt4AllCompletions:
         probe = [Segment("Hello", special=True)]
         ids = self._vocabulary.tokenize(probe) if self._vocabulary is not None else self._evaluated_ids(probe)
         return (header.bos_token or "") if ids[:1] == [header.bos_id] else ""
+
+    def _tokens_before_a_blank(self, header: Header) -> frozenset[str]:
+        """Return the texts of the control tokens after which gpt4all puts a blank, as far as they are known.
+
+        It does so in SentencePiece vocabularies, unless the file asks for no blanks before words.
+        """
+        vocabulary = self._vocabulary
+        if vocabulary is None:
+            return frozenset()
+
+        def x_after(text: str) -> list[int]:
+            before = [Segment(text, special=True)]
+            return vocabulary.tokenize([*before, Segment("x", special=False)])[len(vocabulary.tokenize(before)):]
+
+        plain = x_after("\n")
+        return frozenset(piece for piece in header.pieces if x_after(piece) != plain)
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
@@ -269,8 +287,12 @@ class Gpt4AllCompletions:
         if not self._kept.begins(segments) or prompt_batch is not None:
             # This prompt is evaluated from its beginning, over what was kept.
             self._kept = _Kept()
-        return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
-                         min(prompt_batch or _BATCH, _BATCH), self._kept)
+        try:
+            return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
+                             min(prompt_batch or _BATCH, _BATCH), self._kept)
+        except ContextLengthExceeded as exc:
+            # gpt4all wants some tokens more room than it needs, and doesn't say how long the prompt is.
+            raise too_long(counted, self.context_length) from exc
 
     def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
         """See CompletionEngine."""

@@ -20,6 +20,22 @@ def without_bos(segments: Sequence[Segment], bos_token: str) -> list[Segment]:
     return list(segments)
 
 
+def without_doubled_blanks(segments: Sequence[Segment], control: Iterable[str]) -> list[Segment]:
+    """Return a prompt without the blank that a template writes after a control token, for an engine that puts one there
+    by itself ("[INST] Hello" would become "[INST]", " ", " Hello").
+
+    Args:
+        control: the texts of control tokens.
+    """
+    ends = tuple(control)
+    parts = list(segments)
+    for index in range(1, len(parts)):
+        before, part = parts[index - 1], parts[index]
+        if before.special and not part.special and part.text.startswith(" ") and before.text.endswith(ends):
+            parts[index] = dataclasses.replace(part, text=part.text[1:])
+    return [part for part in parts if part.text]
+
+
 def lay_out(parts: Iterable[Segment]) -> list[Segment]:
     """Return the segments of a prompt that is made of these parts: none empty, no two of the template in a row.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from mayfly.compat import hung_up, private_memory
 from mayfly.engines.base import CompletionEngine, Segment, beginning
-from mayfly.errors import CallError
+from mayfly.errors import CallError, EngineFailed
 from mayfly.lanes import framing
 from mayfly.lanes.calls import CompletionCall, Message
 from mayfly.supervision.sentinel import Sentinel
@@ -102,15 +102,19 @@ class Snapshot:
         if frame is None:
             raise _Gone
         persona = [Message(**message) for message in frame[0]["persona"]]
+        segments = self._beginning(persona)
         budget = Budget(self._table, place, self._spec.settings.threads, self._engine.set_threads)
         budget.enter()
         # The place stays taken: the generation that is forked next computes there.
-        self._tokens = self._engine.keep(self._beginning(persona), self._step(connection, budget))
+        self._tokens = self._engine.keep(segments, self._step(connection, budget))
 
     def _beginning(self, persona: list[Message]) -> list[Segment]:
-        # A conversation needs a user; of the user's text only where it begins matters.
+        # Most templates want a user in a conversation; what he says comes after the beginning.
         call = CompletionCall("", (*persona, Message("user", "?")))
-        return beginning(self._engine.prompt(call), len(persona))
+        kept = beginning(self._engine.prompt(call), len(persona))
+        if not kept:
+            raise EngineFailed("this template doesn't begin with the persona")
+        return kept
 
     def _step(self, connection: socket.socket, budget: Budget) -> Callable[[], bool]:
         """Return what is done between two batches: beat, share the threads, see whether the call is still wanted."""
