@@ -30,7 +30,7 @@ def generate(path: Path, sampling: Sampling = FREELY, prompt: str = "Hello") -> 
     taken: list[bytes] = []
     generated = engine.generate([Segment(prompt, special=False)], sampling, lambda: True,
                                 lambda piece: taken.append(piece) is None)
-    return generated, b"".join(taken).decode()
+    return generated, b"".join(taken).decode(errors="replace")
 
 
 def gpt4all_alone(path: Path, arguments: str) -> str:
