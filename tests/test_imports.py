@@ -32,6 +32,7 @@ ALLOWED = {
 # package -> the only modules that import it
 DOORS = {
     "gpt4all": {"engines.gpt4all"},
+    "openvino": {"engines.openvino"},
     "dotenv": {"settings"},
     "jinja2": {"engines.template"},
     "gguf": {"models.convert", "models.minilm", "models.header"},

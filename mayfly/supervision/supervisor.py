@@ -161,6 +161,8 @@ class Supervisor:
             self._journal.event(f"{watched.name}: {event.get('line', '')}")
         elif kind == "ready":
             watched.model = str(event.get("model", ""))
+            if watched.lane in self.lanes:
+                self.lanes[watched.lane].shown = dict(event.get("facts", {}))
             self._came_up(watched, now)
         elif kind == "cannot_load":
             watched.reason = str(event.get("reason", ""))

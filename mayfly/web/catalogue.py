@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Model:
         lane: the name of the lane that serves it; "" if it is unusable.
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
+        engine: what computes it and in which precision, once it is loaded.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Model:
     lane: str
     file: inventory.Model | None
     window: int = 0
+    engine: Mapping[str, str] = field(default_factory=dict)
 
     def as_object(self) -> dict[str, Any]:
         """Return the model in OpenAI's form, with what its file says."""
@@ -50,6 +53,7 @@ class Model:
             shown["usable"] = not self.file.unusable
             if self.file.unusable:
                 shown["reason"] = self.file.unusable
+            shown.update(self.engine)
         return shown
 
 
@@ -116,7 +120,11 @@ class Catalogue:
         if file.unusable or file.kind is None:
             return Model(file.id, file.kind, "", file)
         lane = self._switchboard.lane_of(file.id, file.kind)
-        return Model(file.id, file.kind, lane, file, file.window(self._settings.n_ctx))
+        return Model(file.id, file.kind, lane, file, file.window(self._settings.n_ctx), self._engine(lane))
+
+    def _engine(self, lane: str) -> dict[str, str]:
+        status = self._switchboard.lane(lane).status()
+        return {name: status[name] for name in ("engine", "precision") if name in status}
 
     def _of_kind(self, model: Model, kind: Kind | None) -> Model:
         if kind is None:

@@ -51,7 +51,9 @@ def main() -> int:
     threads = spec.settings.threads
     try:
         if spec.kind == "embedding":
-            embedder = engines.load_embeddings(spec.model_file, threads, spec.model)
+            embedder = engines.load_embeddings(
+                spec.model_file, threads, spec.model, engine=spec.settings.embed_engine,
+                precision=spec.settings.embed_precision, note=lambda line: events.send("log", line=line))
         else:
             completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
                                                  spec.model)
@@ -67,6 +69,7 @@ def main() -> int:
 
     worker = _Worker(spec, listener, model_file, events)
     if spec.kind == "embedding":
+        worker.shown = embedder.facts
         budget = worker.budget(embedder.set_threads)
         return worker.run(lambda connection: serve_embeddings(
             connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
@@ -102,6 +105,7 @@ class _Worker:
         self._table = Table(spec.budget)
         self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
+        self.shown: dict[str, str] = {}  # what /health shows of its engine
         gc.freeze()
 
     def budget(self, set_threads: Callable[[int], None]) -> Budget:
@@ -111,7 +115,7 @@ class _Worker:
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
         self.sentinel.write(self.facts)
-        self._events.send("ready", model=self.facts["model"], generation=self._spec.generation)
+        self._events.send("ready", model=self.facts["model"], generation=self._spec.generation, facts=self.shown)
         if self._spec.role == "once":
             self._stand_by()
         while True:

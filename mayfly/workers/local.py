@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,8 +31,9 @@ from mayfly.workers.serving import serve_completion, serve_embeddings
 class _Always(Board):
     """A board without a watchdog: a lane of this process is ready as soon as it exists."""
 
-    def __init__(self, model: str) -> None:
-        self._state = {"state": "ready", "model": model, "isolation": "none", "generation": 1, "pid": os.getpid()}
+    def __init__(self, model: str, shown: dict[str, str]) -> None:
+        self._state = {"state": "ready", "model": model, "isolation": "none", "generation": 1, "pid": os.getpid(),
+                       **shown}
 
     def lane(self, name: str) -> dict[str, Any]:
         """See Board."""
@@ -55,7 +57,7 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
         if not model:
             setting = "EMBED_MODEL" if name == "embed" else "MODEL_NAME"
             lanes[name] = SocketLane(
-                name, None, _Always(""), queue_limit=0,
+                name, None, _Always("", {}), queue_limit=0,
                 missing=f"no {name} model is configured: put the name of a model file in MODEL_PATH into {setting} in "
                         ".env and start again")
             continue
@@ -70,11 +72,13 @@ def _start(name: str, model: Model, settings: Settings, table: Table, folder: Pa
     listener.setblocking(False)
     failures: list[Exception] = []
     ready = threading.Event()
+    shown: dict[str, str] = {}
 
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
             worker = _Worker(name, model, settings, table, folder)
+            shown.update(worker.shown)
         except Exception as exc:
             failures.append(exc)
             return
@@ -89,7 +93,7 @@ def _start(name: str, model: Model, settings: Settings, table: Table, folder: Pa
     ready.wait()
     if failures:
         raise ModelUnavailable(str(failures[0])) from failures[0]
-    return SocketLane(name, address, _Always(model.id), queue_limit=settings.queue_limit)
+    return SocketLane(name, address, _Always(model.id, shown), queue_limit=settings.queue_limit)
 
 
 class _Worker:
@@ -98,8 +102,12 @@ class _Worker:
     def __init__(self, name: str, model: Model, settings: Settings, table: Table, folder: Path) -> None:
         self._sentinel = Sentinel(folder / f"{name}.watchdog")
         self._embedder = self._completer = None
+        self.shown: dict[str, str] = {}  # what /health shows of its engine
         if name == "embed":
-            self._embedder = engines.load_embeddings(model.path, settings.threads, model.id)
+            self._embedder = engines.load_embeddings(
+                model.path, settings.threads, model.id, engine=settings.embed_engine,
+                precision=settings.embed_precision, note=lambda line: print(line, file=sys.stderr))
+            self.shown = self._embedder.facts
             place, set_threads = 0, self._embedder.set_threads
         else:
             self._completer = engines.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
