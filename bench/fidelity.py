@@ -28,6 +28,7 @@ def main() -> int:
     """Run the comparison; exit code 1 if the bar isn't met."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--texts", type=int, default=2000)
+    arguments.add_argument("--longest", type=int, default=80, help="words of a text at most")
     arguments.add_argument("--threads", type=int, default=available_cores())
     arguments.add_argument("--precision", default="auto", choices=["auto", "f32", "bf16"])
     chosen = arguments.parse_args()
@@ -37,7 +38,7 @@ def main() -> int:
     plain, fast = (engines.load_embeddings(path, chosen.threads, "m", engine=engine, precision=chosen.precision)
                    for engine in ("gpt4all", "openvino"))
     cosines, counts_differ = [], 0
-    for text in tqdm(random_texts(chosen.texts), unit="text"):
+    for text in tqdm(random_texts(chosen.texts, longest=chosen.longest), unit="text"):
         (first, count), (second, other) = (engine.embed(text, "mean", lambda: None) for engine in (plain, fast))
         a, b = np.frombuffer(first, "<f4"), np.frombuffer(second, "<f4")
         cosines.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))

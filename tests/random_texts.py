@@ -25,15 +25,15 @@ _WORDS = {
 _BLANKS = (" ", " ", " ", " ", "  ", "\n", "\t", "\u00a0", "\r\n", "\u3000")
 
 
-def random_texts(count: int, seed: int = 1) -> list[str]:
-    """Return so many texts of 1 to 300 words, most of them short, most of them in one language."""
+def random_texts(count: int, seed: int = 1, longest: int = 300) -> list[str]:
+    """Return so many texts of 1 to `longest` words, most of them short, most of them in one language."""
     number = random.Random(seed).random
     vocabularies = [words.split() for words in _WORDS.values()]
     everything = [word for words in vocabularies for word in words]
     texts = []
     for _ in range(count):
         words = everything if number() < 0.2 else vocabularies[int(number() * len(vocabularies))]
-        length = 1 + int(300 * number() ** 4)
+        length = 1 + int(longest * number() ** 4)
         text = ""
         for _ in range(length):
             text += words[int(number() * len(words))]

@@ -23,7 +23,7 @@ ALLOWED = {
     "engines": {"errors", "lanes.calls", "models.architectures", "models.header", "models.wordpiece"},
     "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
-    "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",
+    "supervision": {"errors", "settings", "compat", "lanes.board", "lanes.calls", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
     "web": {"", "errors", "settings", "keys", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
             "models.pull", "supervision.sentinel"},

@@ -18,14 +18,15 @@ from collections.abc import Callable
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
-from mayfly.engines.base import CompletionEngine
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, ModelFile, call_waits, take_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import Served, serve_completion, serve_embeddings, serve_tokens
+from mayfly.workers.embedding import Embedder
+from mayfly.workers.serving import Served, serve_completion, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
 from mayfly.workers.vocabularies import Vocabularies
 
@@ -69,11 +70,7 @@ def main() -> int:
 
     worker = _Worker(spec, listener, model_file, events)
     if spec.kind == "embedding":
-        worker.shown = embedder.facts
-        budget = worker.budget(embedder.set_threads)
-        return worker.run(lambda connection: serve_embeddings(
-            connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
-            facts=worker.facts))
+        return worker.embed(embedder)
     return worker.run(_completions(worker, completer, spec.generation))
 
 
@@ -105,7 +102,6 @@ class _Worker:
         self._table = Table(spec.budget)
         self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
-        self.shown: dict[str, str] = {}  # what /health shows of its engine
         gc.freeze()
 
     def budget(self, set_threads: Callable[[int], None]) -> Budget:
@@ -115,7 +111,7 @@ class _Worker:
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
         self.sentinel.write(self.facts)
-        self._events.send("ready", model=self.facts["model"], generation=self._spec.generation, facts=self.shown)
+        self._events.send("ready", model=self.facts["model"], generation=self._spec.generation)
         if self._spec.role == "once":
             self._stand_by()
         while True:
@@ -136,6 +132,30 @@ class _Worker:
                               seconds=round(served.seconds, 4), tokens=served.tokens)
             if self._spec.role == "once":
                 return exits.DONE
+
+    def embed(self, engine: EmbeddingEngine) -> int:
+        """Serve embeddings until the model's file changes; return the exit code."""
+        self.sentinel.write(self.facts)
+        generation, place = self._spec.generation, self._spec.places[0]
+        self._events.send("ready", model=self.facts["model"], generation=generation, facts=engine.facts)
+
+        def occupied(taken: bool) -> None:
+            self._table[place] = int(taken)
+
+        def served(outcome: str, seconds: float, tokens: int) -> None:
+            self._events.send("served", generation=generation, outcome=outcome, seconds=round(seconds, 4),
+                              tokens=tokens)
+
+        embedder = Embedder(
+            engine, self._listener, lambda: take_call(self._listener, self._spec.address), generation=generation,
+            sentinel=self.sentinel, budget=self.budget(engine.set_threads), facts=self.facts, occupied=occupied,
+            served=served, queue_limit=self._spec.settings.queue_limit)
+        while True:
+            changed = self._model_file is not None and self._model_file.changed()
+            if changed and embedder.idle:
+                self.sentinel.remove()
+                return exits.MODEL_CHANGED
+            embedder.step(accepting=not changed)
 
     def _next_call(self) -> socket.socket | None:
         if not call_waits(self._listener):

@@ -12,20 +12,22 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mayfly import engines
 from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import Board
+from mayfly.lanes.calls import GATHERED
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
 from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers.accept import wait_for_call
+from mayfly.workers.accept import take_call, wait_for_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import serve_completion, serve_embeddings
+from mayfly.workers.embedding import Embedder
+from mayfly.workers.serving import serve_completion
 
 
 class _Always(Board):
@@ -84,16 +86,14 @@ def _start(name: str, model: Model, settings: Settings, table: Table, folder: Pa
             return
         finally:
             ready.set()
-        while True:
-            connection = wait_for_call(listener, address)
-            if connection is not None:
-                worker.serve(connection)
+        worker.serve(listener, address)
 
     threading.Thread(target=run, name=f"{name} worker", daemon=True).start()
     ready.wait()
     if failures:
         raise ModelUnavailable(str(failures[0])) from failures[0]
-    return SocketLane(name, address, _Always(model.id, shown), queue_limit=settings.queue_limit)
+    return SocketLane(name, address, _Always(model.id, shown), queue_limit=settings.queue_limit,
+                      served_at_once=GATHERED if name == "embed" else 1)
 
 
 class _Worker:
@@ -117,11 +117,16 @@ class _Worker:
         self._facts = {"pid": os.getpid(), "generation": 1, "model": model.id, "when": time.time()}
         self._sentinel.write(self._facts)
 
-    def serve(self, connection: socket.socket) -> None:
-        """Answer one call."""
+    def serve(self, listener: socket.socket, address: dict[str, Any]) -> NoReturn:
+        """Answer calls as long as the process lives."""
         if self._embedder is not None:
-            serve_embeddings(connection, self._embedder, generation=1, sentinel=self._sentinel, budget=self._budget,
-                             facts=self._facts)
-        elif self._completer is not None:
-            serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel, budget=self._budget,
-                             facts=self._facts)
+            embedder = Embedder(self._embedder, listener, lambda: take_call(listener, address), generation=1,
+                                sentinel=self._sentinel, budget=self._budget, facts=self._facts)
+            while True:
+                embedder.step()
+        assert self._completer is not None
+        while True:
+            connection = wait_for_call(listener, address)
+            if connection is not None:
+                serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel,
+                                 budget=self._budget, facts=self._facts)
