@@ -2,7 +2,8 @@
 
 A call is one connection to the lane's socket. It waits in the kernel's queue until a worker takes it, so workers
 may die and be replaced meanwhile. Only when a worker says `began` is the request sent: while it waits, nobody reads,
-and a large one would not fit into the socket. Then come `piece` (text of a completion), `done`, or `error`. A
+and a large one would not fit into the socket. (A small one for embeddings, which take less time than two turns of the
+scheduler, is sent at once; it waits in the socket too.) Then come `piece` (text of a completion), `done`, or `error`. A
 connection that ends without `done` or `error` means that the worker died.
 """
 
@@ -42,6 +43,8 @@ _TICK = 0.1
 _SILENCE = 10.0
 # How long a worker may take over one frame once it has begun to send it.
 _FRAME_TIMEOUT = 10.0
+# A request that surely is smaller than a socket's buffer, in bytes.
+_FITS_INTO_A_SOCKET = 32_000
 # How long to wait for the watchdog's report of a death before answering without its name.
 _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
@@ -117,7 +120,9 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        with contextlib.closing(self._answer({"embed": call.to_wire()}, watch, until_piece=False)) as answer:
+        at_once = 6 * sum(map(len, call.texts)) <= _FITS_INTO_A_SOCKET
+        with contextlib.closing(self._answer({"embed": call.to_wire()}, watch, until_piece=False,
+                                             at_once=at_once)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
                     return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
@@ -163,7 +168,7 @@ class SocketLane:
                     continue
                 heard = time.monotonic()
 
-    def _answer(self, request: dict[str, Any], watch: Watch, *, until_piece: bool
+    def _answer(self, request: dict[str, Any], watch: Watch, *, until_piece: bool, at_once: bool = False
                 ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
         """Yield the frames of an answer, and (None, b"") at every tick without one.
 
@@ -177,7 +182,7 @@ class SocketLane:
             while True:
                 shown = False
                 try:
-                    for message, raw in self._attempt(request, watch, place):
+                    for message, raw in self._attempt(request, watch, place, at_once):
                         shown = shown or (message is not None and message["event"] == "piece")
                         yield message, raw
                         if message is not None and message["event"] == "done":
@@ -195,7 +200,7 @@ class SocketLane:
                     with self._lock:
                         self._retried += 1
 
-    def _attempt(self, request: dict[str, Any], watch: Watch, place: _Place
+    def _attempt(self, request: dict[str, Any], watch: Watch, place: _Place, at_once: bool
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
@@ -207,6 +212,8 @@ class SocketLane:
         # However this ends - done, an error, a client that left - closing the connection tells the worker.
         with connection:
             try:
+                if at_once:
+                    framing.send(connection, {"deadline": watch.deadline, **request})
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not _readable(connection, _TICK):
@@ -219,7 +226,8 @@ class SocketLane:
                     if message["event"] == "began":
                         generation = message["generation"]
                         place.serve()
-                        framing.send(connection, {"deadline": watch.deadline, **request})
+                        if not at_once:
+                            framing.send(connection, {"deadline": watch.deadline, **request})
                     elif message["event"] == "error":
                         raise CallError.from_wire(message["error"])
                     yield message, raw

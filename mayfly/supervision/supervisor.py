@@ -322,7 +322,7 @@ class Supervisor:
 
     def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
         self.lanes[watched.lane].used, self.lanes[watched.lane].expected = now, 0.0
-        watched.calls += 1
+        watched.calls += int(event.get("calls", 1))
         watched.served = event
         generation = self.lanes[watched.lane].generations.get(int(event.get("generation", -1)))
         if generation is not None:

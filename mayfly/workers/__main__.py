@@ -30,6 +30,9 @@ from mayfly.workers.serving import Served, serve_completion, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
 from mayfly.workers.vocabularies import Vocabularies
 
+# How often the watchdog is told of calls for embeddings that were served, at most (s).
+_TELL_INTERVAL = 0.1
+
 
 def main() -> int:
     """Be the worker that the watchdog asks for."""
@@ -142,9 +145,19 @@ class _Worker:
         def occupied(taken: bool) -> None:
             self._table[place] = int(taken)
 
+        # Each event wakes the watchdog, which would take the processor from the next call: a few a second are enough.
+        calls, tell_at = 0, 0.0
+
         def served(outcome: str, seconds: float, tokens: int) -> None:
-            self._events.send("served", generation=generation, outcome=outcome, seconds=round(seconds, 4),
-                              tokens=tokens)
+            nonlocal calls
+            calls += 1
+
+        def tell() -> None:
+            nonlocal calls, tell_at
+            now = time.monotonic()
+            if calls and now >= tell_at:
+                self._events.send("served", generation=generation, calls=calls)
+                calls, tell_at = 0, now + _TELL_INTERVAL
 
         embedder = Embedder(
             engine, self._listener, lambda: take_call(self._listener, self._spec.address), generation=generation,
@@ -156,6 +169,7 @@ class _Worker:
                 self.sentinel.remove()
                 return exits.MODEL_CHANGED
             embedder.step(accepting=not changed)
+            tell()
 
     def _next_call(self) -> socket.socket | None:
         if not call_waits(self._listener):

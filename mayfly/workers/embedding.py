@@ -130,12 +130,13 @@ class Embedder:
                 self._read(key.data)
         self._look()
         if self._working():
-            if not self._computing:
-                self._computing = True
-                self._budget.enter()
             if not self._noted:
                 self._note()
-            self._budget.look()
+            if self._computing:
+                self._budget.look()
+            else:
+                self._computing = True
+                self._budget.enter()
             self._compute()
         self._settle()
 
