@@ -49,6 +49,9 @@ class Words:
     def set_threads(self, threads: int) -> None:
         pass
 
+    def prepare(self) -> None:
+        pass
+
 
 def texts(*lengths: int) -> list[Text]:
     return [Text(" ".join(["word"] * length), "mean") for length in lengths]
@@ -221,10 +224,10 @@ def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Se
 @pytest.mark.parametrize("settings", [{"EMBED_ENGINE": "gpt4all"}, {"EMBED_ENGINE": "auto"}])
 def test_a_deadline_ends_a_call_while_others_go_on(start: Callable[..., Service], settings: dict[str, str]) -> None:
     service = start(MODEL_NAME="", REQUEST_TIMEOUT=3, **settings)
-    text = " ".join(random_texts(3, seed=9, longest=100)) * 20
+    text = " ".join(f"word {number}" for number in range(60))
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
-        endless = pool.submit(service.post, "/embed", {"input": [f"{number} {text}" for number in range(500)]})
+        endless = pool.submit(service.post, "/embed", {"input": [f"{number} {text}" for number in range(2000)]})
         while not endless.done():
             assert len(service.embed("short")) == 1
             assert time.monotonic() < began + 30

@@ -98,6 +98,9 @@ class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
     def batch_tokens(self) -> int:
         """How many tokens, those of padding counted, are best computed at once. A chunk may have more."""
 
+    def prepare(self) -> None:
+        """Called once while nothing is to be done: get ready for what would delay a later text, in under a second."""
+
     def tokenize(self, text: str, long_text: LongText) -> Tokenized:
         """Return the tokens of one text of any length, and where it is cut."""
 

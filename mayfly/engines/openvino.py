@@ -89,6 +89,14 @@ class OpenVinoEmbeddings:
         if not (vector.shape == (1, self.dimensions) and abs(norm - 1) <= 1e-3):
             raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
 
+    def prepare(self) -> None:
+        """See BatchEmbeddingEngine: compile for the one thread that is left beside a completion."""
+        before, self._threads = self._threads, 1
+        try:
+            self.embed_batch([self.tokenize("self-test", "truncate").parts[0][0]])
+        finally:
+            self._threads = before
+
     def tokenize(self, text: str, long_text: LongText) -> Tokenized:
         """See BatchEmbeddingEngine."""
         return self._tokens.tokenized(text, long_text)

@@ -102,6 +102,7 @@ class Embedder:
         self._noted = True
         self._next_look = 0.0
         self._oldest_next = False
+        self._prepared = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._listening = True
@@ -121,6 +122,9 @@ class Embedder:
         self._listen(accepting and room > 0)
         ready = self._selector.select(0 if self._one_by_one or self._working() else TICK)
         if not ready and not self._callers:
+            if not self._one_by_one and not self._prepared and isinstance(self._engine, BatchEmbeddingEngine):
+                self._prepared = True
+                self._engine.prepare()
             self._one_by_one = 0  # nobody waits: those that the last process took down with it are answered
         self._sentinel.beat()
         for key, _ in ready:
