@@ -266,10 +266,10 @@ def _short_path(path: Path) -> str:
     Raises:
         OSError: neither the absolute nor the relative path is short enough.
     """
-    names = [str(path)]
-    with contextlib.suppress(ValueError):
-        names.append(os.path.relpath(path))
-    name = min(names, key=lambda text: len(os.fsencode(text)))
+    name = str(path)
+    if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
+        with contextlib.suppress(ValueError):
+            name = os.path.relpath(path)
     if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
         raise OSError(errno.ENAMETOOLONG, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the limit for a "
                       "socket", str(path))

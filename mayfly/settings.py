@@ -246,6 +246,13 @@ class Settings:
         "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH, or none: the service completes only. The default one "
         "is made at the first start.")
+    embed_engine: str = _setting(
+        "auto", _choice("auto", "gpt4all", "openvino"),
+        "What computes embeddings. openvino: several times as fast, for models of the architecture bert. gpt4all: "
+        "everywhere. auto: openvino where it works, else gpt4all. The vectors are the same.")
+    embed_precision: str = _setting(
+        "auto", _choice("auto", "f32", "bf16"),
+        "What openvino multiplies in. auto: bf16 where the processor has instructions for it, else f32.")
     max_models: int = _setting(
         "2", _integer(0, 32),
         "How many other models of MODEL_PATH may be loaded besides these two, when callers ask for them. The least "

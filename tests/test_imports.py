@@ -24,7 +24,7 @@ ALLOWED = {
                 "models.wordpiece"},
     "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
-    "supervision": {"errors", "settings", "compat", "lanes.board", "models.inventory", "workers.spec",
+    "supervision": {"errors", "settings", "compat", "lanes.board", "lanes.calls", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
     "web": {"", "errors", "settings", "keys", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
             "models.nano", "models.pull", "supervision.sentinel"},
@@ -33,6 +33,7 @@ ALLOWED = {
 # package -> the only modules that import it
 DOORS = {
     "gpt4all": {"engines.gpt4all"},
+    "openvino": {"engines.openvino"},
     "dotenv": {"settings"},
     "jinja2": {"engines.template"},
     "gguf": {"models.convert", "models.minilm", "models.header"},

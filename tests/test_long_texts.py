@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.engines import gpt4all
+from mayfly.engines import gpt4all, long_texts
 
 ANIMALS = ["fox", "dog", "the", "runs", "hunting", "in", "forest", "wolf", "and", "sleeps", "under", "trees"]
 MONEY = ["bank", "pays", "the", "interest", "on", "loans", "credit", "and", "tax", "of", "market", "rises"]
@@ -26,7 +26,7 @@ def test_parts_make_up_the_text_and_are_neither_empty_nor_too_long(letters: str)
     chance = random.Random(5)
     for length in (0, 1, 15_999, 16_000, 16_001, 100_000):
         text = "".join(chance.choices(letters, k=length))
-        parts = gpt4all._parts(text)
+        parts = long_texts.parts(text)
         assert "".join(parts) == text
         assert length == 0 or all(parts)
         assert max(len(part.encode()) for part in parts) <= 20_000
@@ -34,7 +34,7 @@ def test_parts_make_up_the_text_and_are_neither_empty_nor_too_long(letters: str)
 
 def test_parts_are_cut_between_words() -> None:
     text = " ".join(random.Random(5).choices(MONEY, k=10_000))
-    assert len(parts := gpt4all._parts(text)) > 2
+    assert len(parts := long_texts.parts(text)) > 2
     assert {word for part in parts for word in part.split()} == set(MONEY)
 
 
@@ -44,11 +44,11 @@ def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own_and_each_part_is
     beginning = " ".join(chance.choices(ANIMALS, k=450))
     text = beginning + " " + " ".join(chance.choices(MONEY, k=450))
     whole, tokens = embedder.embed(text, "mean", lambda: pytest.fail("a short text has no parts"))
-    monkeypatch.setattr(gpt4all, "_LONGEST_PART", 1_500)
+    monkeypatch.setattr(long_texts, "_LONGEST_PART", 1_500)
     steps: list[None] = []
     vector, counted = embedder.embed(text, "mean", lambda: steps.append(None))
     half, _ = embedder.embed(beginning, "mean", lambda: None)
-    assert len(steps) == len(gpt4all._parts(text)) - 1 >= 2
+    assert len(steps) == len(long_texts.parts(text)) - 1 >= 2
     assert counted == pytest.approx(tokens, rel=0.05)
     assert _cosine(vector, vector) == pytest.approx(1, abs=1e-5)  # norm 1
     print("cosine to gpt4all's own:", _cosine(vector, whole), "that of the first half:", _cosine(half, whole))

@@ -27,6 +27,23 @@ def test_a_sentinel_is_written_touched_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_sentinel_says_is_overwritten_in_place_and_put_back_where_it_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "embed.watchdog"
+    mine = Sentinel(path)
+    mine.write({"pid": 7, "generation": 1})
+    inode = path.stat().st_ino
+    for facts in ({"pid": 7, "request": {"id": "a" * 100}}, {"pid": 7}, {"pid": 7, "request": {"id": "b" * 300}}):
+        mine.write(facts)
+        assert (sentinel.read(path), path.stat().st_ino) == (facts, inode)
+    for harm in (lambda: path.unlink(), lambda: path.write_text("x"), lambda: os.replace(path, tmp_path / "elsewhere")):
+        harm()
+        mine.write({"pid": 7, "again": True})
+        assert sentinel.read(path) == {"pid": 7, "again": True}
+    mine.remove()
+    mine.write({"pid": 7})
+    assert sentinel.read(path) == {"pid": 7}
+
+
 def test_a_beat_puts_back_a_sentinel_that_somebody_removed(tmp_path: Path) -> None:
     path = tmp_path / "chat.watchdog"
     mine = Sentinel(path)

@@ -74,7 +74,8 @@ def test_a_stopped_embed_worker_is_replaced_and_the_vectors_come(start: Callable
     (right,) = service.embed("The cat sat on the mat.")
     worker = service.pid("embed")
     with ThreadPoolExecutor(2) as pool:
-        many = pool.submit(service.embed, ["The cat sat on the mat."] * MANY)
+        # The same tokens each, but not the same text, which would be computed once.
+        many = pool.submit(service.embed, ["The cat sat on the mat." + " " * number for number in range(MANY)])
         until(lambda: service.sentinel("embed").get("request", {}).get("texts") == MANY, what="the worker busy")
         _stop_and_time(service, worker)
         # The other lane goes on.

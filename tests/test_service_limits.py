@@ -82,7 +82,7 @@ def test_embeddings_end_at_the_deadline_between_two_texts(start: Callable[..., S
     vectors = scripts.write(model_path, {"when": "slow", "seconds": 0.2}, name="vectors", kind="embedding")
     service = start(EMBED_MODEL=vectors, MODEL_NAME="none", REQUEST_TIMEOUT=1)
     pid = service.pid("embed")
-    answer = service.post("/embed", {"input": ["slow"] * 1000})
+    answer = service.post("/embed", {"input": [f"slow {number}" for number in range(1000)]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert len(service.embed(["quick"] * 1000)) == 1000
     assert service.pid("embed") == pid and service.reports() == []

@@ -25,6 +25,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "MODEL_NAME": (["../secret.gguf", "/etc/passwd", "a/../../b", "http://host/a.gguf", "a\0b"],
                    "a file in MODEL_PATH"),
     "EMBED_MODEL": (["../secret.gguf", "/etc/passwd"], "a file in MODEL_PATH"),
+    "EMBED_ENGINE": (["onnx", "fast"], "auto, gpt4all, openvino"),
+    "EMBED_PRECISION": (["int8", "16"], "auto, f32, bf16"),
     "MODEL_LIST": (["models3.json", "ftp://host/list.json", "https://", "https://a b/"], "https:// or http://"),
     "MODEL_ALIASES": (["gpt-4", "=embedding", "a b=completion", "gpt-4="], "ALIAS=MODEL"),
     "MAX_MODELS": (["-1", "33", "all"], "a whole number from 0 to 32"),

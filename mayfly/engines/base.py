@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+
+if TYPE_CHECKING:  # not needed by the workers that complete
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,30 @@ class Generated:
     kept_tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Tokenized:
+    """A text as an engine that computes in batches takes it.
+
+    Attributes:
+        parts: the text's parts (one, unless it is very long), each the token ids of its chunks; a chunk fits the
+            model's window, with the tokens that begin and end it.
+        counts: of each part, the tokens that are evaluated for it, those that begin and end a chunk not counted.
+    """
+
+    parts: tuple[tuple[Sequence[int], ...], ...]
+    counts: tuple[int, ...]
+
+
 class EmbeddingEngine(Protocol):
     """Makes vectors. One call at a time."""
 
     @property
     def model(self) -> str:
         """The model's public name."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What /health shows of it: `engine`, its name, and `precision`, the numbers that it computes with."""
 
     @property
     def dimensions(self) -> int:
@@ -80,6 +102,31 @@ class EmbeddingEngine(Protocol):
 
     def set_threads(self, threads: int) -> None:
         """Use this many compute threads from the next text on."""
+
+
+@runtime_checkable
+class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
+    """Makes vectors of several texts at once, and is faster so. One call at a time."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens, those of padding counted, are best computed at once. A chunk may have more."""
+
+    def prepare(self) -> None:
+        """Called once while nothing is to be done: get ready for what would delay a later text, in under a second."""
+
+    def tokenize(self, text: str, long_text: LongText) -> Tokenized:
+        """Return the tokens of one text of any length, and where it is cut."""
+
+    def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Embed chunks side by side, the shorter ones padded to the longest.
+
+        Returns:
+            A row of norm 1 for each chunk; shape [chunks, dimensions].
+
+        Raises:
+            EngineFailed: the engine reported an error.
+        """
 
 
 class CompletionEngine(Protocol):

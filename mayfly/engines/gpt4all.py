@@ -34,7 +34,7 @@ from typing import Any
 import gpt4all._pyllmodel as binding
 from gpt4all import Embed4All, GPT4All
 
-from mayfly.engines import stop_words
+from mayfly.engines import long_texts, stop_words
 from mayfly.engines.base import Generated, Segment
 from mayfly.engines.prompt_form import PromptForm
 from mayfly.engines.segments import without_bos, without_doubled_blanks
@@ -51,9 +51,6 @@ from mayfly.models.header import Header, read_header
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
 _MERSENNE_NUMBERS = 624
-# Bytes of a text that are embedded in one call of the engine: some 4,000 tokens of English or 5,000 of Chinese, which
-# take seconds.
-_LONGEST_PART = 16_000
 
 _library = binding.llmodel
 _library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
@@ -82,6 +79,8 @@ class Gpt4AllEmbeddings:
             raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
                                    "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
         self.model = model
+        # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
+        self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
         # gpt4all cuts or chunks a text at n_ctx tokens.
         window = embedding_window(header.architecture, header.context_length)
         try:
@@ -100,22 +99,17 @@ class Gpt4AllEmbeddings:
         """See EmbeddingEngine."""
         # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with.
         text = wordpiece.normalise(text)
-        parts = _parts(text) if long_text == "mean" else [text]
-        vector, tokens = self._embed(parts[0], long_text)
-        if len(parts) > 1:
-            # gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words
-            # take minutes. So its mean over the chunks is made here of its means over parts.
-            total = array.array("d", (tokens * number for number in vector))
-            for part in parts[1:]:
+        parts = long_texts.parts(text) if long_text == "mean" else [text]
+        # gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words take
+        # minutes. So its mean over the chunks is made here of its means over parts.
+        vectors, counts = [], []
+        for number, part in enumerate(parts):
+            if number:
                 on_progress()
-                more, weight = self._embed(part, long_text)
-                tokens += weight
-                total = array.array("d", (sum_ + weight * number for sum_, number in zip(total, more, strict=True)))
-            norm = math.sqrt(math.fsum(number * number for number in total)) or math.nan
-            vector = array.array("f", (number / norm for number in total))
-        if sys.byteorder == "big":
-            vector.byteswap()
-        return vector.tobytes(), tokens
+            vector, tokens = self._embed(part, long_text)
+            vectors.append(vector)
+            counts.append(tokens)
+        return long_texts.join(vectors, counts), sum(counts)
 
     def _embed(self, text: str, long_text: LongText) -> tuple[array.array[float], int]:
         """Return the vector of a text, and how many tokens it has."""
@@ -434,19 +428,6 @@ def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:
     return ContextLengthExceeded(
         f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together; "
         "shorten the prompt or raise N_CTX", param="prompt")
-
-
-def _parts(text: str) -> list[str]:
-    """Cut a very long text into parts, at blanks where there are any."""
-    longest = _LONGEST_PART * len(text) // max(1, len(text.encode()))
-    parts = []
-    start = 0
-    while len(text) - start > longest:
-        end = start + longest
-        blank = max(text.rfind(mark, end - longest // 2, end) for mark in " \n\t")
-        parts.append(text[start:end if blank < 0 else blank])
-        start += len(parts[-1])
-    return [*parts, text[start:]]
 
 
 def _first_line(exc: BaseException) -> str:

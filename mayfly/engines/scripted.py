@@ -187,6 +187,7 @@ class ScriptedEmbeddings:
     def __init__(self, path: Path, model: str) -> None:
         self._script = _Script(path, "embedding")
         self.model = model
+        self.facts = {"engine": "scripted", "precision": "none"}
 
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""

@@ -114,18 +114,24 @@ def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: i
     Raises:
         ModelUnavailable: the vocabulary can't be read, or the library behaves otherwise than the known one.
     """
-    version = importlib.metadata.version("gpt4all")
-    if version != _VERSION:
-        raise ModelUnavailable(f"tokens are counted with gpt4all {_VERSION}, and {version} is installed")
-    vocabulary = Vocabulary(_find_library(), path)
-    if len(vocabulary) != size:
-        raise ModelUnavailable(f"the library finds {len(vocabulary)} tokens in {path.name}, its header says {size}")
+    vocabulary = open_vocabulary(path, size)
 
     def tokenize(text: str) -> list[int]:
         cleaned = wordpiece.normalise(text) if kind == "embedding" else text
         return vocabulary.tokenize([Segment(cleaned, special=False)])
 
     return tokenize
+
+
+def open_vocabulary(path: Path, size: int) -> Vocabulary:
+    """Open a model's vocabulary in a process that hasn't loaded the model by gpt4all; see `open_tokenizer`."""
+    version = importlib.metadata.version("gpt4all")
+    if version != _VERSION:
+        raise ModelUnavailable(f"tokens are counted with gpt4all {_VERSION}, and {version} is installed")
+    vocabulary = Vocabulary(_find_library(), path)
+    if len(vocabulary) != size:
+        raise ModelUnavailable(f"the library finds {len(vocabulary)} tokens in {path.name}, its header says {size}")
+    return vocabulary
 
 
 def _find_library() -> Path:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+#: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
+GATHERED = 32
+
 Role = Literal["system", "user", "assistant"]
 LongText = Literal["mean", "truncate"]
 FinishReason = Literal["stop", "length"]

@@ -2,7 +2,8 @@
 
 A call is one connection to the lane's socket. It waits in the kernel's queue until a worker takes it, so workers
 may die and be replaced meanwhile. Only when a worker says `began` is the request sent: while it waits, nobody reads,
-and a large one would not fit into the socket. Then come `piece` (text of a completion), `done`, or `error`. A
+and a large one would not fit into the socket. (A small one for embeddings, which take less time than two turns of the
+scheduler, is sent at once; it waits in the socket too.) Then come `piece` (text of a completion), `done`, or `error`. A
 connection that ends without `done` or `error` means that the worker died.
 
 A connection for a completion opens with its persona's key, by which a worker that forks finds the process that has this
@@ -46,6 +47,8 @@ _TICK = 0.1
 _SILENCE = 10.0
 # How long a worker may take over one frame once it has begun to send it.
 _FRAME_TIMEOUT = 10.0
+# A request that surely is smaller than a socket's buffer, in bytes.
+_FITS_INTO_A_SOCKET = 32_000
 # How long to wait for the watchdog's report of a death before answering without its name.
 _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
@@ -124,7 +127,8 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
+        at_once = 6 * sum(map(len, call.texts)) <= _FITS_INTO_A_SOCKET
+        with contextlib.closing(self._answer(call, watch, until_piece=False, at_once=at_once)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
                     return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
@@ -170,7 +174,7 @@ class SocketLane:
                     continue
                 heard = time.monotonic()
 
-    def _answer(self, call: Call, watch: Watch, *, until_piece: bool
+    def _answer(self, call: Call, watch: Watch, *, until_piece: bool, at_once: bool = False
                 ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
         """Yield the frames of an answer, and (None, b"") at every tick without one.
 
@@ -184,7 +188,7 @@ class SocketLane:
             while True:
                 shown = False
                 try:
-                    for message, raw in self._attempt(call, watch, place):
+                    for message, raw in self._attempt(call, watch, place, at_once):
                         shown = shown or (message is not None and message["event"] == "piece")
                         yield message, raw
                         if message is not None and message["event"] == "done":
@@ -202,7 +206,7 @@ class SocketLane:
                     with self._lock:
                         self._retried += 1
 
-    def _attempt(self, call: Call, watch: Watch, place: _Place
+    def _attempt(self, call: Call, watch: Watch, place: _Place, at_once: bool
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
@@ -216,6 +220,8 @@ class SocketLane:
             try:
                 if isinstance(call, CompletionCall):
                     connection.sendall(call.persona_key())
+                if at_once:
+                    framing.send(connection, _request(call, watch))
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not _readable(connection, _TICK):
@@ -228,7 +234,8 @@ class SocketLane:
                     if message["event"] == "began":
                         generation = message["generation"]
                         place.serve()
-                        framing.send(connection, {"deadline": watch.deadline, _KINDS[type(call)]: call.to_wire()})
+                        if not at_once:
+                            framing.send(connection, _request(call, watch))
                     elif message["event"] == "persona" and isinstance(call, CompletionCall):
                         place.serve()
                         framing.send(connection, {"persona": [asdict(message) for message in call.persona()]})
@@ -343,6 +350,10 @@ class _Place:
     def _move(self, *, waits: bool, served: bool) -> None:
         self._lane._count(waits - self._waits, served - self._served)
         self._waits, self._served = waits, served
+
+
+def _request(call: Call, watch: Watch) -> dict[str, Any]:
+    return {"deadline": watch.deadline, _KINDS[type(call)]: call.to_wire()}
 
 
 def _readable(connection: socket.socket, timeout: float) -> bool:

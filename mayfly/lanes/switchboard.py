@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.lanes.board import VOCABULARY, Board
-from mayfly.lanes.calls import Lane
+from mayfly.lanes.calls import GATHERED, Lane
 from mayfly.lanes.client import SocketLane, socket_lanes
 
 #: Asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
@@ -80,7 +80,7 @@ class Switchboard:
                 "`python app.py` alone serves the configured models only, and counts no tokens: start the service with "
                 "start.sh"))
         return SocketLane(name, None, board, queue_limit=self._queue_limit, summon=lambda: ask(model),
-                          served_at_once=self._served_at_once if kind == "completion" else 1)
+                          served_at_once={"completion": self._served_at_once, "embedding": GATHERED}.get(kind, 1))
 
 
 def supervised(spec: dict[str, Any], ask: Ask) -> Switchboard:

@@ -126,12 +126,51 @@ class Header:
     pieces: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """Where the weights of one tensor are.
+
+    Attributes:
+        kind: the type of its numbers: "F32", "F16", "Q4_0", ...
+        shape: slowest dimension first, as numpy has it; the file has it the other way round.
+        offset: of its first byte in the file.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a GGUF file holds.
+
+    Attributes:
+        header: what it says of itself.
+        numbers: its other entries that are numbers or truth values, by their keys.
+        tensors: its tensors by name.
+    """
+
+    header: Header
+    numbers: Mapping[str, float]
+    tensors: Mapping[str, Tensor]
+
+
 def read_header(path: Path) -> Header:
     """Read the header of the GGUF file at `path` and check that all its weights are there.
 
     Raises:
         ModelUnavailable: it can't be read, or isn't a complete GGUF file of a kind that gpt4all knows; the
             message begins with the file's name and gives the reason.
+    """
+    return read_contents(path).header
+
+
+def read_contents(path: Path) -> Contents:
+    """Read the header of the GGUF file at `path`, and where its tensors are.
+
+    Raises:
+        ModelUnavailable: as `read_header`.
     """
     try:
         # Before it is opened: opening a named pipe would wait for a writer.
@@ -141,7 +180,7 @@ def read_header(path: Path) -> Header:
         if not stat.S_ISREG(kind):
             raise _Malformed("it isn't a regular file")
         with path.open("rb", buffering=1 << 18) as stream:
-            return _Reading(stream, os.fstat(stream.fileno()).st_size).header()
+            return _Reading(stream, os.fstat(stream.fileno()).st_size).contents()
     except _Malformed as exc:
         raise ModelUnavailable(f"{path.name} can't be used as a model: {exc}") from exc
     except OSError as exc:
@@ -167,13 +206,14 @@ class _Reading:
         self._pieces_found: dict[str, int] = {}
         self._strings_left = _MOST_STRINGS
 
-    def header(self) -> Header:
-        tensors = self._preamble()
+    def contents(self) -> Contents:
+        count = self._preamble()
         entries = self._count(_MOST_ENTRIES, "entries")
         for _ in range(entries):
             self._entry()
-        parameters, quantization = self._tensors(tensors)
-        return self._describe(parameters, quantization)
+        tensors, parameters, quantization = self._tensors(count)
+        numbers = {key: value for key, value in self._values.items() if isinstance(value, (int, float))}
+        return Contents(self._describe(parameters, quantization), numbers, tensors)
 
     # The file's parts, in their order.
 
@@ -238,8 +278,8 @@ class _Reading:
                 seek(at)
         self._at = at
 
-    def _tensors(self, count: int) -> tuple[int, str]:
-        """Check the table of tensors and that the file holds them; return weights and the commonest type."""
+    def _tensors(self, count: int) -> tuple[dict[str, Tensor], int, str]:
+        """Check the table of tensors and that the file holds them; return it, weights and the commonest type."""
         if count == 0:
             raise _Malformed("it holds no weights")
         alignment = self._integer("general.alignment", 32)
@@ -247,6 +287,7 @@ class _Reading:
             raise _Malformed(f"its alignment is {alignment}, not a power of two")
         weights_by_type: dict[str, int] = {}
         data_length = 0
+        found: list[tuple[str, str, list[int], int]] = []
         for _ in range(count):
             name = self._string(_LONGEST_NAME)
             dimensions: int = self._number(_U32)
@@ -265,11 +306,13 @@ class _Reading:
             offset: int = self._number(_U64)
             weights_by_type[type_name] = weights_by_type.get(type_name, 0) + weights
             data_length = max(data_length, offset + weights // block_weights * block_bytes)
+            found.append((name, type_name, shape, offset))
         data_at = -(-self._at // alignment) * alignment
         if data_at + data_length > self._size:
             missing = data_at + data_length - self._size
             raise _Malformed(f"the file is cut short: {missing} of {data_at + data_length} bytes are missing")
-        return sum(weights_by_type.values()), max(weights_by_type, key=lambda name: weights_by_type[name])
+        tensors = {name: Tensor(kind, tuple(reversed(shape)), data_at + offset) for name, kind, shape, offset in found}
+        return tensors, sum(weights_by_type.values()), max(weights_by_type, key=lambda name: weights_by_type[name])
 
     def _describe(self, parameters: int, quantization: str) -> Header:
         architecture = self._text("general.architecture")

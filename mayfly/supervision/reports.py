@@ -88,10 +88,16 @@ _CAUSES = {
 }
 
 
+# As many as a process for embeddings holds at once.
+_MOST_IDS = 32
+
+
 def _request(request: dict[str, Any]) -> str:
     # Only what this program writes into a sentinel; a garbage one must not smuggle text into a report.
-    identity = str(request.get("id", "-"))
-    safe = "".join(char for char in identity if char.isalnum() or char in "._-")[:64]
+    several = request.get("ids")
+    identities = several[:_MOST_IDS] if isinstance(several, list) and several else [request.get("id", "-")]
+    safe = " ".join("".join(char for char in str(identity) if char.isalnum() or char in "._-")[:64]
+                    for identity in identities)
     sizes = [f"{name}={value}" for name, value in request.items()
              if name in ("messages", "characters", "max_tokens", "texts") and isinstance(value, int)]
     return " ".join([safe, *sizes])

@@ -5,8 +5,10 @@ sizes of the request it serves, never text), touches it from its working loop, a
 completed the request it lived for. The watchdog reads: exited and removed is spent; exited and still there is
 crashed; alive and untouched for HANG_SECONDS is hung.
 
-The file is replaced by rename and touched without following links, so whatever somebody puts in its place
-(garbage, a symlink) is neither followed nor trusted; a beat puts the real one back if it has vanished.
+The file is put there by rename and touched without following links, so whatever somebody puts in its place
+(garbage, a symlink) is neither followed nor trusted; a beat puts the real one back if it has vanished. What it says is
+overwritten in place as long as it is still the same file, padded with blanks: a rename over a file makes a journalling
+file system write to the disk, which takes longer than embedding a text.
 """
 
 from __future__ import annotations
@@ -30,12 +32,39 @@ class Sentinel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._text = "{}"
+        self._mine: tuple[int, int, int] | None = None  # device and inode of the file, and its length
         self._last_beat = 0.0
 
     def write(self, facts: dict[str, Any]) -> None:
         """Replace the sentinel's content. A full disk leaves it empty rather than absent: presence counts."""
         self._text = json.dumps(facts)
         self._last_beat = time.monotonic()
+        if not self._overwrite():
+            self._replace()
+
+    def _overwrite(self) -> bool:
+        """Write into the file that is there; False if it isn't this process's any more."""
+        if self._mine is None:
+            return False
+        device, inode, length = self._mine
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return False
+        try:
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) != (device, inode) or found.st_size != length:
+                return False
+            content = self._text.encode().ljust(length)
+            written = os.write(descriptor, content)
+            self._mine = device, inode, max(length, written)
+            return written == len(content)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    def _replace(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         with contextlib.suppress(FileNotFoundError):
@@ -44,6 +73,8 @@ class Sentinel:
         try:
             with contextlib.suppress(OSError):
                 os.write(descriptor, self._text.encode())
+            found = os.fstat(descriptor)
+            self._mine = found.st_dev, found.st_ino, found.st_size
         finally:
             os.close(descriptor)
         try:
@@ -68,6 +99,7 @@ class Sentinel:
 
     def remove(self) -> None:
         """Say that the request this process lived for is completed."""
+        self._mine = None
         _clear(self.path)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import VOCABULARY
+from mayfly.lanes.calls import GATHERED
 from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
@@ -132,7 +133,7 @@ class LaneSockets:
         path = self._run_folder / f"{stem}.sock"
         listener, address = LaneAddress.bind(path)
         isolation = self._settings.isolation if kind == "completion" else "none"
-        at_once = self._settings.chat_processes if isolation != "none" else 1
+        at_once = self._settings.chat_processes if isolation != "none" else GATHERED if kind == "embedding" else 1
         self._paths[name] = path
         self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
                                       model.path if model else self._settings.model_path, "", at_once)

@@ -163,6 +163,8 @@ class Supervisor:
             self._journal.event(f"{watched.name}: {event.get('line', '')}")
         elif kind == "ready":
             watched.model = str(event.get("model", ""))
+            if watched.lane in self.lanes:
+                self.lanes[watched.lane].shown = dict(event.get("facts", {}))
             self._came_up(watched, now)
         elif kind == "cannot_load":
             watched.reason = str(event.get("reason", ""))
@@ -310,7 +312,7 @@ class Supervisor:
     def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
         lane = self.lanes[watched.lane]
         lane.used, lane.expected = now, 0.0
-        watched.calls += 1
+        watched.calls += int(event.get("calls", 1))
         watched.served = event
         self._forks.served(lane, event)
 

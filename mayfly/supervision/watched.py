@@ -145,6 +145,7 @@ class LaneState:
         expected: until when the call for which it opened is awaited; 0 once one was served.
         places: in the thread budget.
         failing: why its process doesn't come up, or "".
+        shown: what its process says of its engine.
         generations: the living generations, by number.
         snapshots: those of its template, where it may have any.
     """
@@ -165,6 +166,7 @@ class LaneState:
     generation: int = 0
     was_ready: bool = False
     failing: str = ""
+    shown: dict[str, str] = field(default_factory=dict)
     last_failure: dict[str, Any] | None = None
     generations: dict[int, Watched] = field(default_factory=dict)
     last_fork_seconds: float = 0.0
@@ -190,7 +192,7 @@ class LaneState:
         facts: dict[str, Any] = {
             "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
             "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure,
-            "address": self.address, "served_at_once": self.served_at_once}
+            "address": self.address, "served_at_once": self.served_at_once, **self.shown}
         if self.snapshots is not None:
             facts["snapshots"] = self.snapshots.public()
         if state == "failing":

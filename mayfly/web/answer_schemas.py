@@ -70,7 +70,8 @@ class Completed(_Answer):
 
 
 class ListedModel(_Answer):
-    """A model of MODEL_PATH, with what its file says; `usable` is false if gpt4all can't run it, and `reason` why."""
+    """A model of MODEL_PATH, with what its file says; `usable` is false if gpt4all can't run it, and `reason` why. Of
+    an embedding model that is loaded also the `engine` that computes and its `precision`."""
 
     id: str
     object: Literal["model"]
@@ -88,6 +89,8 @@ class ListedModel(_Answer):
         "'default:' and the name of a known form, chosen by the model's vocabulary or architecture"))
     usable: bool = True
     reason: str = ""
+    engine: str = ""
+    precision: str = ""
 
 
 class ModelList(_Answer):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Model:
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
         chat_template: where the template of its prompts is from; "" if it has none.
+        engine: what computes it and in which precision, once it is loaded.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Model:
     file: inventory.Model | None
     window: int = 0
     chat_template: str = ""
+    engine: Mapping[str, str] = field(default_factory=dict)
 
     def as_object(self) -> dict[str, Any]:
         """Return the model in OpenAI's form, with what its file says."""
@@ -54,6 +57,7 @@ class Model:
             shown["usable"] = not self.file.unusable
             if self.file.unusable:
                 shown["reason"] = self.file.unusable
+            shown.update(self.engine)
         return shown
 
 
@@ -128,7 +132,12 @@ class Catalogue:
         template = file.chat_template
         if lane == _LANES["completion"] and self._settings.prompt_template:
             template = "setting"
-        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template)
+        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template,
+                     self._engine(lane))
+
+    def _engine(self, lane: str) -> dict[str, str]:
+        status = self._switchboard.lane(lane).status()
+        return {name: status[name] for name in ("engine", "precision") if name in status}
 
     def _of_kind(self, model: Model, kind: Kind | None) -> Model:
         if kind is None:

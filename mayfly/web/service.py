@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mayfly.errors import LaneUnavailable, QueueFull
-from mayfly.lanes.calls import Lane, Watch
+from mayfly.lanes.calls import GATHERED, Lane, Watch
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
@@ -30,7 +30,7 @@ SHARES = ("embed", "chat", "model")
 
 def threads_needed(settings: Settings) -> int:
     """Return how many threads serve requests: one for each call that three lanes may hold, and some spare."""
-    calls = settings.queue_limit + settings.chat_processes + 1
+    calls = settings.queue_limit + max(settings.chat_processes + 1, GATHERED)
     return min(len(SHARES) * calls + SPARE_THREADS, MOST_THREADS)
 
 

@@ -18,16 +18,20 @@ from collections.abc import Callable
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
-from mayfly.engines.base import CompletionEngine
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, ModelFile, call_waits, take_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import Served, serve_completion, serve_embeddings, serve_tokens
+from mayfly.workers.embedding import Embedder
+from mayfly.workers.serving import Served, serve_completion, serve_tokens
 from mayfly.workers.spec import Events, Spec, read_spec
 from mayfly.workers.vocabularies import Vocabularies
+
+# How often the watchdog is told of calls for embeddings that were served, at most (s).
+_TELL_INTERVAL = 0.1
 
 
 def main() -> int:
@@ -51,7 +55,9 @@ def main() -> int:
     threads = spec.settings.threads
     try:
         if spec.kind == "embedding":
-            embedder = engines.load_embeddings(spec.model_file, threads, spec.model)
+            embedder = engines.load_embeddings(
+                spec.model_file, threads, spec.model, engine=spec.settings.embed_engine,
+                precision=spec.settings.embed_precision, note=lambda line: events.send("log", line=line))
         else:
             completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
                                                  spec.model, *spec.templates())
@@ -67,10 +73,7 @@ def main() -> int:
 
     worker = _Worker(spec, listener, model_file, events)
     if spec.kind == "embedding":
-        budget = worker.budget(embedder.set_threads)
-        return worker.run(lambda connection: serve_embeddings(
-            connection, embedder, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
-            facts=worker.facts))
+        return worker.embed(embedder)
     return worker.run(_completions(worker, completer, spec.generation))
 
 
@@ -132,6 +135,41 @@ class _Worker:
                               seconds=round(served.seconds, 4), tokens=served.tokens)
             if self._spec.role == "once":
                 return exits.DONE
+
+    def embed(self, engine: EmbeddingEngine) -> int:
+        """Serve embeddings until the model's file changes; return the exit code."""
+        self.sentinel.write(self.facts)
+        generation, place = self._spec.generation, self._spec.places[0]
+        self._events.send("ready", model=self.facts["model"], generation=generation, facts=engine.facts)
+
+        def occupied(taken: bool) -> None:
+            self._table[place] = int(taken)
+
+        # Each event wakes the watchdog, which would take the processor from the next call: a few a second are enough.
+        calls, tell_at = 0, 0.0
+
+        def served(outcome: str, seconds: float, tokens: int) -> None:
+            nonlocal calls
+            calls += 1
+
+        def tell() -> None:
+            nonlocal calls, tell_at
+            now = time.monotonic()
+            if calls and now >= tell_at:
+                self._events.send("served", generation=generation, calls=calls)
+                calls, tell_at = 0, now + _TELL_INTERVAL
+
+        embedder = Embedder(
+            engine, self._listener, lambda: take_call(self._listener, self._spec.address), generation=generation,
+            sentinel=self.sentinel, budget=self.budget(engine.set_threads), facts=self.facts, occupied=occupied,
+            served=served, queue_limit=self._spec.settings.queue_limit)
+        while True:
+            changed = self._model_file is not None and self._model_file.changed()
+            if changed and embedder.idle:
+                self.sentinel.remove()
+                return exits.MODEL_CHANGED
+            embedder.step(accepting=not changed)
+            tell()
 
     def _next_call(self) -> socket.socket | None:
         if not call_waits(self._listener):

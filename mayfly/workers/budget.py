@@ -27,6 +27,8 @@ PLACES = 4095
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
 _PATIENCE = 0.25
+_LOW = 16
+_FREE = bytes(PLACES - _LOW)
 _PAUSE = 0.001
 
 
@@ -64,12 +66,18 @@ class Table:
 
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""
-        # Low places are allotted first, so little is left to look at.
-        return [place for place, threads in enumerate(self._map[:PLACES].rstrip(b"\0")) if threads]
+        return [place for place, threads in enumerate(self._places()) if threads]
 
     def in_use(self) -> int:
         """Return the threads in use at all places."""
-        return sum(self._map[:PLACES])
+        return sum(self._places())
+
+    def _places(self) -> bytes:
+        """Return the places' threads, without most of the free places at the end."""
+        # Low places are allotted first, so little is left to look at; this is done at every token.
+        if self._map[_LOW:PLACES] == _FREE:
+            return self._map[:_LOW]
+        return self._map[:PLACES]
 
 
 class Allotment:

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mayfly import engines
 from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import Board
+from mayfly.lanes.calls import GATHERED
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory, Kind, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers.accept import wait_for_call
+from mayfly.workers.accept import take_call, wait_for_call
 from mayfly.workers.budget import Budget, Table
-from mayfly.workers.serving import serve_completion, serve_embeddings
+from mayfly.workers.embedding import Embedder
+from mayfly.workers.serving import serve_completion
 
 
 class _Always(Board):
     """A board without a watchdog: a lane of this process is ready as soon as it exists."""
 
-    def __init__(self, model: str) -> None:
-        self._state = {"state": "ready", "model": model, "isolation": "none", "generation": 1, "pid": os.getpid()}
+    def __init__(self, model: str, shown: dict[str, str]) -> None:
+        self._state = {"state": "ready", "model": model, "isolation": "none", "generation": 1, "pid": os.getpid(),
+                       **shown}
 
     def lane(self, name: str) -> dict[str, Any]:
         """See Board."""
@@ -56,7 +60,7 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
         ("chat", "completion", settings.model_name, "MODEL_NAME")]
     for name, kind, model, setting in configured:
         if not model:
-            lanes[name] = SocketLane(name, None, _Always(""), queue_limit=0, missing=unconfigured(kind, setting))
+            lanes[name] = SocketLane(name, None, _Always("", {}), queue_limit=0, missing=unconfigured(kind, setting))
             continue
         found = inventory.require(model)
         lanes[name] = _start(name, found, settings, table, folder)
@@ -69,26 +73,26 @@ def _start(name: str, model: Model, settings: Settings, table: Table, folder: Pa
     listener.setblocking(False)
     failures: list[Exception] = []
     ready = threading.Event()
+    shown: dict[str, str] = {}
 
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
             worker = _Worker(name, model, settings, table, folder)
+            shown.update(worker.shown)
         except Exception as exc:
             failures.append(exc)
             return
         finally:
             ready.set()
-        while True:
-            connection = wait_for_call(listener, address)
-            if connection is not None:
-                worker.serve(connection)
+        worker.serve(listener, address)
 
     threading.Thread(target=run, name=f"{name} worker", daemon=True).start()
     ready.wait()
     if failures:
         raise ModelUnavailable(str(failures[0])) from failures[0]
-    return SocketLane(name, address, _Always(model.id), queue_limit=settings.queue_limit)
+    return SocketLane(name, address, _Always(model.id, shown), queue_limit=settings.queue_limit,
+                      served_at_once=GATHERED if name == "embed" else 1)
 
 
 class _Worker:
@@ -97,8 +101,12 @@ class _Worker:
     def __init__(self, name: str, model: Model, settings: Settings, table: Table, folder: Path) -> None:
         self._sentinel = Sentinel(folder / f"{name}.watchdog")
         self._embedder = self._completer = None
+        self.shown: dict[str, str] = {}  # what /health shows of its engine
         if name == "embed":
-            self._embedder = engines.load_embeddings(model.path, settings.threads, model.id)
+            self._embedder = engines.load_embeddings(
+                model.path, settings.threads, model.id, engine=settings.embed_engine,
+                precision=settings.embed_precision, note=lambda line: print(line, file=sys.stderr))
+            self.shown = self._embedder.facts
             place, set_threads = 0, self._embedder.set_threads
         else:
             self._completer = engines.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
@@ -109,11 +117,16 @@ class _Worker:
         self._facts = {"pid": os.getpid(), "generation": 1, "model": model.id, "when": time.time()}
         self._sentinel.write(self._facts)
 
-    def serve(self, connection: socket.socket) -> None:
-        """Answer one call."""
+    def serve(self, listener: socket.socket, address: dict[str, Any]) -> NoReturn:
+        """Answer calls as long as the process lives."""
         if self._embedder is not None:
-            serve_embeddings(connection, self._embedder, generation=1, sentinel=self._sentinel, budget=self._budget,
-                             facts=self._facts)
-        elif self._completer is not None:
-            serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel, budget=self._budget,
-                             facts=self._facts)
+            embedder = Embedder(self._embedder, listener, lambda: take_call(listener, address), generation=1,
+                                sentinel=self._sentinel, budget=self._budget, facts=self._facts)
+            while True:
+                embedder.step()
+        assert self._completer is not None
+        while True:
+            connection = wait_for_call(listener, address)
+            if connection is not None:
+                serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel,
+                                 budget=self._budget, facts=self._facts)

@@ -1,7 +1,8 @@
-"""One call over one connection: read it, compute, answer. What every worker role does with a connection.
+"""One call over one connection: read it, compute, answer. What workers for completions and tokens do with a connection;
+those for embeddings hold several (`embedding.py`).
 
 The working loop is here, so the heartbeat, the deadline, the look at the client and the thread budget are here too:
-at every prompt batch, token and text.
+at every prompt batch and token.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from mayfly.compat import hung_up
-from mayfly.engines.base import CompletionEngine, EmbeddingEngine
-from mayfly.errors import CallError, DeadlinePassed, EngineFailed
+from mayfly.engines.base import CompletionEngine
+from mayfly.errors import CallError, DeadlinePassed
 from mayfly.lanes import framing
-from mayfly.lanes.calls import KEY_SIZE, NO_PERSONA, CompletionCall, EmbedCall, TokenizeCall
+from mayfly.lanes.calls import KEY_SIZE, NO_PERSONA, CompletionCall, TokenizeCall
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
@@ -29,8 +30,7 @@ _IO_TIMEOUT = 10.0
 # A look at the client costs two system calls: not at every token of a fast model.
 _LOOK_INTERVAL = 0.05
 
-_KINDS: dict[str, type[CompletionCall] | type[EmbedCall] | type[TokenizeCall]] = {
-    "complete": CompletionCall, "embed": EmbedCall, "tokenize": TokenizeCall}
+_KINDS: dict[str, type[CompletionCall] | type[TokenizeCall]] = {"complete": CompletionCall, "tokenize": TokenizeCall}
 
 
 @dataclass
@@ -160,29 +160,6 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
         })
 
     return _serve(connection, work, generation, sentinel, budget, facts, 0 if key_read else KEY_SIZE)
-
-
-def serve_embeddings(connection: socket.socket, engine: EmbeddingEngine, *, generation: int, sentinel: Sentinel,
-                     budget: Budget, facts: dict[str, Any]) -> Served:
-    """Answer one embedding call and close its connection. The texts are embedded one by one: gpt4all is slower on
-    a list, and between two texts (or parts of a very long one) there is a moment for the heartbeat, the deadline and
-    the client."""
-
-    def work(call: _Call, request: dict[str, Any]) -> None:
-        wanted = EmbedCall.from_wire(request["embed"])
-        vectors = []
-        for index, text in enumerate(wanted.texts):
-            call.step()
-            try:
-                vector, tokens = engine.embed(text, wanted.long_text, call.step)
-            except EngineFailed as exc:
-                raise EngineFailed(exc.message, param=f"input.{index}") from exc
-            vectors.append(vector)
-            call.tokens += tokens
-        call.send({"event": "done", "dimensions": engine.dimensions, "model": engine.model,
-                   "generation": generation, "prompt_tokens": call.tokens}, b"".join(vectors))
-
-    return _serve(connection, work, generation, sentinel, budget, facts)
 
 
 def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, generation: int, sentinel: Sentinel,

@@ -1,0 +1,319 @@
+"""mayfly's embeddings beside what people would use instead: servers over HTTP, and engines against libraries.
+
+    python bench/embeddings.py [--quick] [--minutes 22] [--cache FOLDER] [--only NAME,...] [--threads N]
+
+One run, one machine, one contender after the other, each in an environment of its own (made in the cache folder, which
+may be kept between runs). Texts of 8, 40, 120 and 400 words and a mix; 1, 8 and 32 texts a call; 1, 8 and 32 clients.
+A cell of more than --most-words words in flight is left out, because one round of it takes too long. What is longer
+than the model's window is cut there by everybody but gpt4all in the naive server. It writes a section of RESULTS.md
+and bench/plots/*.png, and all figures to a JSON file beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
+
+import load  # noqa: E402
+import results  # noqa: E402
+from contenders import (  # noqa: E402
+    PEERS,
+    Library,
+    Mayfly,
+    Server,
+    Unavailable,
+    environment,
+    free_port,
+    hugging_face_folder,
+)
+
+from mayfly.settings import available_cores, load_settings  # noqa: E402
+
+PLOTS = Path(__file__).with_name("plots")
+MIX = 0
+FAST, PLAIN, NAIVE = "mayfly", "mayfly on gpt4all", "naive Flask"
+ENGINE, BARE = "mayfly's engine", "Embed4All"
+_COMMON = ("the of and to in a is that for it as was with be by on not he his but at are this have from or had an they "
+           "which one you were all her she there would their we him been has when who will no more if out so up said "
+           "what its about than into them can only other time new some could these two may first then do any like my "
+           "now over such our man me even most made after also well did many must before back through years where much "
+           "your way down should because long each just state those people too world still own see work here get")
+_WORDS = _COMMON.split()
+
+Cell = tuple[int, int, int]  # words a text, texts a call, clients
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--quick", action="store_true", help="few cells, a second each: a look, no result")
+    arguments.add_argument("--minutes", type=float, default=22.0, help="about how long the measuring takes")
+    arguments.add_argument("--cache", type=Path, help="keeps the peers' environments (default: a temporary folder)")
+    arguments.add_argument("--only", default="", help="contenders by name, separated by commas")
+    arguments.add_argument("--threads", type=int, default=available_cores())
+    arguments.add_argument("--most-words", type=int, default=32_000)
+    arguments.add_argument("--no-results", action="store_true", help="only print")
+    chosen = arguments.parse_args()
+    described = results.machine()
+    settings = load_settings()
+    with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
+        run = Run(chosen, settings.model_path / settings.embed_model, Path(name), chosen.cache or Path(name))
+        run.measure()
+    body = report(run)
+    figures = {"servers": _plain(run.servers), "libraries": _plain(run.libraries), "facts": run.facts}
+    if chosen.no_results or chosen.quick:
+        print(body)
+        return
+    import plots
+
+    PLOTS.mkdir(exist_ok=True)
+    (PLOTS / "embeddings.json").write_text(json.dumps(figures) + "\n")
+    plots.servers(run.servers, PLOTS / "embeddings-servers.png", FAST, described)
+    plots.libraries(run.libraries, PLOTS / "embeddings-libraries.png", ENGINE, described)
+    results.keep("Embeddings beside others (embeddings.py)",
+                 f"{described}; {chosen.threads} threads, {run.seconds:.1f} s a cell,", body)
+
+
+class Run:
+    """All measurements: {name: {cell: figures}}."""
+
+    def __init__(self, chosen: argparse.Namespace, model: Path, folder: Path, cache: Path) -> None:
+        self._chosen = chosen
+        self._model = model
+        self._folder = folder
+        self._cache = cache
+        self._only = {name.strip() for name in chosen.only.split(",") if name.strip()}
+        words, per_call, clients = ((8, 40), (1, 32), (1, 8)) if chosen.quick else (
+            (8, 40, 120, 400, MIX), (1, 8, 32), (1, 8, 32))
+        self.cells: list[Cell] = [cell for cell in itertools.product(words, per_call, clients)
+                                  if math.prod((cell[0] or 150, *cell[1:])) <= chosen.most_words]
+        self.library_cells = sorted({(cell[0], cell[1], 1) for cell in self.cells})
+        self.servers: dict[str, dict[Cell, dict[str, float]]] = {}
+        self.libraries: dict[str, dict[Cell, dict[str, float]]] = {}
+        self.facts: dict[str, str] = {}
+        # Answers that are awaited beyond the end, starts and vectors for the cosines take about as long again.
+        cells = 5 * len(self.cells) + 4 * len(self.library_cells)
+        self.seconds = 1.0 if chosen.quick else max(0.7, 60 * chosen.minutes / cells / 1.8)
+        self._probe = [text for length in (8, 40, 120) for text in _texts(length, 6)]
+        self._reference: list[list[float]] | None = None
+
+    def measure(self) -> None:
+        """Measure one contender after the other."""
+        folder = hugging_face_folder(self._cache) if self._needs_others() else Path()
+        threads, model = self._chosen.threads, self._model
+
+        def peer(name: str, command: Callable[[str, str], list[str]], path: str) -> Callable[[], Server]:
+            def start() -> Server:
+                port = free_port()
+                log = self._folder / f"{name}.log"
+                return Server(command(environment(name, self._cache), str(port)), path, port, log)
+
+            return start
+
+        libraries: dict[str, tuple[str | None, str]] = {
+            ENGINE: (None, "mayfly"), BARE: (None, "gpt4all"),
+            "sentence-transformers": ("sentence-transformers", "sentence_transformers"),
+            "ONNX Runtime": ("onnxruntime", "onnxruntime")}
+        servers: dict[str, Callable[[], Mayfly | Server]] = {
+            FAST: lambda: Mayfly("auto", model, self._folder / "fast", threads),
+            PLAIN: lambda: Mayfly("gpt4all", model, self._folder / "plain", threads),
+            NAIVE: lambda: _naive(model, threads, self._folder),
+            "infinity": peer("infinity", lambda python, port: [
+                str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(folder), "--port", port, "--host",
+                "127.0.0.1", "--engine", "torch", "--device", "cpu", "--no-bettertransformer"], "/embeddings"),
+            "llama-cpp-python": peer("llama-cpp", lambda python, port: [
+                python, "-m", "llama_cpp.server", "--model", str(model), "--embedding", "true", "--host", "127.0.0.1",
+                "--port", port, "--n_threads", str(threads), "--n_threads_batch", str(threads)], "/v1/embeddings"),
+        }
+        for name, (peer_name, function) in libraries.items():
+            self._attempt(name, functools.partial(self._library, name, peer_name, function, folder))
+        for name, start in servers.items():
+            self._attempt(name, functools.partial(self._server, name, start))
+
+    def _needs_others(self) -> bool:
+        own = {FAST, PLAIN, NAIVE, ENGINE, BARE}
+        return not self._only or bool(self._only - own)
+
+    def _attempt(self, name: str, work: Callable[[], None]) -> None:
+        if self._only and name not in self._only:
+            return
+        try:
+            work()
+        except Unavailable as exc:
+            self.facts[name] = str(exc)
+            print(f"{name}: {exc}", flush=True)
+
+    def _library(self, name: str, peer: str | None, function: str, folder: Path) -> None:
+        python = environment(peer, self._cache) if peer else sys.executable
+        library = Library(python, function, self._model, folder, self._chosen.threads)
+        try:
+            cosine = self._compare(library.run(self._probe, 1, 0)["vectors"])
+            found = self.libraries.setdefault(name, {})
+            for number, cell in enumerate(self.library_cells):
+                texts = _texts(cell[0], 8 * cell[1], seed=number)
+                made = library.run(texts, cell[1], self.seconds)
+                found[cell] = _figures(made["texts"] / made["seconds"], sorted(made["times"]), made["peak_mb"], cosine)
+                _progress(name, number, self.library_cells, found[cell])
+        finally:
+            library.stop()
+
+    def _server(self, name: str, start: Callable[[], Mayfly | Server]) -> None:
+        server = start()
+        try:
+            self.facts[name] = server.described
+            cosine = self._compare(load.ask(server.url, server.path, self._probe, server.fields))
+            found = self.servers.setdefault(name, {})
+            for number, cell in enumerate(self.cells):
+                words, per_call, clients = cell
+                calls = [_texts(words, per_call, seed=1000 * number + at) for at in range(2 * clients)]
+                with _Peak(server.pids) as peak:
+                    made = load.run(server.url, server.path, calls, clients, self.seconds, server.fields)
+                if not made.times or made.failed:
+                    # It may still be at work on what nobody waits for.
+                    server.stop()
+                    server = start()
+                if made.times:
+                    found[cell] = _figures(made.rate, sorted(made.times), peak.most, cosine, made.failed)
+                _progress(name, number, self.cells, found.get(cell))
+        finally:
+            server.stop()
+
+    def _compare(self, vectors: Sequence[Sequence[float]]) -> float:
+        """Return the least cosine to the vectors of the first contender."""
+        import numpy as np
+
+        made = np.array(vectors)
+        made /= np.linalg.norm(made, axis=1, keepdims=True)
+        if self._reference is None:
+            self._reference = made.tolist()
+        return float(np.sum(made * np.array(self._reference), axis=1).min())
+
+
+class _Peak:
+    """Looks at the memory of processes a few times a second."""
+
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = pids
+        self._over = threading.Event()
+        self.most = 0.0
+
+    def _look(self) -> None:
+        while True:
+            self.most = max(self.most, load.memory_mb(self._pids()))
+            if self._over.wait(0.5):
+                return
+
+    def __enter__(self) -> _Peak:
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _naive(model: Path, threads: int, folder: Path) -> Server:
+    port = free_port()
+    return Server([sys.executable, str(PEERS / "naive_flask.py"), str(model), str(port), str(threads)], "/embed", port,
+                  folder / "naive.log")
+
+
+def _texts(words: int, count: int, seed: int = 0) -> list[str]:
+    """Return texts that differ; MIX is of all lengths."""
+    chance = random.Random(f"{words} {count} {seed}")
+    return [" ".join(chance.choices(_WORDS, k=words or chance.choice((8, 8, 40, 40, 120, 400)))) for _ in range(count)]
+
+
+def _figures(rate: float, times: Sequence[float], memory: float, cosine: float, failed: int = 0) -> dict[str, float]:
+    return {"rate": rate, "p50_ms": 1000 * statistics.median(times), "memory_mb": memory, "cosine": cosine,
+            "p95_ms": 1000 * times[min(len(times) - 1, 95 * len(times) // 100)], "calls": len(times), "failed": failed}
+
+
+def _progress(name: str, number: int, cells: Sequence[Cell], found: dict[str, float] | None) -> None:
+    words, per_call, clients = cells[number]
+    what = f"{found['rate']:8.1f} texts/s, p95 {found['p95_ms']:.0f} ms" if found else "no answer in time"
+    print(f"{time.strftime('%H:%M:%S')} {name:22} {number + 1:3}/{len(cells)}  {words or 'mixed'} words x {per_call}, "
+          f"{clients} clients: {what}", flush=True)
+
+
+def _plain(found: dict[str, dict[Cell, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {name: {"x".join(map(str, cell)): figures for cell, figures in cells.items()}
+            for name, cells in found.items()}
+
+
+def report(run: Run) -> str:
+    """Return the tables and the bars."""
+    parts = []
+    for title, found, own, helpers in (
+            ("Servers, texts a second", run.servers, FAST, {PLAIN}),
+            ("Libraries in process, texts a second", run.libraries, ENGINE, set())):
+        if found:
+            parts.append(f"### {title}\n\n" + _table(found, own, helpers))
+    parts.append("### Vectors and memory\n\n" + results.table(
+        ("", "least cosine to the first", "most memory, MB", "note"),
+        [(name, f"{min(cell['cosine'] for cell in cells.values()):.5f}",
+          f"{max(cell['memory_mb'] for cell in cells.values()):.0f}", run.facts.get(name, ""))
+         for name, cells in {**run.libraries, **run.servers}.items() if cells]
+        + [(name, "", "", fact) for name, fact in run.facts.items() if name not in {**run.libraries, **run.servers}]))
+    parts.append("### Bars\n\n" + results.table(("what", "bar", "measured"), _bars(run)))
+    return "\n\n".join(parts)
+
+
+def _table(found: dict[str, dict[Cell, dict[str, float]]], own: str, helpers: set[str]) -> str:
+    rows = []
+    for cell in sorted({cell for cells in found.values() for cell in cells}):
+        words, per_call, clients = cell
+        others = [cells[cell]["rate"] for name, cells in found.items() if name not in {own, *helpers} and cell in cells]
+        mine = found.get(own, {}).get(cell)
+        ratio = f"{mine['rate'] / max(others):.2f}" if mine and others else "-"
+        rows.append((words or "mix", per_call, clients,
+                     *(f"{cells[cell]['rate']:.1f}" if cell in cells else "-" for cells in found.values()), ratio,
+                     f"{mine['p50_ms']:.1f} / {mine['p95_ms']:.1f}" if mine else "-"))
+    return results.table(("words", "texts", "clients", *found, f"{own} / best other", f"{own} p50 / p95 ms"), rows)
+
+
+def _bars(run: Run) -> list[tuple[str, str, str]]:
+    servers, libraries = run.servers, run.libraries
+    rows = []
+
+    def ratios(mine: dict[Cell, dict[str, float]], others: Sequence[dict[Cell, dict[str, float]]]) -> list[float]:
+        return [mine[cell]["rate"] / max(other[cell]["rate"] for other in others if cell in other)
+                for cell in mine if any(cell in other for other in others)]
+
+    def add(what: str, bar: str, found: Sequence[float], how: Callable[[Sequence[float]], float]) -> None:
+        rows.append((what, bar, f"{how(found):.2f}" if found else "not measured"))
+
+    fast = servers.get(FAST, {})
+    add("mayfly / best server, every cell", "1.0",
+        ratios(fast, [cells for name, cells in servers.items() if name not in (FAST, PLAIN)]), min)
+    add("mayfly / naive Flask, the mix (geometric mean)", "5",
+        ratios({cell: figures for cell, figures in fast.items() if cell[0] == MIX}, [servers.get(NAIVE, {})]),
+        statistics.geometric_mean)
+    best = ratios(libraries.get(ENGINE, {}), [cells for name, cells in libraries.items() if name != ENGINE])
+    add("engine / best library, every cell", "0.95", best, min)
+    add("engine / best library, geometric mean", "1.5", best, statistics.geometric_mean)
+    plain, bare = servers.get(PLAIN, {}), libraries.get(BARE, {})
+    add("mayfly on gpt4all / Embed4All, single texts, 1 client", "0.9",
+        ratios({cell: figures for cell, figures in plain.items() if cell[1:] == (1, 1)}, [bare]), min)
+    add("mayfly on gpt4all / Embed4All given the list, 32 texts of 40 words", "3",
+        ratios({cell: figures for cell, figures in plain.items() if cell == (40, 32, 1)}, [bare]), min)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

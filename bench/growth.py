@@ -1,0 +1,151 @@
+"""How embeddings grow: with 1, 2, 4 ... 64 clients, and in memory over many texts; and one text beside a long call.
+
+    python bench/growth.py [--seconds 4] [--texts 200000] [--engines openvino,gpt4all]
+
+Bars: memory is flat (over the last tenth of the texts within 2 % of the second tenth); one text beside a running call
+of 2,000 texts takes at the 95th percentile at most 5 times as long as alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
+
+import load  # noqa: E402
+import results  # noqa: E402
+from service import Service  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from mayfly.settings import available_cores, load_settings  # noqa: E402
+
+PLOTS = Path(__file__).with_name("plots")
+CLIENTS = (1, 2, 4, 8, 16, 32, 64)
+_SOME = ("keeper lighthouse walked harbour morning ships river garden letter winter candle bread window forest bridge "
+         "silver paper island summer mountain")
+WORDS = _SOME.split()
+# Texts of one call of the memory's measurement.
+PER_CALL = 200
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
+    arguments.add_argument("--texts", type=int, default=200_000, help="for the memory; 0 leaves it out")
+    arguments.add_argument("--words", type=int, default=4, help="of a text, for the memory")
+    arguments.add_argument("--engines", default="openvino,gpt4all", help="the first one's memory is measured")
+    arguments.add_argument("--threads", type=int, default=available_cores())
+    arguments.add_argument("--no-results", action="store_true", help="only print")
+    chosen = arguments.parse_args()
+    described = results.machine()
+    engines = chosen.engines.split(",")
+    rates: dict[str, list[float]] = {}
+    p95: dict[str, list[float]] = {}
+    fairness = []
+    used: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
+        for engine in engines:
+            service = _start(engine, chosen.threads, Path(name) / engine)
+            try:
+                rates[engine], p95[engine] = _grow(service, engine, chosen.seconds)
+                fairness.append((engine, *_beside(service, chosen.seconds)))
+                if engine == engines[0] and chosen.texts:
+                    used = _remember(service, chosen.texts, chosen.words)
+            finally:
+                service.stop()
+    rows = [(clients, *(f"{found[engine][at]:.1f}" for engine in engines for found in (rates, p95)))
+            for at, clients in enumerate(CLIENTS)]
+    body = results.table(("clients", *(f"{engine}: {what}" for engine in engines for what in ("texts/s", "p95 ms"))),
+                         rows)
+    body += "\n\n" + results.table(("one text", "p95 alone, ms", "p95 beside 2,000 texts, ms", "ratio (bar: 5)"), [
+        (engine, f"{1000 * alone:.1f}", f"{1000 * beside:.1f}", f"{beside / alone:.1f}")
+        for engine, alone, beside in fairness])
+    if used:
+        body += "\n\n" + _flat(used)
+    if chosen.no_results:
+        print(body)
+        return
+    import plots
+
+    plots.growth(CLIENTS, rates, p95, PLOTS / "embeddings-growth.png", described)
+    if used:
+        plots.memory([texts for texts, _ in used], [size for _, size in used], PLOTS / "embeddings-memory.png",
+                     described)
+    results.keep("How embeddings grow (growth.py)", f"{described}; {chosen.threads} threads, single texts of 12 words,",
+                 body)
+
+
+def _start(engine: str, threads: int, folder: Path) -> Service:
+    settings = load_settings()
+    service = Service(folder, {"MODEL_PATH": settings.model_path, "EMBED_MODEL": settings.embed_model, "MODEL_NAME": "",
+                               "EMBED_ENGINE": engine, "THREADS": threads})
+    return service.wait_ready(120)
+
+
+def _texts(count: int, words: int, seed: int) -> list[str]:
+    chance = random.Random(f"{seed} {words}")
+    return [f"{' '.join(chance.choices(WORDS, k=words - 1))} {chance.randrange(10_000)}" for _ in range(count)]
+
+
+def _grow(service: Service, engine: str, seconds: float) -> tuple[list[float], list[float]]:
+    rates, p95 = [], []
+    for clients in CLIENTS:
+        calls = [[text] for text in _texts(8 * clients, 12, clients)]
+        found = load.run(service.url, "/embed", calls, clients, seconds)
+        rates.append(found.rate)
+        p95.append(1000 * found.at(0.95))
+        print(f"{engine}, {clients} clients: {found.rate:.1f} texts/s, p95 {p95[-1]:.1f} ms, {found.failed} failed",
+              flush=True)
+    return rates, p95
+
+
+def _beside(service: Service, seconds: float) -> tuple[float, float]:
+    """Return the 95th percentile of a single text's time, alone and beside calls of 2,000 texts."""
+    calls = [[text] for text in _texts(64, 8, 5)]
+    alone = load.run(service.url, "/embed", calls, 1, seconds).at(0.95)
+    over = threading.Event()
+
+    def long_calls() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            load.ask(service.url, "/embed", _texts(2000, 20, 100 + number))
+
+    thread = threading.Thread(target=long_calls)
+    thread.start()
+    time.sleep(1)
+    beside = load.run(service.url, "/embed", calls, 1, seconds).at(0.95)
+    over.set()
+    thread.join()
+    return alone, beside
+
+
+def _remember(service: Service, texts: int, words: int) -> list[tuple[int, float]]:
+    """Embed many texts, all of them different; return (texts so far, MB of all processes)."""
+    pids = [service.process.pid, *service.family()]
+    used = []
+    for number in tqdm(range(0, texts, PER_CALL), unit_scale=PER_CALL, unit="text"):
+        load.ask(service.url, "/embed", _texts(PER_CALL, words, number))
+        used.append((number + PER_CALL, load.memory_mb(pids)))
+    return used
+
+
+def _flat(used: list[tuple[int, float]]) -> str:
+    tenth = max(1, len(used) // 10)
+    second = statistics.mean(size for _, size in used[tenth:2 * tenth])
+    last = statistics.mean(size for _, size in used[-tenth:])
+    return (f"Memory over {used[-1][0]} texts: {second:.1f} MB in the second tenth, {last:.1f} MB in the last: "
+            f"{100 * (last / second - 1):+.2f} % (bar: 2 %).")
+
+
+if __name__ == "__main__":
+    main()

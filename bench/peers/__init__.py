@@ -1,0 +1,1 @@
+"""What embeddings.py measures mayfly against: what each needs (NAME.txt), and how it is run."""

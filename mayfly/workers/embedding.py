@@ -1,0 +1,332 @@
+"""The working loop for embeddings: takes many calls at once and answers each as soon as its texts are done.
+
+While the lane is idle a call is computed as it comes; while it computes, what arrives is gathered for the next batch.
+An engine that computes text by text gets one text at a time, of the callers in turn. Between two batches there is a
+moment for the heartbeat, the thread budget, deadlines and clients that left.
+
+A call that kills the process takes down those that are computed beside it, and all of them come once more. So a
+process that follows another takes calls one by one until none waits: then whoever dies is the one to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mayfly.compat import hung_up
+from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine
+from mayfly.errors import CallError, DeadlinePassed, EngineFailed
+from mayfly.lanes import framing
+from mayfly.lanes.calls import GATHERED, EmbedCall, LongText
+from mayfly.supervision.sentinel import Sentinel
+from mayfly.workers.accept import TICK
+from mayfly.workers.batches import Chunk, Queue, Scheduler, Text
+from mayfly.workers.budget import Budget
+from mayfly.workers.serving import Outcome
+
+# The web process is on this machine and reads at once; if it doesn't for this long, it is gone.
+_IO_TIMEOUT = 10.0
+# A look at the clients costs system calls: not after every short batch.
+_LOOK_INTERVAL = 0.05
+
+
+class _Gone(Exception):
+    """Nobody waits for this any more."""
+
+
+class _Caller:
+    """One call: its connection, and once the request has come, its texts."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.call: EmbedCall | None = None
+        self.deadline = float("inf")
+        self.texts: list[Text] = []
+        self.missing: set[Text] = set()
+        self.queue = Queue([])
+        self.since = time.monotonic()
+
+    def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
+        try:
+            framing.send(self.connection, message, raw)
+        except OSError as exc:
+            raise _Gone from exc
+
+    def receive(self) -> dict[str, Any]:
+        try:
+            frame = framing.receive(self.connection)
+        except (OSError, framing.FrameError) as exc:
+            raise _Gone from exc
+        if frame is None:
+            raise _Gone
+        return frame[0]
+
+
+class Embedder:
+    """Serves the calls of one lane with one engine.
+
+    Args:
+        listener: the lane's socket, not blocking.
+        accept: takes a call from it that is still wanted, or None.
+        generation: of this process; one that follows another begins with calls one by one.
+        facts: what the sentinel says of this process; the requests' ids and sizes are added.
+        occupied: told that a call may be taken now, and that none is held any more.
+        served: told of each call that ended: how, after how many seconds, with how many tokens.
+        queue_limit: calls that may have waited for the process before this one.
+    """
+
+    def __init__(self, engine: EmbeddingEngine, listener: socket.socket, accept: Callable[[], socket.socket | None], *,
+                 generation: int, sentinel: Sentinel, budget: Budget, facts: Mapping[str, Any],
+                 occupied: Callable[[bool], None] = lambda taken: None,
+                 served: Callable[[Outcome, float, int], None] = lambda outcome, seconds, tokens: None,
+                 queue_limit: int = 0) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine) if isinstance(engine, BatchEmbeddingEngine) else None
+        self._listener = listener
+        self._accept = accept
+        self._generation = generation
+        self._sentinel = sentinel
+        self._budget = budget
+        self._facts = facts
+        self._occupied = occupied
+        self._report = served
+        self._callers: list[_Caller] = []
+        # Calls that are still taken one by one: all that can have come before this process did.
+        self._one_by_one = GATHERED + queue_limit if generation > 1 else 0
+        self._texts: dict[tuple[str, LongText], Text] = {}
+        self._busy = self._computing = False
+        self._noted = True
+        self._next_look = 0.0
+        self._oldest_next = False
+        self._prepared = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._listening = True
+
+    @property
+    def idle(self) -> bool:
+        """No call is held."""
+        return not self._callers
+
+    def step(self, accepting: bool = True) -> None:
+        """Take what has come, compute one batch, answer what is done; wait up to a tick if there is nothing to do.
+
+        Args:
+            accepting: whether calls are taken from the lane's socket.
+        """
+        room = (1 if self._one_by_one else GATHERED) - len(self._callers)
+        self._listen(accepting and room > 0)
+        ready = self._selector.select(0 if self._one_by_one or self._working() else TICK)
+        if not ready and not self._callers:
+            if not self._one_by_one and not self._prepared and isinstance(self._engine, BatchEmbeddingEngine):
+                self._prepared = True
+                self._engine.prepare()
+            self._one_by_one = 0  # nobody waits: those that the last process took down with it are answered
+        self._sentinel.beat()
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._take_calls(room)
+            else:
+                self._read(key.data)
+        self._look()
+        if self._working():
+            if not self._noted:
+                self._note()
+            if self._computing:
+                self._budget.look()
+            else:
+                self._computing = True
+                self._budget.enter()
+            self._compute()
+        self._settle()
+
+    def _working(self) -> bool:
+        return any(caller.missing for caller in self._callers)
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def _listen(self, listening: bool) -> None:
+        if listening != self._listening:
+            if listening:
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            else:
+                self._selector.unregister(self._listener)
+            self._listening = listening
+
+    def _take_calls(self, room: int) -> None:
+        # Before a call leaves the socket: the watchdog looks in both places, and must see it in one of them.
+        self._busy = True
+        self._occupied(True)
+        for _ in range(room):
+            connection = self._accept()
+            if connection is None:
+                return
+            self._one_by_one = max(0, self._one_by_one - 1)
+            connection.settimeout(_IO_TIMEOUT)
+            caller = _Caller(connection)
+            self._callers.append(caller)
+            with self._ending(caller):
+                caller.send({"event": "began", "generation": self._generation})
+                self._selector.register(connection, selectors.EVENT_READ, caller)
+
+    def _read(self, caller: _Caller) -> None:
+        with self._ending(caller):
+            request = caller.receive()
+            self._selector.unregister(caller.connection)
+            caller.deadline = float(request["deadline"])
+            caller.call = EmbedCall.from_wire(request["embed"])
+            long_text = caller.call.long_text
+            for sent in caller.call.texts:
+                found = self._texts.get((sent, long_text))
+                if found is None or found.error is not None:
+                    found = self._texts[sent, long_text] = Text(sent, long_text)
+                caller.texts.append(found)
+            for text in set(caller.texts):
+                text.callers += 1
+                if not text.done:
+                    caller.missing.add(text)
+            caller.queue = Queue.of(list(caller.missing))
+            self._noted = False
+
+    def _note(self) -> None:
+        """Write into the sentinel what is being served, for a report if this process dies of it."""
+        self._noted = True
+        calls = [caller.call for caller in self._callers if caller.call is not None]
+        sizes = [call.sizes() for call in calls]
+        request: dict[str, Any] = {name: sum(size[name] for size in sizes) for name in ("texts", "characters")}
+        if len(calls) == 1:
+            request = {"id": calls[0].id, **request}
+        else:
+            request = {"id": calls[0].id, "ids": [call.id for call in calls], **request}
+        self._sentinel.write({**self._facts, "request": request})
+
+    @contextlib.contextmanager
+    def _ending(self, caller: _Caller) -> Iterator[None]:
+        """End a call that raises: with the error as its answer, or without one if nobody waits for it."""
+        try:
+            yield
+        except CallError as exc:
+            outcome: Outcome = "refused"
+            try:
+                caller.send({"event": "error", "error": exc.to_wire()})
+            except _Gone:
+                outcome = "cancelled"
+            self._end(caller, outcome)
+        except _Gone:
+            self._end(caller, "cancelled")
+
+    def _end(self, caller: _Caller, outcome: Outcome) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(caller.connection)
+        caller.connection.close()
+        self._callers.remove(caller)
+        self._noted = False
+        caller.missing.clear()
+        for text in set(caller.texts):
+            text.callers -= 1
+            if not text.callers and self._texts.get((text.text, text.long_text)) is text:
+                del self._texts[text.text, text.long_text]
+        self._report(outcome, time.monotonic() - caller.since, sum(text.tokens for text in caller.texts))
+
+    def _look(self) -> None:
+        """End the calls whose deadline has passed or whose caller has left."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_INTERVAL
+        for caller in list(self._callers):
+            with self._ending(caller):
+                if now >= caller.deadline:
+                    raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
+                if hung_up(caller.connection) or (caller.call is None and now >= caller.since + _IO_TIMEOUT):
+                    raise _Gone
+
+    def _settle(self) -> None:
+        """Answer the calls that are done, and rest if none is held."""
+        for caller in [caller for caller in self._callers if caller.call is not None]:
+            if not caller.missing:
+                with self._ending(caller):
+                    self._answer(caller)
+        if not self._callers and self._busy:
+            self._busy = False
+            if self._computing:
+                self._computing = False
+                self._budget.leave()
+                self._sentinel.write(dict(self._facts))
+            self._occupied(False)
+
+    def _answer(self, caller: _Caller) -> None:
+        vectors = []
+        for index, text in enumerate(caller.texts):
+            if text.error is not None:
+                raise EngineFailed(text.error.message, param=f"input.{index}")
+            if text.vector is not None:
+                vectors.append(text.vector)
+        caller.send({"event": "done", "dimensions": self._engine.dimensions, "model": self._engine.model,
+                     "generation": self._generation, "prompt_tokens": sum(text.tokens for text in caller.texts)},
+                    b"".join(vectors))
+        self._end(caller, "answered")
+
+    # -- computing ----------------------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        queues = [caller.queue for caller in self._callers if caller.missing]
+        if self._scheduler is not None:
+            batch = self._scheduler.next_batch(queues)
+            self._compute_batch(batch)
+            self._done({chunk.text for chunk in batch})
+            return
+        waiting = [queue for queue in queues if not queue.empty()]
+        if waiting:
+            # The caller with the least left, but the one that waits longest every second time.
+            self._oldest_next = not self._oldest_next
+            queue = min(waiting, key=lambda queue: queue.left if self._oldest_next else queue.since)
+            text = queue.texts.pop()
+            queue.left -= text.size
+            self._compute_text(text)
+            self._done({text})
+
+    def _done(self, texts: set[Text]) -> None:
+        """Tell the callers which texts are done. A call that has a bad one ends with it."""
+        done = {text for text in texts if text.done}
+        bad = {text for text in done if text.error is not None}
+        for caller in self._callers:
+            if bad & caller.missing:
+                caller.missing.clear()
+            caller.missing -= done
+
+    def _compute_text(self, text: Text) -> None:
+        def on_progress() -> None:
+            self._sentinel.beat()
+            self._budget.look()
+            self._look()
+            if not any(text in caller.missing for caller in self._callers):
+                raise _Gone
+
+        try:
+            text.vector, text.tokens = self._engine.embed(text.text, text.long_text, on_progress)
+        except EngineFailed as exc:
+            text.error = exc
+        except _Gone:
+            text.error = EngineFailed("nobody waited for it any more")
+
+    def _compute_batch(self, batch: list[Chunk]) -> None:
+        assert isinstance(self._engine, BatchEmbeddingEngine)
+        if not batch:
+            return
+        try:
+            rows = self._engine.embed_batch([chunk.ids for chunk in batch])
+        except EngineFailed as exc:
+            if len(batch) == 1:
+                batch[0].text.error = exc
+                return
+            # One of them is to blame; the others go on.
+            for chunk in batch:
+                self._compute_batch([chunk])
+            return
+        for chunk, row in zip(batch, rows, strict=True):
+            chunk.text.take(chunk.number, row)

@@ -1,0 +1,185 @@
+"""Both embedding engines give the same tokens, counts and vectors, and the service says which one serves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fidelity.texts import FOLDER, alike, different
+from random_texts import random_texts
+from service import PROJECT, Service
+
+from mayfly import engines
+from mayfly.engines.bert_tokens import BertTokens
+from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+from mayfly.engines.long_texts import join_chunks
+from mayfly.engines.vocabulary import open_tokenizer
+from mayfly.errors import ModelUnavailable
+from mayfly.models.header import read_header
+
+openvino = pytest.importorskip("mayfly.engines.openvino", reason="OpenVINO isn't installed here")
+
+ODD = ["", " ", "\n\t ", "😀", "👩‍👩‍👧 家族", "[CLS] [SEP] ▁", "x" * 1500, "a\x0bb\x85c\x1cd", "\u0301", "ﬀ ½ İ",
+       "1e400 NaN", "hello world " * 127, "hello world " * 128]
+
+
+@pytest.fixture(scope="module")
+def fast(embedding_model: Path) -> openvino.OpenVinoEmbeddings:
+    return openvino.OpenVinoEmbeddings(embedding_model, 1, "all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="module")
+def plain(embedding_model: Path) -> Gpt4AllEmbeddings:
+    return Gpt4AllEmbeddings(embedding_model, 1, "all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="module")
+def ids(embedding_model: Path) -> Callable[[str], list[int]]:
+    """The ids that the service counts, for a whole text at once."""
+    return open_tokenizer(embedding_model, "embedding", read_header(embedding_model).vocabulary_size)
+
+
+def vector(made: bytes) -> np.ndarray:
+    return np.frombuffer(made, "<f4")
+
+
+def test_the_ids_of_2000_random_texts_are_those_of_the_vocabulary(
+        fast: openvino.OpenVinoEmbeddings, ids: Callable[[str], list[int]]) -> None:
+    texts = random_texts(2000)
+    assert len({len(text) for text in texts}) > 500
+    for text in [*texts, *ODD, *(sample.text for sample in [*alike(), *different()])]:
+        made = fast.tokenize(text, "mean")
+        if len(made.parts) > 1:
+            assert len(text.encode()) > 10_000  # a test of its own is below
+            continue
+        expected = ids(text)
+        (chunks,), (count,) = made.parts, made.counts
+        if len(expected) == 2:  # gpt4all embeds a fixed text in the place of nothing
+            assert fast.tokenize("24df574ea1c998de59d5be15e769658e", "mean") == made
+            continue
+        assert all(len(chunk) <= 256 for chunk in chunks)
+        joined = [*chunks[0][:-1], *(number for chunk in chunks[1:] for number in chunk[9:-1]), chunks[-1][-1]]
+        assert joined == expected
+        assert count == len(expected) - 2 + 8 * (len(chunks) - 1)
+        assert fast.tokenize(text, "truncate").parts == ((chunks[0],),)
+
+
+@pytest.mark.parametrize("long_text", ["mean", "truncate"])
+def test_vectors_and_counts_are_those_of_gpt4all(
+        fast: openvino.OpenVinoEmbeddings, plain: Gpt4AllEmbeddings, long_text: str) -> None:
+    # bench/fidelity.py compares 2,000. A text that fits the window is the same in both modes.
+    long = [text for text in ODD if len(text) > 1000]
+    texts = long if long_text == "truncate" else [
+        *ODD, *(sample.text for sample in alike()[::3] if len(sample.text) < 1000),
+        *(text for text in random_texts(60, seed=2) if len(text) < 300)]
+    least = 1.0
+    for text in texts:
+        made, count = fast.embed(text, long_text, lambda: None)
+        expected, expected_count = plain.embed(text, long_text, lambda: None)
+        assert count == expected_count
+        least = min(least, float(vector(made) @ vector(expected)))
+    print(f"{len(texts)} texts, least cosine to gpt4all {least:.6f}")
+    assert least >= 0.9999
+
+
+def test_vectors_of_a_batch_are_those_of_single_texts_and_of_sentence_transformers(
+        fast: openvino.OpenVinoEmbeddings) -> None:
+    reference = np.load(FOLDER / "reference.npy")
+    chunks = [fast.tokenize(sample.text, "truncate").parts[0][0] for sample in alike()]
+    rows = []
+    for start in range(0, len(chunks), 16):  # of any lengths side by side
+        rows.append(fast.embed_batch(chunks[start:start + 16]))
+    made = np.concatenate(rows)
+    cosines = np.sum(made * reference[:len(made)], axis=1)
+    print(f"{len(made)} texts, least cosine to sentence-transformers {cosines.min():.6f}")
+    assert cosines.min() >= 0.9999
+    for row in (0, 7, len(made) - 1):
+        assert float(fast.embed_batch([chunks[row]])[0] @ made[row]) > 0.99999
+
+
+def test_a_very_long_text_is_cut_where_gpt4alls_engine_cuts_it(
+        fast: openvino.OpenVinoEmbeddings, plain: Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mayfly.engines.long_texts._LONGEST_PART", 2_000)
+    text = " ".join(random_texts(60, seed=3))[:3_000]
+    assert len(fast.tokenize(text, "mean").parts) > 2
+    steps: list[None] = []
+    made, count = fast.embed(text, "mean", lambda: steps.append(None))
+    expected, expected_count = plain.embed(text, "mean", lambda: None)
+    assert count == expected_count
+    assert float(vector(made) @ vector(expected)) >= 0.9999
+    assert len(steps) >= 2  # moments for the heartbeat
+
+
+def test_100_000_words_are_tokens_and_chunks_that_fit(fast: openvino.OpenVinoEmbeddings) -> None:
+    made = fast.tokenize("lighthouse " * 100_000, "mean")
+    assert len(made.parts) > 50
+    assert sum(made.counts) >= 100_000
+    chunks = [chunk for part in made.parts for chunk in part]
+    assert max(map(len, chunks)) == 256
+    # All words are the same, so all vectors would be: one stands for them.
+    row = fast.embed_batch(chunks[:1])[0]
+    assert float(vector(join_chunks(made, [row] * len(chunks))) @ row) > 0.9999
+    assert len(fast.tokenize("lighthouse " * 100_000, "truncate").parts[0][0]) == 256
+
+
+def test_more_words_than_are_remembered_are_the_same_tokens(ids: Callable[[str], list[int]],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mayfly.engines.bert_tokens._MOST_WORDS", 10)
+    tokens = BertTokens(ids, 256)
+    for text in random_texts(50, seed=4):
+        assert [*tokens.tokenized(text, "truncate").parts[0][0]][1:-1] == ids(text)[1:-1][:254]
+
+
+def test_the_number_of_threads_may_change_between_two_texts(embedding_model: Path) -> None:
+    engine = openvino.OpenVinoEmbeddings(embedding_model, 4, "all-MiniLM-L6-v2")
+    before = vector(engine.embed("The cat sat on the mat.", "mean", lambda: None)[0])
+    for threads in (3, 1, 2, 9, 4, 1):
+        engine.set_threads(threads)
+        after = vector(engine.embed("The cat sat on the mat.", "mean", lambda: None)[0])
+        assert float(before @ after) > 0.99999
+
+
+def test_a_file_that_the_fast_engine_cannot_compute_is_refused_with_the_reason(tiny_model: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"computes the architecture bert, and that of .* is llama"):
+        openvino.OpenVinoEmbeddings(tiny_model, 1, "tiny")
+    with pytest.raises(ModelUnavailable, match="EMBED_ENGINE=auto"):
+        engines.load_embeddings(tiny_model, 1, "tiny", engine="openvino")
+
+
+def test_auto_goes_back_to_gpt4all_with_a_line_for_the_log(embedding_model: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mayfly.engines.openvino", None)  # as where there is no wheel
+    said: list[str] = []
+    engine = engines.load_embeddings(embedding_model, 1, "m", engine="auto", note=said.append)
+    assert engine.facts["engine"] == "gpt4all"
+    assert len(said) == 1 and said[0].startswith("embeddings are computed by gpt4all: OpenVINO isn't installed")
+    with pytest.raises(ModelUnavailable, match="OpenVINO isn't installed"):
+        engines.load_embeddings(embedding_model, 1, "m", engine="openvino")
+
+
+def test_nothing_is_loaded_that_reports_to_its_makers() -> None:
+    code = ("import sys, mayfly.engines.openvino\n"
+            "print([name for name, module in sys.modules.items()\n"
+            "       if module and name.startswith(('openvino_telemetry', 'openvino.tools'))])")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("engine", ["gpt4all", "openvino"])
+def test_health_and_models_say_which_engine_serves_and_in_which_precision(
+        start: Callable[..., Service], engine: str) -> None:
+    service = start(EMBED_ENGINE=engine, MODEL_NAME="")
+    lane = service.lane("embed")
+    assert (lane["engine"], lane["precision"]) == (
+        engine, "f16" if engine == "gpt4all" else lane["precision"])
+    assert lane["precision"] in ("f16", "f32", "bf16")
+    listed = service.session.get(service.url + "/v1/models", timeout=30).json()["data"]
+    shown = next(model for model in listed if model["id"] == "all-MiniLM-L6-v2")
+    assert (shown["engine"], shown["precision"]) == (lane["engine"], lane["precision"])
+    assert len(service.embed(["a", ""])) == 2

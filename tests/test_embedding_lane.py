@@ -1,0 +1,235 @@
+"""Many calls for embeddings at once: gathered, answered each by itself, and none waits for all of another's texts."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import scripts
+from random_texts import random_texts
+from service import Service, until
+
+from mayfly.engines.base import Tokenized
+from mayfly.errors import EngineFailed
+from mayfly.workers.batches import Queue, Scheduler, Text
+
+
+class Words:
+    """An engine that computes in batches, a token a word; it notes what it was given."""
+
+    model, dimensions, batch_tokens, facts = "words", 4, 100, {"engine": "words", "precision": "none"}
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def tokenize(self, text: str, long_text: str) -> Tokenized:
+        words = [len(word) for word in text.split()]
+        chunks = tuple(words[at:at + 20] for at in range(0, len(words), 20))
+        return Tokenized((chunks,), (len(words),))
+
+    def embed_batch(self, chunks: Sequence[Sequence[int]]) -> np.ndarray:
+        self.batches.append([len(chunk) for chunk in chunks])
+        if any(13 in chunk for chunk in chunks):
+            raise EngineFailed("a word of 13 letters")
+        rows = np.array([[1, len(chunk), sum(chunk), 0] for chunk in chunks], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed(self, text: str, long_text: str, on_progress: Callable[[], object]) -> tuple[bytes, int]:
+        raise NotImplementedError
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
+
+
+def texts(*lengths: int) -> list[Text]:
+    return [Text(" ".join(["word"] * length), "mean") for length in lengths]
+
+
+def drained(engine: Words, *queues: Queue) -> list[list[int]]:
+    """Let a scheduler compute everything; return the lengths of the chunks, batch by batch."""
+    scheduler = Scheduler(engine)
+    batches = []
+    while batch := scheduler.next_batch(queues):
+        for chunk, row in zip(batch, engine.embed_batch([chunk.ids for chunk in batch]), strict=True):
+            chunk.text.take(chunk.number, row)
+        batches.append([len(chunk.ids) for chunk in batch])
+    return batches
+
+
+def test_texts_of_one_length_are_computed_side_by_side_and_a_batch_has_a_limit() -> None:
+    lengths = [random.Random(1).randint(1, 20) for _ in range(200)]
+    made = texts(*lengths)
+    batches = drained(Words(), Queue.of(made))
+    assert sorted(length for batch in batches for length in batch) == sorted(lengths)
+    for batch in batches:
+        padded = len(batch) * max(batch)
+        assert padded <= Words.batch_tokens
+        assert sum(batch) >= 0.75 * padded
+    assert all(text.vector is not None for text in made)
+    assert len(batches) < 40
+
+
+def test_a_long_texts_chunks_are_joined_and_counted() -> None:
+    (text,) = made = texts(50)
+    assert drained(Words(), Queue.of(made)) == [[10, 20, 20]]
+    assert text.tokens == 50 and text.vector is not None
+
+
+def test_a_short_call_has_its_turn_while_a_long_one_goes_on() -> None:
+    engine = Words()
+    scheduler = Scheduler(engine)
+    long = Queue.of(texts(*[20] * 300))
+    assert len(scheduler.next_batch([long])) == 5  # alone it has whole batches
+    for _ in range(10):
+        short = Queue.of(made := texts(4))
+        batch = scheduler.next_batch([long, short])
+        if all(chunk.text is not made[0] for chunk in batch):
+            assert sum(len(chunk.ids) for chunk in batch) <= 64  # what is computed first is small
+            batch = scheduler.next_batch([long, short])
+        assert any(chunk.text is made[0] for chunk in batch)
+    assert not long.empty()
+
+
+def test_a_long_call_is_finished_although_short_ones_never_cease() -> None:
+    scheduler = Scheduler(Words())
+    long = Queue.of(texts(*[20] * 30))
+    for _ in range(30):
+        scheduler.next_batch([long, Queue.of(texts(4, 4, 4))])
+    assert long.empty()
+
+
+def test_a_text_that_two_calls_have_is_computed_once() -> None:
+    engine = Words()
+    (shared,) = texts(5)
+    other, *_ = texts(6)
+    drained(engine, Queue.of([shared, other]), Queue.of([shared]))
+    assert sorted(length for batch in engine.batches for length in batch) == [5, 6]
+    assert shared.vector is not None
+
+
+# -- the service ------------------------------------------------------------------------------------------------------
+
+
+def test_calls_that_come_together_get_each_its_own_vectors(start: Callable[..., Service]) -> None:
+    service = start(MODEL_NAME="", THREADS=2)
+    calls = [random_texts(1 + number % 4, seed=number, longest=30) for number in range(24)]
+    calls[7] = calls[3]  # the same texts at the same time
+    alone = [service.embed(call) for call in calls]
+    with ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(service.embed, calls))
+    for first, second in zip(alone, together, strict=True):
+        cosines = np.sum(np.array(first) * np.array(second), axis=1)
+        assert cosines.min() > 0.99999
+    with service.session.post(service.url + "/embed", json={"input": calls[3]}, timeout=60) as once:
+        assert once.json()["usage"]["prompt_tokens"] > 0
+
+
+def test_one_text_does_not_wait_for_a_thousand(start: Callable[..., Service], model_path: Path) -> None:
+    # Each text takes 20 ms: text by text, as gpt4all computes.
+    vectors = scripts.write(model_path, {"when": "", "seconds": 0.02}, name="vectors", kind="embedding")
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="")
+    with ThreadPoolExecutor(2) as pool:
+        many = pool.submit(service.embed, [f"text {number}" for number in range(200)])
+        until(lambda: service.sentinel("embed").get("request", {}).get("texts") == 200, what="the worker busy")
+        for number in range(5):
+            assert len(service.embed(f"single {number}")) == 1
+            assert not many.done()
+        assert len(many.result()) == 200
+
+
+def test_a_bad_text_fails_its_own_request_alone(start: Callable[..., Service], model_path: Path) -> None:
+    vectors = scripts.write(model_path, {"when": "bad", "do": "error"}, {"when": "", "seconds": 0.02}, name="vectors",
+                            kind="embedding")
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="")
+    calls = [["good"] * 3, ["good", "bad one", "good"], ["fine"], ["bad"]] * 3
+    with ThreadPoolExecutor(len(calls)) as pool:
+        answers = list(pool.map(lambda call: service.post("/embed", {"input": call}), calls))
+    for call, answer in zip(calls, answers, strict=True):
+        bad = [index for index, text in enumerate(call) if "bad" in text]
+        assert answer.status_code == (500 if bad else 200)
+        if bad:
+            assert answer.json()["error"]["param"] == f"input.{bad[0]}"
+    assert service.reports() == []
+
+
+def test_a_text_that_kills_the_process_takes_no_other_call_with_it(
+        start: Callable[..., Service], model_path: Path) -> None:
+    vectors = scripts.write(model_path, {"when": "poison", "do": "crash"}, {"when": "", "seconds": 0.05},
+                            name="vectors", kind="embedding")
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="")
+    calls = [["healthy"] * 4 + [f"number {number}"] for number in range(8)]
+    with ThreadPoolExecutor(9) as pool:
+        healthy = [pool.submit(service.post, "/embed", {"input": call}) for call in calls]
+        until(lambda: len(service.sentinel("embed").get("request", {}).get("ids", [])) >= 4, what="calls gathered")
+        poison = service.post("/embed", {"input": ["healthy", "poison"]}, headers={"X-Request-Id": "the-poison"})
+        answers = [answer.result() for answer in healthy]
+    assert [answer.status_code for answer in answers] == [200] * len(calls)
+    error = poison.json()["error"]
+    assert (poison.status_code, error["code"]) == (500, "model_crashed")
+    reports = service.reports()
+    assert len(reports) == 2 and reports[-1].name in error["message"]
+    assert all("the-poison" in report.read_text() for report in reports)
+    assert "healthy" not in reports[0].read_text()
+    assert len(service.embed("afterwards")) == 1
+
+
+def test_a_caller_that_leaves_is_forgotten_and_the_others_are_served(
+        start: Callable[..., Service], model_path: Path) -> None:
+    vectors = scripts.write(model_path, {"when": "", "seconds": 0.05}, name="vectors", kind="embedding")
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="")
+    body = json.dumps({"input": [f"text {number}" for number in range(2000)]}).encode()  # 100 s
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as leaver:
+        leaver.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        until(lambda: service.sentinel("embed").get("request", {}).get("texts") == 2000, what="the worker busy")
+    assert len(service.embed(["one", "two"])) == 2
+    until(lambda: "request" not in service.sentinel("embed"), what="the worker idle again")
+    assert service.lane("embed")["restarts"]["crashed"] == 0
+
+
+def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Service], model_path: Path) -> None:
+    from mayfly.lanes.calls import GATHERED
+
+    vectors = scripts.write(model_path, {"when": "", "seconds": 0.1}, name="vectors", kind="embedding")
+    service = start(EMBED_MODEL=vectors, MODEL_NAME="", QUEUE_LIMIT=2)
+    most = GATHERED + 2
+    begin = threading.Barrier(most + 6)
+
+    def ask(number: int) -> requests.Response:
+        begin.wait(30)
+        return service.post("/embed", {"input": f"text {number}"})
+
+    with ThreadPoolExecutor(most + 6) as pool:
+        answers = list(pool.map(ask, range(most + 6)))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= most
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full" and refused.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("settings", [{"EMBED_ENGINE": "gpt4all"}, {"EMBED_ENGINE": "auto"}])
+def test_a_deadline_ends_a_call_while_others_go_on(start: Callable[..., Service], settings: dict[str, str]) -> None:
+    service = start(MODEL_NAME="", REQUEST_TIMEOUT=3, **settings)
+    text = " ".join(f"word {number}" for number in range(60))
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        endless = pool.submit(service.post, "/embed", {"input": [f"{number} {text}" for number in range(2000)]})
+        while not endless.done():
+            assert len(service.embed("short")) == 1
+            assert time.monotonic() < began + 30
+        assert (endless.result().status_code, endless.result().json()["error"]["code"]) == (504, "timeout")
+    assert service.reports() == []
