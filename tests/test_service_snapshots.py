@@ -197,6 +197,16 @@ def test_a_client_that_leaves_while_its_persona_is_evaluated_stops_that(
     assert service.reports() == []
 
 
+def test_a_persona_may_take_longer_to_evaluate_than_a_snapshot_may_take_over_a_call(
+        start: Callable[..., Service], model_path: Path) -> None:
+    slow = {"when": "slow persona", "evaluation": 6, "pieces": ["Fine."]}
+    service = start(MODEL_NAME=scripts.write(model_path, slow), SNAPSHOT_AFTER=1)
+    for _ in range(3):
+        assert service.complete("Hello", persona="a slow persona")["response"] == "Fine."
+    assert _settled(service, 3)["hits"] == 2
+    assert service.reports() == []
+
+
 def test_calls_that_come_while_a_persona_is_evaluated_do_not_wait_for_it(
         start: Callable[..., Service], model_path: Path) -> None:
     slow = {"when": "slow persona", "evaluation": 600, "pieces": ["Fine."]}

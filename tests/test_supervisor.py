@@ -450,6 +450,19 @@ def test_the_least_recently_used_model_leaves_for_the_next(many: Rig) -> None:
     assert many.reports() == []
 
 
+def test_the_least_recently_used_model_is_told_by_when_it_was_used_and_not_by_when_that_was_heard(many: Rig) -> None:
+    for name in ("a", "b"):
+        many.want(name)
+        many.rest(3)
+    for stem in ("model1", "model2"):
+        many.come_up(stem)
+    served = {"event": "served", "generation": 1, "outcome": "answered", "seconds": 0.1, "tokens": 1}
+    many.send(many.spawner.latest("model1")[0], **served, at=many.now - 0.1)
+    many.send(many.spawner.latest("model2")[0], **served, at=many.now - 0.2)
+    many.want("c")
+    assert many.lanes() == {"a"}
+
+
 def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:
     for name in ("a", "b"):
         many.want(name)

@@ -76,7 +76,7 @@ class Residency:
         name = f"model:{model}" if model else VOCABULARY
         if name in lanes:
             # Not expected again: the call may have been answered before this was read from another pipe.
-            lanes[name].used = now
+            lanes[name].was_used(event.get("at", now))
         elif name in self._wishes:
             self._wishes[name].renewed = now
         else:

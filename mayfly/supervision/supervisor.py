@@ -311,7 +311,8 @@ class Supervisor:
 
     def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
         lane = self.lanes[watched.lane]
-        lane.used, lane.expected = now, 0.0
+        lane.was_used(event.get("at", now))
+        lane.expected = 0.0
         watched.calls += int(event.get("calls", 1))
         watched.served = event
         self._forks.served(lane, event)

@@ -175,6 +175,10 @@ class LaneState:
     def __post_init__(self) -> None:
         self.stem = self.stem or self.name
 
+    def was_used(self, when: float) -> None:
+        """Take note of a use when it happened: the pipes by which it is heard of are read in any order."""
+        self.used = max(self.used, when)
+
     def take_number(self) -> int:
         """Return the next generation's number."""
         number = self.next_generation

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 
 class EventPipe:
@@ -37,7 +38,7 @@ class EventPipe:
 
     def want(self, model: str) -> None:
         """Ask for the lane of a model, by the model's id."""
-        self._send({"event": "want", "model": model})
+        self._send({"event": "want", "model": model, "at": time.monotonic()})
 
     def _send(self, event: dict[str, object]) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -103,8 +104,11 @@ class Events:
         return cls(descriptor)
 
     def send(self, event: str, **facts: Any) -> None:
-        """Tell the watchdog. Lines stay far under PIPE_BUF, so those of several processes don't mix."""
-        line = json.dumps({"event": event, **facts}) + "\n"
+        """Tell the watchdog, and when it was: it reads the pipes of several processes in any order.
+
+        Lines stay far under PIPE_BUF, so those of several processes don't mix.
+        """
+        line = json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n"
         try:
             os.write(self._descriptor, line.encode())
         except BrokenPipeError:

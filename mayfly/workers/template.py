@@ -287,6 +287,8 @@ class Template:
         said, number, memory = snapshot.understand(kept.fork.hear())
         if said == snapshot.KEPT:
             kept.kept, kept.memory = True, memory
+            for call in kept.untaken.values():
+                call.since = time.monotonic()  # until now it had a persona to evaluate
             self._bound_memory(kept)
         elif said == snapshot.TAKEN:
             call = kept.untaken.pop(number)
