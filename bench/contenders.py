@@ -92,12 +92,13 @@ class Mayfly:
 class Server:
     """Another server: a command that listens on a port of its own."""
 
-    def __init__(self, command: Sequence[str], path: str, port: int, log: Path, patience: float = 180.0) -> None:
+    def __init__(self, command: Sequence[str], path: str, port: int, log: Path, threads: int,
+                 patience: float = 180.0) -> None:
         self.path = path
         self.url = f"http://127.0.0.1:{port}"
         self.described = ""
         self.fields: dict[str, str] = {}
-        environ = {**os.environ, **_QUIET}
+        environ = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(threads)}
         with log.open("wb") as output:
             self._process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=output,
                                              stderr=subprocess.STDOUT, env=environ, start_new_session=True)

@@ -120,7 +120,7 @@ class Run:
             def start() -> Server:
                 port = free_port()
                 log = self._folder / f"{name}.log"
-                return Server(command(environment(name, self._cache), str(port)), path, port, log)
+                return Server(command(environment(name, self._cache), str(port)), path, port, log, threads)
 
             return start
 
@@ -230,7 +230,7 @@ class _Peak:
 def _naive(model: Path, threads: int, folder: Path) -> Server:
     port = free_port()
     return Server([sys.executable, str(PEERS / "naive_flask.py"), str(model), str(port), str(threads)], "/embed", port,
-                  folder / "naive.log")
+                  folder / "naive.log", threads)
 
 
 def _texts(words: int, count: int, seed: int = 0) -> list[str]:

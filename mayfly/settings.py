@@ -248,7 +248,7 @@ class Settings:
         "is made at the first start.")
     embed_engine: str = _setting(
         "auto", _choice("auto", "gpt4all", "openvino"),
-        "What computes embeddings. openvino: several times as fast, for models of the architecture bert. gpt4all: "
+        "What computes embeddings. openvino: faster, for models of the architecture bert. gpt4all: "
         "everywhere. auto: openvino where it works, else gpt4all. The vectors are the same.")
     embed_precision: str = _setting(
         "auto", _choice("auto", "f32", "bf16"),

@@ -84,6 +84,25 @@ def test_a_waiting_call_sends_nothing_until_a_worker_has_it(played: PlayedLane) 
         assert answer.result().vectors == vector
 
 
+def test_a_short_embedding_is_sent_with_the_connection_and_again_to_the_next_worker(played: PlayedLane) -> None:
+    vector = array.array("f", [1.0, 0.0]).tobytes()
+    lane = played.lane()
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(lane.embed, EmbedCall("req_1", ("a few words",)), Watch(soon()))
+        for generation in (1, 2):
+            connection, _ = played.listener.accept()
+            frame = framing.receive(connection)  # before the worker has said a word
+            assert frame is not None
+            assert frame[0]["embed"]["texts"] == ["a few words"]
+            framing.send(connection, {"event": "began", "generation": generation})
+            if generation == 1:
+                connection.close()
+        framing.send(connection, {"event": "done", "dimensions": 2, "model": "m", "generation": 2,
+                                  "prompt_tokens": 3}, vector)
+        assert answer.result().vectors == vector
+    assert lane.status()["retried"] == 1
+
+
 def test_a_call_whose_worker_dies_goes_to_the_next_one_and_starts_over(played: PlayedLane) -> None:
     lane = played.lane()
     with ThreadPoolExecutor() as pool:

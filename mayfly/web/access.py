@@ -8,6 +8,7 @@ name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of 
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -22,6 +23,8 @@ from mayfly.settings import ANY, Settings
 
 _FORWARDING = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_FORWARDED",
                "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP")
+
+_LONGEST_ADDRESS = 64
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 
@@ -121,6 +124,12 @@ def _is_forwarded(environ: Mapping[str, Any]) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
+    # Longer ones are no addresses, and what is remembered has to stay small.
+    return len(address) <= _LONGEST_ADDRESS and _is_loopback_address(address)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_loopback_address(address: str) -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

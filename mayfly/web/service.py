@@ -28,10 +28,17 @@ MOST_THREADS = 776
 SHARES = ("embed", "chat", "model")
 
 
+def shares(settings: Settings) -> dict[str, int]:
+    """Return how many calls each of SHARES may hold: as many as one lane, or an equal part of what there can be."""
+    completions = settings.chat_processes + 1
+    at_once = {"embed": GATHERED, "chat": completions, "model": max(GATHERED, completions)}
+    most = (MOST_THREADS - SPARE_THREADS) // len(SHARES)
+    return {name: min(settings.queue_limit + at_once[name], most) for name in SHARES}
+
+
 def threads_needed(settings: Settings) -> int:
-    """Return how many threads serve requests: one for each call that three lanes may hold, and some spare."""
-    calls = settings.queue_limit + max(settings.chat_processes + 1, GATHERED)
-    return min(len(SHARES) * calls + SPARE_THREADS, MOST_THREADS)
+    """Return how many threads serve requests: one for each call that may be held, and some spare."""
+    return sum(shares(settings).values()) + SPARE_THREADS
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class Service:
     Attributes:
         switchboard: the lanes of all models; `lanes` are those of the configured ones.
         inventory: what models there are.
-        seats: for each of SHARES, how many calls may still take a thread; an equal part of the threads each, so that a
-            crowd at one lane can't shut out the others or /health.
+        seats: for each of SHARES, how many calls may still take a thread; each has its own, so that a crowd at one
+            lane can't shut out the others or /health.
     """
 
     settings: Settings
@@ -59,8 +66,7 @@ class Service:
     def of(cls, settings: Settings, lanes: Mapping[str, Lane] | Switchboard, draining: Draining) -> Service:
         """Set the service up."""
         switchboard = lanes if isinstance(lanes, Switchboard) else Switchboard(lanes, {})
-        each = (threads_needed(settings) - SPARE_THREADS) // len(SHARES)
-        seats = {name: threading.Semaphore(each) for name in SHARES}
+        seats = {name: threading.Semaphore(most) for name, most in shares(settings).items()}
         inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
         return cls(settings, switchboard.configured, Access.of(settings), CrossOrigin.of(settings), draining, seats,
                    switchboard, inventory)

@@ -120,7 +120,8 @@ class Embedder:
         """
         room = (1 if self._one_by_one else GATHERED) - len(self._callers)
         self._listen(accepting and room > 0)
-        ready = self._selector.select(0 if self._one_by_one or self._working() else TICK)
+        at_once = self._working() or (self._one_by_one and not self._callers)
+        ready = self._selector.select(0 if at_once else TICK)
         if not ready and not self._callers:
             if not self._one_by_one and not self._prepared and isinstance(self._engine, BatchEmbeddingEngine):
                 self._prepared = True
