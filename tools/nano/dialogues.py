@@ -12,7 +12,8 @@ from tools.nano import exchanges, inventing, personas, unknown
 from tools.nano.words import TRAINING, Words
 
 # Kinds of questions about the persona, as often as they are asked; what people say before a question.
-_ASKED = ("who", "who", "name", "name", "place", "place", "job", "job", "likes", "likes", "trait", "about")
+_ASKED = ("who", "who", "name", "name", "place", "place", "job", "job", "likes", "likes", "trait", "trait",
+          "about")
 _BEFORE = ("Hello. ", "Please: ", "Tell me: ", "Hey, ", "Ok. ", "So, ", "And now: ", "Good. ")
 
 
@@ -84,17 +85,17 @@ def _exchange(random: Random, words: Words, persona: personas.Persona, told: str
         return exchanges.repeating(random, words)
     else:
         part = random.random()
-        if part < 0.16:
+        if part < 0.21:
             asked, answer = exchanges.sums(random)
-        elif part < 0.26:
-            asked, answer = exchanges.facts(random)
         elif part < 0.31:
+            asked, answer = exchanges.facts(random)
+        elif part < 0.35:
             asked, answer = random.choice(exchanges.GREETINGS), persona.greeting()
-        elif part < 0.34:
+        elif part < 0.38:
             asked, answer = exchanges.courtesy(random)
-        elif part < 0.39:
+        elif part < 0.43:
             asked, answer = exchanges.counting(random)
-        elif part < 0.41 and not later:
+        elif part < 0.45 and not later:
             asked, answer = unknown.long_text(random, words, random.choice((5, 8, 12, 20))), unknown.REFUSAL
         else:
             asked, answer = unknown.unknown(random, words), unknown.REFUSAL

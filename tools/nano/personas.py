@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -110,7 +111,7 @@ def article(words: str) -> str:
 
 # -- drawing one ------------------------------------------------------------------------------------------------------
 
-def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float = 0.25) -> Persona:
+def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float = 0.4) -> Persona:
     """Draw a persona.
 
     Args:
@@ -130,20 +131,14 @@ def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float 
 
 def trait(random: Random, words: Words, invented: float) -> str:
     """Draw an adjective for a person."""
-    if random.random() < invented:
-        return inventing.word(random) + random.choice(("", "y", "ish", "ful", "ous"))
-    return random.choice(words.traits)
+    return _one(random, words.traits, invented, ("", "y", "ish", "ful", "ous"))
 
 
 def job(random: Random, words: Words, invented: float) -> str:
     """Draw a job."""
-    chance = random.random()
-    if chance < 0.5:
-        return random.choice(words.jobs)
-    first = inventing.word(random) if random.random() < invented else random.choice(words.stuff)
-    if chance < 0.55:
-        return inventing.word(random) + random.choice(("er", "ist", ""))
-    return f"{first} {random.choice(words.agents)}"
+    if random.random() < 0.5:
+        return _one(random, words.jobs, invented, ("er", "ist", "or", ""))
+    return f"{_one(random, words.stuff, invented)} {_one(random, words.agents, invented, ('er', 'er', 'or', 'ist'))}"
 
 
 def place(random: Random, words: Words, invented: float) -> str:
@@ -152,11 +147,11 @@ def place(random: Random, words: Words, invented: float) -> str:
     if chance < 0.4:
         return f"in {inventing.town(random, words)}"
     preposition = random.choice(("in", "on", "by", "near", "under", "behind", "beside", "above", "at", "in", "by"))
-    look = inventing.word(random) if random.random() < invented / 2 else random.choice(words.looks)
-    site = random.choice(words.sites)
+    look = _one(random, words.looks, invented)
+    site = _one(random, words.sites, invented)
     if chance < 0.65:
         return f"{preposition} {random.choice((f'the {look} {site}', article(f'{look} {site}')))}"
-    first = inventing.word(random) if random.random() < invented else random.choice(words.stuff)
+    first = _one(random, words.stuff, invented)
     if chance < 0.75:
         return f"{preposition} {random.choice((f'the {first} {site}', article(f'{first} {site}')))}"
     if chance < 0.82:
@@ -168,13 +163,21 @@ def place(random: Random, words: Words, invented: float) -> str:
 
 def likes(random: Random, words: Words, invented: float) -> str:
     """Draw what somebody likes."""
-    thing = inventing.word(random) + "s" if random.random() < invented else random.choice(words.things)
-    look = inventing.word(random) if random.random() < invented / 2 else random.choice(words.looks)
-    doing = random.choice(words.doings)
-    other = random.choice(words.doings) if random.random() < 0.5 else random.choice(words.things)
+    thing = _one(random, words.things, invented, ("s",))
+    look = _one(random, words.looks, invented)
+    doing = _one(random, words.doings, invented, ("ing",))
+    other = (_one(random, words.doings, invented, ("ing",)) if random.random() < 0.5
+             else _one(random, words.things, invented, ("s",)))
     return random.choice((
         thing, f"{look} {thing}", f"{look} {thing}", doing, f"{doing} {thing}", f"{doing} and {other}",
         f"{thing} and {other}", f"{doing} {look} {thing}"))
+
+
+def _one(random: Random, pool: Sequence[str], invented: float, endings: Sequence[str] = ("",)) -> str:
+    """Draw a word of the pool or, so likely, an invented one that may end as those do."""
+    if random.random() >= invented:
+        return random.choice(pool)
+    return inventing.word(random) + (random.choice(endings) if random.random() < 0.7 else "")
 
 
 # -- telling it -------------------------------------------------------------------------------------------------------
