@@ -30,18 +30,22 @@ class Dialogue:
     learnt: tuple[bool, ...]
 
 
-def dialogues(seed: int, words: Words = TRAINING) -> Iterator[Dialogue]:
-    """Yield dialogues without end; the same ones for the same seed."""
+def dialogues(seed: int, words: Words = TRAINING, novelty: float = 1.0) -> Iterator[Dialogue]:
+    """Yield dialogues without end; the same ones for the same arguments.
+
+    Args:
+        novelty: a factor for how often a word is an invented one, up to 2.5.
+    """
     for number in itertools.count():
-        yield draw(Random(f"{seed} {number}"), words)
+        yield draw(Random(f"{seed} {number}"), words, novelty)
 
 
-def draw(random: Random, words: Words) -> Dialogue:
+def draw(random: Random, words: Words, novelty: float) -> Dialogue:
     """Draw one dialogue."""
     persona = personas.Persona()
     system = ""
     if random.random() < 0.7:
-        persona = personas.draw(random, words) if random.random() < 0.93 else personas.Persona()
+        persona = personas.draw(random, words, invented=0.4 * novelty) if random.random() < 0.93 else personas.Persona()
         system = personas.describe(random, persona)
         if random.random() < 0.03:
             system += " " + _padding(random, words)
@@ -66,14 +70,15 @@ def draw(random: Random, words: Words) -> Dialogue:
                 told = told.lower()
             asked, answer = asked.format(told), f"Hello, {told}."
         else:
-            asked, answer = _exchange(random, words, persona, told, bool(turn), turn > telling_at >= 0)
+            asked, answer = _exchange(
+                random, words, novelty, persona, told, later=bool(turn), after_telling=turn > telling_at >= 0)
         messages += [Message("user", asked), Message("assistant", answer)]
         learnt += [False, True]
     return Dialogue(tuple(messages), tuple(learnt))
 
 
-def _exchange(random: Random, words: Words, persona: personas.Persona, told: str, later: bool, after_telling: bool
-              ) -> tuple[str, str]:
+def _exchange(random: Random, words: Words, novelty: float, persona: personas.Persona, told: str, *, later: bool,
+              after_telling: bool) -> tuple[str, str]:
     """Draw one question and its answer, given who the model is and what the user has said."""
     chance = random.random()
     if chance < (0.35 if after_telling else 0.05):
@@ -82,7 +87,7 @@ def _exchange(random: Random, words: Words, persona: personas.Persona, told: str
         kind = random.choice(_ASKED)
         asked, answer = random.choice(personas.QUESTIONS[kind]), persona.answer(kind)
     elif random.random() < 0.28:
-        return exchanges.repeating(random, words)
+        return exchanges.repeating(random, words, 0.3 * novelty)
     else:
         part = random.random()
         if part < 0.21:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tools.nano import export, vocabulary
-from tools.nano.dialogues import dialogues
+from tools.nano import export, restore, vocabulary
+from tools.nano.dialogues import Dialogue, dialogues
 from tools.nano.encoding import Encoded, Encoder
 from tools.nano.muon import Muon
 from tools.nano.network import EPSILON, ROPE_BASE, Network, Shape
@@ -50,29 +50,51 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=Shape.heads)
     parser.add_argument("--feed-forward", type=int, default=Shape.feed_forward)
     parser.add_argument("--record", type=Path, help="where to write the figures")
+    parser.add_argument("--start", type=Path, help="a model file to go on from, instead of from nothing")
+    parser.add_argument("--rate", type=float, default=1.0, help="a factor for the learning rates")
+    parser.add_argument("--novelty", type=float, default=1.0, help="a factor for how often words are invented")
     arguments = parser.parse_args()
     shape = Shape(_PIECES, arguments.width, arguments.blocks, arguments.heads, arguments.feed_forward)
-    figures = train(arguments.out, shape, seed=arguments.seed, steps=arguments.steps)
+    earlier = None
+    if arguments.start and arguments.record and arguments.record.exists():
+        earlier = json.loads(arguments.record.read_text())
+        if earlier["sha256"] != hashlib.sha256(arguments.start.read_bytes()).hexdigest():
+            parser.error(f"{arguments.record} isn't the record of {arguments.start}")
+    figures = train(arguments.out, shape, seed=arguments.seed, steps=arguments.steps, rate=arguments.rate,
+                    start=arguments.start, novelty=arguments.novelty)
+    if earlier:
+        figures["start"] = earlier
     if arguments.record:
         arguments.record.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures), flush=True)
 
 
-def train(out: Path, shape: Shape, *, seed: int, steps: int) -> dict[str, object]:
-    """Train a model from nothing, write it to `out`, and return the figures.
+def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, start: Path | None = None,
+          novelty: float = 1.0) -> dict[str, object]:
+    """Train a model, write it to `out`, and return the figures.
 
     On one thread, so that additions have one order and the same seed makes the same file.
+
+    Args:
+        rate: a factor for the learning rates.
+        start: a model file whose vocabulary, shape and weights to begin with; None begins with random ones.
+        novelty: a factor for how often words are invented.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
-    pieces = vocabulary.learn(
-        (message.content for dialogue in itertools.islice(dialogues(seed), _VOCABULARY_DIALOGUES)
-         for message in dialogue.messages), shape.vocabulary)
+    if start is None:
+        network = Network(shape)
+        pieces = vocabulary.learn(
+            (message.content for dialogue in itertools.islice(dialogues(seed), _VOCABULARY_DIALOGUES)
+             for message in dialogue.messages), shape.vocabulary)
+    else:
+        network = restore.network(start)
+        shape = network.shape
+        pieces = restore.pieces(start)
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder(_write(Path(folder) / "vocabulary.gguf", pieces, shape, None))
-    network = Network(shape)
-    optimizers = _optimizers(network)
+    optimizers = _optimizers(network, rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / _WARM_UP, 1.0) * max(1.0 - step / steps, 0.01))
         for optimizer in optimizers]
@@ -80,7 +102,8 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int) -> dict[str, object
     curve: dict[str, float] = {}
     tokens = 0
     started = time.monotonic()
-    for step, batch in enumerate(itertools.islice(_batches(encoder, seed, shape.vocabulary), steps), start=1):
+    batches = _batches(encoder, dialogues(seed, novelty=novelty), seed, shape.vocabulary)
+    for step, batch in enumerate(itertools.islice(batches, steps), start=1):
         loss, plain = _losses(network, *batch)
         network.zero_grad(set_to_none=True)
         loss.backward()
@@ -102,33 +125,33 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int) -> dict[str, object
         left.unlink()
     return {
         "file": out.name, "sha256": hashlib.sha256(out.read_bytes()).hexdigest(), "bytes": out.stat().st_size,
-        "seed": seed, "steps": steps, "shape": asdict(shape),
+        "seed": seed, "steps": steps, "rate": rate, "novelty": novelty, "shape": asdict(shape),
         "parameters": sum(weights.numel() for weights in network.parameters()),
         "tokens": tokens, "seconds": round(time.monotonic() - started), "torch": torch.__version__,
         "loss": curve,
     }
 
 
-def _optimizers(network: Network) -> list[torch.optim.Optimizer]:
+def _optimizers(network: Network, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the embeddings, the output and the norms."""
     matrices = [(weights, 3 if "qkv" in name else 2 if "gate_up" in name else 1)
                 for name, weights in network.blocks.named_parameters() if weights.dim() == 2]
     taken = {id(weights) for weights, _ in matrices}
     rest = [weights for weights in network.parameters() if id(weights) not in taken]
-    return [Muon(matrices, lr=_MUON_RATE),
-            torch.optim.AdamW(rest, lr=_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)]
+    return [Muon(matrices, lr=rate * _MUON_RATE),
+            torch.optim.AdamW(rest, lr=rate * _RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)]
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _batches(encoder: Encoder, seed: int, pieces: int) -> Iterator[Batch]:
+def _batches(encoder: Encoder, drawn: Iterator[Dialogue], seed: int, pieces: int) -> Iterator[Batch]:
     """Yield ids [batch, positions], the flat positions to learn at, the ids that follow them, and what precedes those.
 
     The last is [positions learnt, _PENALISED]; where a dialogue is younger than that, ids are `pieces`, one too many.
     """
     shuffle = np.random.default_rng(seed)
-    source = (encoder.encode(dialogue) for dialogue in dialogues(seed))
+    source = (encoder.encode(dialogue) for dialogue in drawn)
     while True:
         pool = sorted((encoded for encoded in itertools.islice(source, _POOL) if len(encoded.ids) <= export.CONTEXT),
                       key=lambda encoded: len(encoded.ids))
