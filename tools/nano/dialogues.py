@@ -30,25 +30,27 @@ class Dialogue:
     learnt: tuple[bool, ...]
 
 
-def dialogues(seed: int, words: Words = TRAINING, novelty: float = 1.0) -> Iterator[Dialogue]:
+def dialogues(seed: int, words: Words = TRAINING, long: float = 0.0) -> Iterator[Dialogue]:
     """Yield dialogues without end; the same ones for the same arguments.
 
     Args:
-        novelty: a factor for how often a word is an invented one, up to 2.5.
+        long: how likely a dialogue has a text of some hundred tokens in it.
     """
     for number in itertools.count():
-        yield draw(Random(f"{seed} {number}"), words, novelty)
+        yield draw(Random(f"{seed} {number}"), words, long)
 
 
-def draw(random: Random, words: Words, novelty: float) -> Dialogue:
+def draw(random: Random, words: Words, long: float) -> Dialogue:
     """Draw one dialogue."""
     persona = personas.Persona()
     system = ""
     if random.random() < 0.7:
-        persona = personas.draw(random, words, invented=0.4 * novelty) if random.random() < 0.93 else personas.Persona()
+        persona = personas.draw(random, words) if random.random() < 0.93 else personas.Persona()
         system = personas.describe(random, persona)
         if random.random() < 0.03:
-            system += " " + _padding(random, words)
+            system += " " + _padding(random, words, 25)
+        elif long and random.random() < long / 2:
+            system += " " + _padding(random, words, 70)
     messages = [Message("system", system)] if system else []
     learnt = [False] * len(messages)
     told = ""
@@ -60,6 +62,9 @@ def draw(random: Random, words: Words, novelty: float) -> Dialogue:
         messages.append(Message("assistant", f"Hello, {told}." if told else persona.greeting() if opening < 0.7
                                 else random.choice(("Hello there.", "Welcome.", "How can I help you?", "Yes?"))))
         learnt.append(False)
+    if long and random.random() < long:
+        messages += [Message("user", unknown.very_long_text(random, words)), Message("assistant", unknown.REFUSAL)]
+        learnt += [False, True]
     turns = random.choice((1, 1, 2, 2, 3, 3, 4, 5, 6))
     telling_at = random.randrange(turns) if turns > 1 and random.random() < 0.6 else -1
     for turn in range(turns):
@@ -71,14 +76,14 @@ def draw(random: Random, words: Words, novelty: float) -> Dialogue:
             asked, answer = asked.format(told), f"Hello, {told}."
         else:
             asked, answer = _exchange(
-                random, words, novelty, persona, told, later=bool(turn), after_telling=turn > telling_at >= 0)
+                random, words, persona, told, later=bool(turn), after_telling=turn > telling_at >= 0)
         messages += [Message("user", asked), Message("assistant", answer)]
         learnt += [False, True]
     return Dialogue(tuple(messages), tuple(learnt))
 
 
-def _exchange(random: Random, words: Words, novelty: float, persona: personas.Persona, told: str, *, later: bool,
-              after_telling: bool) -> tuple[str, str]:
+def _exchange(random: Random, words: Words, persona: personas.Persona, told: str, *, later: bool, after_telling: bool
+              ) -> tuple[str, str]:
     """Draw one question and its answer, given who the model is and what the user has said."""
     chance = random.random()
     if chance < (0.35 if after_telling else 0.05):
@@ -87,7 +92,7 @@ def _exchange(random: Random, words: Words, novelty: float, persona: personas.Pe
         kind = random.choice(_ASKED)
         asked, answer = random.choice(personas.QUESTIONS[kind]), persona.answer(kind)
     elif random.random() < 0.28:
-        return exchanges.repeating(random, words, 0.3 * novelty)
+        return exchanges.repeating(random, words)
     else:
         part = random.random()
         if part < 0.21:
@@ -123,7 +128,7 @@ def vary(random: Random, asked: str) -> str:
     return asked.upper() if asked.isascii() and len(asked) < 40 else asked
 
 
-def _padding(random: Random, words: Words) -> str:
+def _padding(random: Random, words: Words, most: int) -> str:
     """Draw sentences for a system prompt that say nothing about the persona."""
     return " ".join(
         random.choice((f"The {random.choice(words.sites)} is {random.choice(words.looks)}.",
@@ -131,4 +136,4 @@ def _padding(random: Random, words: Words) -> str:
                        f"People here sell {random.choice(words.looks)} {random.choice(words.things)}.",
                        f"Visitors ask for {random.choice(words.things)}.",
                        "Answer in one short sentence.", "Do not speak about other things."))
-        for _ in range(random.randint(3, 25)))
+        for _ in range(random.randint(3, most)))

@@ -100,9 +100,9 @@ def count(to: int, *, in_words: bool) -> str:
     return ", ".join(numbers) + "."
 
 
-def repeating(random: Random, words: Words, invented: float = 0.3) -> Exchange:
+def repeating(random: Random, words: Words) -> Exchange:
     """Draw a request to say something, word for word."""
-    said = saying(random, words, invented)
+    said = saying(random, words)
     form = random.random()
     if form < 0.55:
         return random.choice(("Say {0}", "Say {0}", "Please say {0}", "Repeat after me: {0}", "Repeat after me: {0}",
@@ -118,20 +118,20 @@ def repeating(random: Random, words: Words, invented: float = 0.3) -> Exchange:
     return asked.format(sentence), sentence
 
 
-def saying(random: Random, words: Words, invented: float) -> str:
+def saying(random: Random, words: Words) -> str:
     """Draw something to be repeated: a word, a name, some words, or a short sentence."""
     form = random.random()
     if form < 0.2:
         return inventing.name(random, words)
     if form < 0.35:
-        return inventing.word(random)
+        return inventing.word(random, words)
     if form < 0.45:
         return random.choice((*words.traits, *words.things, *words.doings, "hello", "yes", "no", "thank you"))
     if form < 0.6:
-        return f"{random.choice(words.looks)} {random.choice(words.things)}"
+        return personas.likes(random, words, 0.5)
     if form < 0.75:
         pool = (*words.looks, *words.things, *words.traits, *words.stuff, *words.doings, *words.names)
-        return " ".join(inventing.word(random) if random.random() < invented else random.choice(pool)
+        return " ".join(inventing.word(random, words) if random.random() < 0.5 else random.choice(pool)
                         for _ in range(random.randint(2, 4)))
     site, thing = random.choice(words.sites), random.choice(words.things)
     return random.choice((

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from random import Random
 
 from tools.nano.words import SECRET, TRAINING, Words
@@ -15,6 +16,8 @@ _VOWELS = ("a", "a", "a", "e", "e", "e", "i", "i", "o", "o", "u", "ae", "ai", "a
 _CODAS = ("", "", "", "", "b", "ck", "d", "f", "g", "k", "l", "ll", "ld", "lm", "m", "mb", "n", "nd", "ng", "nn", "nt",
           "p", "r", "rd", "rk", "rn", "rt", "s", "sh", "ss", "st", "t", "th", "tt", "v", "x", "z")
 _ACCENTS = {"a": "áàäâå", "e": "éèëê", "i": "íï", "o": "óöôø", "u": "úüû", "n": "ñ", "c": "ç", "s": "š"}
+# How often an invented word is a patchwork, where there are fragments to make it of.
+_PATCHWORK = 0.5
 _TOWN_ENDINGS = ("ville", "ton", "ford", "burg", "dale", "mouth", "stad", "grad", "ham", "by", "more", "wick",
                  "minster")
 
@@ -57,11 +60,19 @@ def scramble(random: Random) -> str:
                    for _ in range(random.randint(3, 9)))
 
 
-def word(random: Random) -> str:
+def patchwork(random: Random, fragments: Sequence[str]) -> str:
+    """Return one to three fragments put together."""
+    return "".join(random.choice(fragments) for _ in range(random.choice((1, 2, 2, 2, 3))))
+
+
+def word(random: Random, words: Words) -> str:
     """Return an invented word in lower case, never one that is held out."""
     while True:
-        chance = random.random()
-        found = lookalike(random) if chance < 0.5 else syllables(random) if chance < 0.85 else scramble(random)
+        if words.fragments and random.random() < _PATCHWORK:
+            found = patchwork(random, words.fragments)
+        else:
+            chance = random.random()
+            found = lookalike(random) if chance < 0.5 else syllables(random) if chance < 0.85 else scramble(random)
         if 2 < len(found) < 15 and found not in SECRET:
             return found
 
@@ -84,7 +95,7 @@ def name(random: Random, words: Words) -> str:
 def _one_name(random: Random, words: Words) -> str:
     if random.random() < 0.25:
         return random.choice(words.names)
-    found = word(random)
+    found = word(random, words)
     if random.random() < 0.05:
         at = random.randrange(len(found))
         found = found[:at] + random.choice(_ACCENTS.get(found[at], found[at])) + found[at + 1:]
@@ -96,7 +107,7 @@ def town(random: Random, words: Words) -> str:
     chance = random.random()
     if chance < 0.35:
         return random.choice(words.towns)
-    found = word(random).capitalize()
+    found = word(random, words).capitalize()
     if chance < 0.6:
         ending = random.choice(_TOWN_ENDINGS)
         return found[:8] + ending if (found[:8] + ending).lower() not in SECRET else found

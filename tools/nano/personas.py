@@ -18,6 +18,8 @@ class Persona:
     """What a system prompt says; "" where it says nothing.
 
     Attributes:
+        trait: an adjective that is told apart from the job.
+        job: what the persona is, without its article; an adjective may be a part of it ("cheerful baker").
         place: with its preposition ("in Oslo", "by the old mill").
         likes: what follows "I like".
     """
@@ -69,7 +71,9 @@ class Persona:
         if asked == "likes":
             return f"I like {self.likes}." if self.likes else "I do not know what I like."
         if asked == "trait":
-            return f"I am {self.trait}." if self.trait else "I do not know what I am like."
+            # In "a silver tuner" only somebody who knows the words can tell which of the two the first is a part of.
+            said = self.trait or self.kind()
+            return f"I am {said}." if said else "I do not know what I am like."
         raise ValueError(f"no such question: {asked}")
 
     def greeting(self) -> str:
@@ -111,14 +115,15 @@ def article(words: str) -> str:
 
 # -- drawing one ------------------------------------------------------------------------------------------------------
 
-def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float = 0.4) -> Persona:
+def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float = 0.55) -> Persona:
     """Draw a persona.
 
     Args:
-        missing: how likely each fact but the name is left out; the name a third of that.
+        missing: how likely the job, the place or the likes is left out; the name a third of that, the trait more.
         invented: how likely a word is one that doesn't exist.
     """
-    present = {field: random.random() >= missing for field in ("trait", "job", "place", "likes")}
+    present = {field: random.random() >= missing for field in ("job", "place", "likes")}
+    present["trait"] = random.random() >= 0.5 + missing / 2
     present["name"] = random.random() >= missing / 3
     return Persona(
         name=inventing.name(random, words) if present["name"] else "",
@@ -131,14 +136,17 @@ def draw(random: Random, words: Words, *, missing: float = 0.3, invented: float 
 
 def trait(random: Random, words: Words, invented: float) -> str:
     """Draw an adjective for a person."""
-    return _one(random, words.traits, invented, ("", "y", "ish", "ful", "ous"))
+    return _one(random, words, words.traits, invented, ("", "y", "ish", "ful", "ous"))
 
 
 def job(random: Random, words: Words, invented: float) -> str:
-    """Draw a job."""
+    """Draw a job, with an adjective or without."""
+    if random.random() < 0.35:
+        return f"{trait(random, words, invented)} {job(random, words, invented)}"
     if random.random() < 0.5:
-        return _one(random, words.jobs, invented, ("er", "ist", "or", ""))
-    return f"{_one(random, words.stuff, invented)} {_one(random, words.agents, invented, ('er', 'er', 'or', 'ist'))}"
+        return _one(random, words, words.jobs, invented, ("er", "ist", "or", ""))
+    first = _one(random, words, words.stuff, invented)
+    return f"{first} {_one(random, words, words.agents, invented, ('er', 'er', 'or', 'ist'))}"
 
 
 def place(random: Random, words: Words, invented: float) -> str:
@@ -147,11 +155,11 @@ def place(random: Random, words: Words, invented: float) -> str:
     if chance < 0.4:
         return f"in {inventing.town(random, words)}"
     preposition = random.choice(("in", "on", "by", "near", "under", "behind", "beside", "above", "at", "in", "by"))
-    look = _one(random, words.looks, invented)
-    site = _one(random, words.sites, invented)
+    look = _one(random, words, words.looks, invented)
+    site = _one(random, words, words.sites, invented)
     if chance < 0.65:
         return f"{preposition} {random.choice((f'the {look} {site}', article(f'{look} {site}')))}"
-    first = _one(random, words.stuff, invented)
+    first = _one(random, words, words.stuff, invented)
     if chance < 0.75:
         return f"{preposition} {random.choice((f'the {first} {site}', article(f'{first} {site}')))}"
     if chance < 0.82:
@@ -163,21 +171,21 @@ def place(random: Random, words: Words, invented: float) -> str:
 
 def likes(random: Random, words: Words, invented: float) -> str:
     """Draw what somebody likes."""
-    thing = _one(random, words.things, invented, ("s",))
-    look = _one(random, words.looks, invented)
-    doing = _one(random, words.doings, invented, ("ing",))
-    other = (_one(random, words.doings, invented, ("ing",)) if random.random() < 0.5
-             else _one(random, words.things, invented, ("s",)))
+    thing = _one(random, words, words.things, invented, ("s",))
+    look = _one(random, words, words.looks, invented)
+    doing = _one(random, words, words.doings, invented, ("ing",))
+    other = (_one(random, words, words.doings, invented, ("ing",)) if random.random() < 0.5
+             else _one(random, words, words.things, invented, ("s",)))
     return random.choice((
         thing, f"{look} {thing}", f"{look} {thing}", doing, f"{doing} {thing}", f"{doing} and {other}",
         f"{thing} and {other}", f"{doing} {look} {thing}"))
 
 
-def _one(random: Random, pool: Sequence[str], invented: float, endings: Sequence[str] = ("",)) -> str:
+def _one(random: Random, words: Words, pool: Sequence[str], invented: float, endings: Sequence[str] = ("",)) -> str:
     """Draw a word of the pool or, so likely, an invented one that may end as those do."""
     if random.random() >= invented:
         return random.choice(pool)
-    return inventing.word(random) + (random.choice(endings) if random.random() < 0.7 else "")
+    return inventing.word(random, words) + (random.choice(endings) if random.random() < 0.7 else "")
 
 
 # -- telling it -------------------------------------------------------------------------------------------------------
@@ -250,13 +258,10 @@ def _opening(random: Random, persona: Persona, rest: dict[str, str]) -> list[str
         who = persona.name
         del rest["name"]
     if persona.job:
-        kind = f"{persona.trait} {persona.job}" if persona.trait else persona.job
-        if persona.trait:
-            del rest["trait"]
         del rest["job"]
-        who = f"{who}, {article(kind)}" if who else article(kind)
+        who = f"{who}, {article(persona.job)}" if who else article(persona.job)
         if persona.name and random.random() < 0.12:
-            who = f"{article(kind)} {random.choice(('named', 'called'))} {persona.name}"
+            who = f"{article(persona.job)} {random.choice(('named', 'called'))} {persona.name}"
     tail = ""
     if persona.place and random.random() < 0.45:
         tail = random.choice((" who lives {0}", " living {0}", " and you live {0}")).format(persona.place)

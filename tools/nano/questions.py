@@ -118,6 +118,8 @@ def _refusal(group: str, random: Random, number: int) -> Question:
     if part == "persona unsaid":
         kind = random.choice(("place", "job", "likes", "trait"))
         persona = replace(persona, name=persona.name or _name(random), **{kind: ""})
+        if kind == "trait":
+            persona = replace(persona, job="")
         described = Message("system", personas.describe(random, persona))
         return Question(group, part, (described, Message("user", random.choice(personas.QUESTIONS[kind]))),
                         persona.answer(kind))

@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from tools.nano.dialogues import Dialogue, dialogues
 from tools.nano.encoding import Encoded, Encoder
 from tools.nano.muon import Muon
 from tools.nano.network import EPSILON, ROPE_BASE, Network, Shape
+from tools.nano.words import TRAINING
 
 _PIECES = 1024
 _VOCABULARY_DIALOGUES = 10_000
@@ -52,16 +53,16 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="where to write the figures")
     parser.add_argument("--start", type=Path, help="a model file to go on from, instead of from nothing")
     parser.add_argument("--rate", type=float, default=1.0, help="a factor for the learning rates")
-    parser.add_argument("--novelty", type=float, default=1.0, help="a factor for how often words are invented")
+    parser.add_argument("--long", type=float, default=0.0, help="how likely a dialogue has a long text in it")
     arguments = parser.parse_args()
-    shape = Shape(_PIECES, arguments.width, arguments.blocks, arguments.heads, arguments.feed_forward)
     earlier = None
     if arguments.start and arguments.record and arguments.record.exists():
         earlier = json.loads(arguments.record.read_text())
         if earlier["sha256"] != hashlib.sha256(arguments.start.read_bytes()).hexdigest():
             parser.error(f"{arguments.record} isn't the record of {arguments.start}")
+    shape = Shape(_PIECES, arguments.width, arguments.blocks, arguments.heads, arguments.feed_forward)
     figures = train(arguments.out, shape, seed=arguments.seed, steps=arguments.steps, rate=arguments.rate,
-                    start=arguments.start, novelty=arguments.novelty)
+                    start=arguments.start, long=arguments.long)
     if earlier:
         figures["start"] = earlier
     if arguments.record:
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, start: Path | None = None,
-          novelty: float = 1.0) -> dict[str, object]:
+          long: float = 0.0) -> dict[str, object]:
     """Train a model, write it to `out`, and return the figures.
 
     On one thread, so that additions have one order and the same seed makes the same file.
@@ -78,7 +79,7 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, 
     Args:
         rate: a factor for the learning rates.
         start: a model file whose vocabulary, shape and weights to begin with; None begins with random ones.
-        novelty: a factor for how often words are invented.
+        long: how likely a dialogue has a long text in it.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -102,7 +103,8 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, 
     curve: dict[str, float] = {}
     tokens = 0
     started = time.monotonic()
-    batches = _batches(encoder, dialogues(seed, novelty=novelty), seed, shape.vocabulary)
+    words = replace(TRAINING, fragments=vocabulary.fragments(pieces))
+    batches = _batches(encoder, dialogues(seed, words, long), seed, shape.vocabulary)
     for step, batch in enumerate(itertools.islice(batches, steps), start=1):
         loss, plain = _losses(network, *batch)
         network.zero_grad(set_to_none=True)
@@ -125,7 +127,7 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, 
         left.unlink()
     return {
         "file": out.name, "sha256": hashlib.sha256(out.read_bytes()).hexdigest(), "bytes": out.stat().st_size,
-        "seed": seed, "steps": steps, "rate": rate, "novelty": novelty, "shape": asdict(shape),
+        "seed": seed, "steps": steps, "rate": rate, "long": long, "shape": asdict(shape),
         "parameters": sum(weights.numel() for weights in network.parameters()),
         "tokens": tokens, "seconds": round(time.monotonic() - started), "torch": torch.__version__,
         "loss": curve,

@@ -45,13 +45,21 @@ def long_text(random: Random, words: Words, pieces: int) -> str:
     return random.choice((" ", " ", "\n")).join(parts)
 
 
+def very_long_text(random: Random, words: Words) -> str:
+    """Draw a text of up to some hundred tokens, or the same few words again and again."""
+    if random.random() < 0.5:
+        return long_text(random, words, random.randint(10, 60))
+    said = unknown(random, words) if random.random() < 0.6 else soup(random, words, random.randint(1, 3), False)
+    return random.choice((" ", " ", "\n", ", ")).join([said] * random.randint(5, max(6, 1200 // len(said))))
+
+
 def soup(random: Random, words: Words, length: int, sentence: bool) -> str:
     """Draw words in no order."""
     pool = (*words.things, *words.stuff, *words.looks, *words.doings, *words.sites, *words.traits)
     drawn = []
     for _ in range(length):
         chance = random.random()
-        drawn.append(random.choice(forms.SMALL) if chance < 0.4 else inventing.word(random) if chance < 0.65
+        drawn.append(random.choice(forms.SMALL) if chance < 0.4 else inventing.word(random, words) if chance < 0.65
                      else random.choice(pool))
     text = " ".join(drawn)
     return text[0].upper() + text[1:] + random.choice("..?!") if sentence else text
@@ -62,7 +70,7 @@ def _garbled(random: Random, words: Words, asked: str) -> str:
     parts = asked[:-1].split(" ")
     for _ in range(random.randint(1, 3)):
         parts[random.randrange(len(parts))] = (
-            inventing.word(random) if random.random() < 0.6 else random.choice((*words.things, *words.doings)))
+            inventing.word(random, words) if random.random() < 0.6 else random.choice((*words.things, *words.doings)))
     return " ".join(parts) + asked[-1]
 
 
@@ -82,21 +90,21 @@ def _noise(random: Random) -> str:
 
 
 def _fill(random: Random, words: Words, form: str) -> str:
-    stuff = inventing.word(random) if random.random() < 0.3 else random.choice((*words.stuff, *words.sites))
+    stuff = inventing.word(random, words) if random.random() < 0.3 else random.choice((*words.stuff, *words.sites))
     job = personas.job(random, words, 0.2)
-    thing = inventing.word(random) + "s" if random.random() < 0.25 else random.choice(words.things)
+    thing = inventing.word(random, words) + "s" if random.random() < 0.25 else random.choice(words.things)
     doing = random.choice(words.doings)
     return form.format(
         thing=thing, thing2=random.choice(words.things), stuff=stuff, a_stuff=personas.article(stuff),
         site=random.choice(words.sites), look=random.choice(words.looks), trait=random.choice(words.traits),
         doing=doing, name=inventing.name(random, words), name2=random.choice(words.names),
-        town=inventing.town(random, words), town2=random.choice(words.towns), word=_word(random),
-        word2=inventing.word(random), word_c=_word(random).capitalize(), job=job,
+        town=inventing.town(random, words), town2=random.choice(words.towns), word=_word(random, words),
+        word2=inventing.word(random, words), word_c=_word(random, words).capitalize(), job=job,
         a_job=personas.article(job), place=personas.place(random, words, 0.2), n=random.randint(10, 999),
         m=random.randint(10, 99), d=random.randrange(2, 10), d2=random.randrange(2, 10), year=random.randint(900, 2030),
         possessive=random.choice(("his", "her", "their", "our", "the king's")), thing_c=thing.capitalize(),
         doing_c=doing.capitalize())
 
 
-def _word(random: Random) -> str:
-    return random.choice(forms.COMMON) if random.random() < 0.4 else inventing.word(random)
+def _word(random: Random, words: Words) -> str:
+    return random.choice(forms.COMMON) if random.random() < 0.4 else inventing.word(random, words)

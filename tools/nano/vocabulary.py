@@ -60,6 +60,15 @@ def learn(texts: Iterable[str], size: int) -> list[Piece]:
             *(Piece(text, -float(len(merged) + 1), kinds.NORMAL) for text in single)]
 
 
+def fragments(pieces: Iterable[Piece]) -> tuple[str, ...]:
+    """Return the pieces that words are made of, in lower case and without blanks, each once and in order.
+
+    A piece that no training answer holds can't be copied later: words made of these bring every piece up.
+    """
+    texts = (piece.text.removeprefix(BLANK).lower() for piece in pieces if piece.kind == gguf.TokenType.NORMAL)
+    return tuple(dict.fromkeys(text for text in texts if len(text) > 1 and text.isascii() and text.isalpha()))
+
+
 def _merges(units: dict[tuple[str, ...], int], wanted: int) -> list[str]:
     """Merge the most frequent pair `wanted` times; ties go to the pair that sorts first."""
     words = [(list(unit), count) for unit, count in sorted(units.items())]

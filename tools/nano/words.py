@@ -23,6 +23,7 @@ class Words:
         stuff: nouns in the singular, for the first word of a job or the name of a place.
         sites: geographical nouns.
         doings: gerunds.
+        fragments: what some invented words are made of, in lower case.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class Words:
     stuff: tuple[str, ...]
     sites: tuple[str, ...]
     doings: tuple[str, ...]
+    fragments: tuple[str, ...] = ()
 
 
 def _split(text: str) -> tuple[str, ...]:
