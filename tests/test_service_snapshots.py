@@ -21,6 +21,8 @@ import tiny_llama
 from processes import runs
 from service import Service, until
 
+from mayfly.models import nano
+
 PERSONA = "You are Ada, the keeper of the house by the river, and you like the morning. "
 
 
@@ -61,14 +63,15 @@ def test_a_persona_that_is_used_again_is_evaluated_once(start: Callable[..., Ser
     assert service.reports() == []
 
 
-def test_answers_are_the_same_with_and_without_snapshots(start: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("model", ["tiny-llama.gguf", nano.FILE_NAME], ids=["random", "nano"])
+def test_answers_are_the_same_with_and_without_snapshots(start: Callable[..., Service], model: str) -> None:
     """50 prompts for each of 5 personas, of which 4 have a snapshot at a time."""
     rng = random.Random(4)
     personas = [" ".join(rng.choices(tiny_llama.WORDS, k=length)) for length in (3, 20, 60, 127, 300)]
     asked = [(persona, " ".join(rng.choices(tiny_llama.WORDS, k=rng.randint(1, 40))))
              for persona in personas for _ in range(50)]
     rng.shuffle(asked)
-    with_them, without = start(folder="with"), start(folder="without", SNAPSHOTS=0)
+    with_them, without = start(folder="with", MODEL_NAME=model), start(folder="without", MODEL_NAME=model, SNAPSHOTS=0)
     for persona, prompt in asked:
         fields = {"persona": persona, "temp": 0, "max_tokens": 12}
         ours, plain = with_them.complete(prompt, **fields), without.complete(prompt, **fields)
