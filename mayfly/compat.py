@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import secrets
 import signal
@@ -211,7 +212,7 @@ class LaneAddress:
         if not hasattr(socket, "AF_UNIX") or WINDOWS:
             sock = bind_public("127.0.0.1", 0)
             return sock, {"port": sock.getsockname()[1], "token": secrets.token_hex(32)}
-        name = _short_path(path)
+        name = _short_path(str(path))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -239,7 +240,7 @@ class LaneAddress:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            sock.connect(_short_path(Path(address["path"])))
+            sock.connect(_short_path(address["path"]))
         except OSError:
             sock.close()
             raise
@@ -260,20 +261,32 @@ class LaneAddress:
         return secrets.compare_digest(shown, wanted)
 
 
-def _short_path(path: Path) -> str:
+@functools.lru_cache
+def _short_path(path: str) -> str:
     """Return a name for a socket's path that fits the kernel's limit.
 
     Raises:
         OSError: neither the absolute nor the relative path is short enough.
     """
-    name = str(path)
+    name = path
     if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
         with contextlib.suppress(ValueError):
             name = os.path.relpath(path)
     if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
         raise OSError(errno.ENAMETOOLONG, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the limit for a "
-                      "socket", str(path))
+                      "socket", path)
     return name
+
+
+def readable(sock: socket.socket, timeout: float = 0.0) -> bool:
+    """Wait at most so long (s) until bytes, or the peer's end, can be read from a socket; tell whether they can."""
+    import select
+
+    if hasattr(select, "poll"):  # no limit on descriptor numbers
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    return bool(select.select([sock], [], [], timeout)[0])
 
 
 def hung_up(sock: socket.socket) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from mayfly.errors import EngineFailed
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 
 if TYPE_CHECKING:  # not needed by the workers that complete
@@ -102,6 +103,26 @@ class EmbeddingEngine(Protocol):
 
     def set_threads(self, threads: int) -> None:
         """Use this many compute threads from the next text on."""
+
+
+@runtime_checkable
+class ParallelEmbeddingEngine(EmbeddingEngine, Protocol):
+    """Makes vectors text by text, and several of them side by side. One call at a time."""
+
+    @property
+    def at_once(self) -> int:
+        """How many texts are best computed at the same time with the threads that there are."""
+
+    def embed_each(self, texts: Sequence[str], long_text: LongText, on_progress: Callable[[], object]
+                   ) -> list[tuple[bytes, int] | EngineFailed]:
+        """Embed texts side by side, at most `at_once`; see `embed`.
+
+        Args:
+            on_progress: called by the calling thread while there is progress; what it raises ends the work.
+
+        Returns:
+            For each text what `embed` would return or raise.
+        """
 
 
 @runtime_checkable

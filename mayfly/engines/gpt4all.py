@@ -23,10 +23,13 @@ from __future__ import annotations
 import array
 import ctypes
 import math
+import queue
 import random
 import struct
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,8 @@ from mayfly.models.header import Header, read_header
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
 _MERSENNE_NUMBERS = 624
+# Texts that are embedded side by side. Each copy of a model takes some 30 MB of its own.
+_MOST_COPIES = 4
 
 _library = binding.llmodel
 _library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
@@ -61,8 +66,15 @@ _library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p
 _library.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 
+class _Stopped(Exception):
+    """Nobody waits for this text any more."""
+
+
 class Gpt4AllEmbeddings:
-    """An embedding model in this process (Embed4All).
+    """An embedding model in this process (Embed4All); see ParallelEmbeddingEngine.
+
+    A short text keeps one thread busy better than two, so several texts are computed side by side, each by a copy of
+    the model: two threads in one would crash. Copies share the weights' memory; they are loaded when first needed.
 
     Args:
         path: the model file.
@@ -81,13 +93,12 @@ class Gpt4AllEmbeddings:
         self.model = model
         # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
         self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
+        self._path = path
         # gpt4all cuts or chunks a text at n_ctx tokens.
-        window = embedding_window(header.architecture, header.context_length)
-        try:
-            self._embedder = Embed4All(path.name, n_threads=threads, device="cpu", model_path=path.parent,
-                                       allow_download=False, n_ctx=window)
-        except Exception as exc:  # the binding raises bare Exception
-            raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
+        self._window = embedding_window(header.architecture, header.context_length)
+        self._threads = threads
+        self._copies = [self._load()]
+        self._pool: ThreadPoolExecutor | None = None
         self.dimensions = 0
         vector, _ = self.embed("self-test", "truncate", lambda: None)
         self.dimensions = len(vector) // 4
@@ -95,8 +106,63 @@ class Gpt4AllEmbeddings:
         if not abs(norm - 1) <= 1e-3:
             raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
 
+    @property
+    def at_once(self) -> int:
+        """See ParallelEmbeddingEngine."""
+        return min(self._threads, _MOST_COPIES)
+
     def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """See EmbeddingEngine."""
+        return self._embed(self._copies[0], self._threads, text, long_text, on_progress)
+
+    def embed_each(self, texts: Sequence[str], long_text: LongText, on_progress: Callable[[], object]
+                   ) -> list[tuple[bytes, int] | EngineFailed]:
+        """See ParallelEmbeddingEngine."""
+        while len(self._copies) < len(texts):
+            self._copies.append(self._load())
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_MOST_COPIES, "embedding")
+        moved: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def go_on() -> None:
+            moved.put(False)
+            if stopped.is_set():
+                raise _Stopped
+
+        def work(copy: Embed4All, text: str) -> tuple[bytes, int] | EngineFailed:
+            try:
+                return self._embed(copy, self._threads // len(texts), text, long_text, go_on)
+            except EngineFailed as exc:
+                return exc
+            finally:
+                moved.put(True)
+
+        futures = [self._pool.submit(work, copy, text) for copy, text in zip(self._copies, texts, strict=False)]
+        try:
+            ended = 0
+            while ended < len(texts):
+                # Waits as long as nothing moves: a hang has to be seen from outside.
+                if moved.get():
+                    ended += 1
+                else:
+                    on_progress()
+        except BaseException:
+            stopped.set()
+            wait(futures)
+            raise
+        return [future.result() for future in futures]
+
+    def _load(self) -> Embed4All:
+        try:
+            return Embed4All(self._path.name, n_threads=self._threads, device="cpu", model_path=self._path.parent,
+                             allow_download=False, n_ctx=self._window)
+        except Exception as exc:  # the binding raises bare Exception
+            raise ModelUnavailable(f"gpt4all can't load {self._path.name}: {_first_line(exc)}") from exc
+
+    def _embed(self, copy: Embed4All, threads: int, text: str, long_text: LongText, on_progress: Callable[[], object]
+               ) -> tuple[bytes, int]:
+        copy.gpt4all.model.set_thread_count(max(1, threads))
         # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with.
         text = wordpiece.normalise(text)
         parts = long_texts.parts(text) if long_text == "mean" else [text]
@@ -106,16 +172,16 @@ class Gpt4AllEmbeddings:
         for number, part in enumerate(parts):
             if number:
                 on_progress()
-            vector, tokens = self._embed(part, long_text)
+            vector, tokens = self._embed_part(copy, part, long_text)
             vectors.append(vector)
             counts.append(tokens)
         return long_texts.join(vectors, counts), sum(counts)
 
-    def _embed(self, text: str, long_text: LongText) -> tuple[array.array[float], int]:
+    def _embed_part(self, copy: Embed4All, text: str, long_text: LongText) -> tuple[array.array[float], int]:
         """Return the vector of a text, and how many tokens it has."""
         # The binding refuses the empty text; a blank one has the same tokens: none.
         try:
-            result = self._embedder.embed(text or " ", long_text_mode=long_text, return_dict=True)
+            result = copy.embed(text or " ", long_text_mode=long_text, return_dict=True)
         except (RuntimeError, ValueError) as exc:
             raise EngineFailed(f"the embedding engine failed: {_first_line(exc)}") from exc
         vector = array.array("f", result["embeddings"])
@@ -125,7 +191,7 @@ class Gpt4AllEmbeddings:
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""
-        self._embedder.gpt4all.model.set_thread_count(threads)
+        self._threads = threads
 
 
 class Gpt4AllCompletions:

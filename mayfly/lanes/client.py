@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import select
 import socket
 import struct
 import threading
@@ -24,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress
+from mayfly.compat import LaneAddress, readable
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import framing
 from mayfly.lanes.board import Board
@@ -224,7 +223,7 @@ class SocketLane:
                     framing.send(connection, _request(call, watch))
                 while True:
                     self._check(watch, begun=generation is not None)
-                    if not _readable(connection, _TICK):
+                    if not readable(connection, _TICK):
                         yield None, b""
                         continue
                     frame = framing.receive(connection)
@@ -354,14 +353,6 @@ class _Place:
 
 def _request(call: Call, watch: Watch) -> dict[str, Any]:
     return {"deadline": watch.deadline, _KINDS[type(call)]: call.to_wire()}
-
-
-def _readable(connection: socket.socket, timeout: float) -> bool:
-    if hasattr(select, "poll"):  # no limit on descriptor numbers
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
-    return bool(select.select([connection], [], [], timeout)[0])
 
 
 def _finished(message: dict[str, Any]) -> Finished:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import select
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, cast
 
 from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 
-from mayfly.compat import hung_up
+from mayfly.compat import hung_up, readable
 from mayfly.errors import AccessDenied
 from mayfly.web import problems
 from mayfly.web.answering import AnswerTask, ProblemTask, log
@@ -69,6 +69,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.half_closed = False
         self.lingering_until: float | None = None
         self._droppable = 0
+        self._together: list[bytes] | None = None
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -207,12 +208,33 @@ class Connection(HTTPChannel):  # type: ignore[misc]
 
     # -- writing ----------------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what is written inside as one; used by the thread that serves.
+
+        Raises:
+            ClientDisconnected: the client has hung up.
+        """
+        parts = self._together = []
+        try:
+            yield
+        finally:
+            self._together = None
+        # What is large isn't copied for it.
+        last = parts.pop() if parts and len(parts[-1]) > _SMALL else b""
+        for part in (b"".join(parts), last):
+            if part:
+                self.write_soon(part)
+
     def write_soon(self, data: bytes) -> int:
         """Send bytes, or keep what the client doesn't take at once for the loop to send; never waits.
 
         Raises:
             ClientDisconnected: the client has hung up.
         """
+        if self._together is not None:
+            self._together.append(data)
+            return len(data)
         with self.outbuf_lock:
             if not self.connected:
                 raise ClientDisconnected
@@ -321,11 +343,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Tell whether bytes have arrived that this connection would read."""
         if self.socket is None or not self.readable():
             return False
-        if not hasattr(select, "poll"):
-            return bool(select.select([self.socket], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return readable(self.socket)
 
     def look(self, now: float) -> None:
         """Enforce the deadlines; called a few times a second."""

@@ -26,9 +26,9 @@ def checked(embeddings: Embeddings, count: int) -> npt.NDArray[np.float32]:
     if dimensions < 1 or len(embeddings.vectors) != 4 * count * dimensions:
         raise EngineFailed("The embedding model returned vectors of a wrong number or length.")
     array = np.frombuffer(embeddings.vectors, dtype="<f4").reshape(count, dimensions)
-    squares = np.einsum("ij,ij->i", array, array, dtype=np.float64)
-    # A NaN or an infinity in a vector is one in its norm, and compares false.
-    if not bool(np.all(np.abs(np.sqrt(squares) - 1.0) <= _NORM_TOLERANCE)):
+    squares = np.einsum("ij,ij->i", array, array)
+    # A NaN or an infinity in a vector is one in its norm, in the least and the most of them, and compares false.
+    if not (squares.min() >= (1 - _NORM_TOLERANCE) ** 2 and squares.max() <= (1 + _NORM_TOLERANCE) ** 2):
         raise EngineFailed("The embedding model returned a vector that isn't finite and of norm 1.")
     return array
 

@@ -1,8 +1,8 @@
 """The working loop for embeddings: takes many calls at once and answers each as soon as its texts are done.
 
 While the lane is idle a call is computed as it comes; while it computes, what arrives is gathered for the next batch.
-An engine that computes text by text gets one text at a time, of the callers in turn. Between two batches there is a
-moment for the heartbeat, the thread budget, deadlines and clients that left.
+An engine that computes text by text gets one text at a time, or as many as it computes side by side, of the callers in
+turn. Between two batches there is a moment for the heartbeat, the thread budget, deadlines and clients that left.
 
 A call that kills the process takes down those that are computed beside it, and all of them come once more. So a
 process that follows another takes calls one by one until none waits: then whoever dies is the one to blame.
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat import hung_up
-from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine
+from mayfly.compat import hung_up, readable
+from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
 from mayfly.lanes import framing
 from mayfly.lanes.calls import GATHERED, EmbedCall, LongText
@@ -173,6 +173,9 @@ class Embedder:
             with self._ending(caller):
                 caller.send({"event": "began", "generation": self._generation})
                 self._selector.register(connection, selectors.EVENT_READ, caller)
+            if caller in self._callers and readable(connection):
+                # A small request comes with the connection: it needn't go through the selector.
+                self._read(caller)
 
     def _read(self, caller: _Caller) -> None:
         with self._ending(caller):
@@ -281,15 +284,31 @@ class Embedder:
             self._compute_batch(batch)
             self._done({chunk.text for chunk in batch})
             return
-        waiting = [queue for queue in queues if not queue.empty()]
-        if waiting:
+        texts = self._next_texts(queues)
+        if texts:
+            self._compute_texts(texts)
+            self._done(set(texts))
+
+    def _next_texts(self, queues: list[Queue]) -> list[Text]:
+        """Take the texts that an engine without batches computes now: one, or as many as it computes side by side."""
+        engine = self._engine
+        most = engine.at_once if isinstance(engine, ParallelEmbeddingEngine) else 1
+        texts: list[Text] = []
+        while len(texts) < most:
+            waiting = [queue for queue in queues if not queue.empty()]
+            if not waiting:
+                break
             # The caller with the least left, but the one that waits longest every second time.
             self._oldest_next = not self._oldest_next
             queue = min(waiting, key=lambda queue: queue.left if self._oldest_next else queue.since)
-            text = queue.texts.pop()
+            text = queue.texts[-1]
+            if texts and text.long_text != texts[0].long_text:
+                break
+            queue.texts.pop()
             queue.left -= text.size
-            self._compute_text(text)
-            self._done({text})
+            if text not in texts:
+                texts.append(text)
+        return texts
 
     def _done(self, texts: set[Text]) -> None:
         """Tell the callers which texts are done. A call that has a bad one ends with it."""
@@ -300,20 +319,29 @@ class Embedder:
                 caller.missing.clear()
             caller.missing -= done
 
-    def _compute_text(self, text: Text) -> None:
+    def _compute_texts(self, texts: list[Text]) -> None:
         def on_progress() -> None:
             self._sentinel.beat()
             self._budget.look()
             self._look()
-            if not any(text in caller.missing for caller in self._callers):
+            if not any(text in caller.missing for caller in self._callers for text in texts):
                 raise _Gone
 
+        engine, first = self._engine, texts[0]
         try:
-            text.vector, text.tokens = self._engine.embed(text.text, text.long_text, on_progress)
+            if isinstance(engine, ParallelEmbeddingEngine) and len(texts) > 1:
+                made = engine.embed_each([text.text for text in texts], first.long_text, on_progress)
+            else:
+                made = [engine.embed(first.text, first.long_text, on_progress)]
         except EngineFailed as exc:
-            text.error = exc
+            made = [exc] * len(texts)
         except _Gone:
-            text.error = EngineFailed("nobody waited for it any more")
+            made = [EngineFailed("nobody waited for it any more")] * len(texts)
+        for text, found in zip(texts, made, strict=True):
+            if isinstance(found, EngineFailed):
+                text.error = found
+            else:
+                text.vector, text.tokens = found
 
     def _compute_batch(self, batch: list[Chunk]) -> None:
         assert isinstance(self._engine, BatchEmbeddingEngine)

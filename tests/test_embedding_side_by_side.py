@@ -1,0 +1,71 @@
+"""gpt4all's engine computes several texts at once, each with a copy of the model, and they don't mind each other."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fidelity.texts import alike
+from service import Service
+
+from mayfly.engines.base import ParallelEmbeddingEngine
+from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+
+LONG = "The keeper of the light walks down to the harbour. " * 2000
+
+
+@pytest.fixture(scope="module")
+def engine(embedding_model: Path) -> Gpt4AllEmbeddings:
+    return Gpt4AllEmbeddings(embedding_model, 4, "m")
+
+
+def test_as_many_texts_go_at_once_as_there_are_threads(engine: Gpt4AllEmbeddings) -> None:
+    assert isinstance(engine, ParallelEmbeddingEngine)
+    for threads, texts in ((1, 1), (2, 2), (4, 4), (64, 4)):
+        engine.set_threads(threads)
+        assert engine.at_once == texts
+
+
+def test_each_text_has_the_vector_that_it_has_alone(engine: Gpt4AllEmbeddings) -> None:
+    texts = [*[sample.text for sample in alike()][:40], "", " ", "x" * 3000]
+    engine.set_threads(1)
+    alone = [engine.embed(text, "mean", lambda: None) for text in texts]
+    engine.set_threads(4)
+    together = [made for at in range(0, len(texts), 4)
+                for made in engine.embed_each(texts[at:at + 4], "mean", lambda: None)]
+    assert together == alone
+
+
+def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbeddings) -> None:
+    engine.set_threads(2)
+    told: list[int] = []
+
+    def stop() -> None:
+        told.append(threading.get_ident())
+        if len(told) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        engine.embed_each([LONG, LONG + "And up again."], "mean", stop)
+    assert told == [threading.get_ident()] * 3
+    again = engine.embed_each(["one", "two"], "mean", stop)
+    assert again == [engine.embed(text, "mean", stop) for text in ("one", "two")]
+    assert len(told) == 3
+
+
+def test_calls_at_once_get_their_own_vectors(embedding_model: Path, tmp_path: Path) -> None:
+    texts = [f"the lamp of harbour number {number} is lit" for number in range(48)]
+    service = Service(tmp_path, {"EMBED_MODEL": embedding_model.name, "MODEL_PATH": embedding_model.parent,
+                                 "EMBED_ENGINE": "gpt4all", "THREADS": 2})
+    try:
+        service.wait_ready()
+        one_by_one = [service.embed(text)[0] for text in texts]
+        assert service.embed(texts) == one_by_one
+        with ThreadPoolExecutor(16) as pool:
+            assert [vectors[0] for vectors in pool.map(service.embed, texts)] == one_by_one
+        assert service.lane("embed")["engine"] == "gpt4all"
+        assert service.lane("embed")["generation"] == 1
+    finally:
+        service.stop()
