@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import scripts
 import tiny_llama
+from processes import resident_memory
+from service import Service, until
 
 from mayfly.errors import ModelUnavailable
 from mayfly.models import architectures, nano
 from mayfly.models.inventory import Inventory
 from mayfly.models.minilm import FILE_NAME
+from mayfly.settings import available_cores
 
 
 def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None:
@@ -35,6 +38,25 @@ def test_memory_is_the_file_and_a_cache_for_each_process(model_path: Path) -> No
     tiny = Inventory(model_path).require("tiny-llama")
     # Keys and values, 2 blocks, 128 numbers of 2 bytes each a token.
     assert tiny.memory(100, 3) == tiny.size + 3 * 100 * 2 * 2 * 128 * 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_estimate_for_accelerated_embeddings_is_near_what_they_take(embedding_model: Path, tmp_path: Path,
+                                                                       threads: int) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO isn't installed here")
+    if threads > available_cores():
+        pytest.skip("not so many cores here")
+    service = Service(tmp_path, {"EMBED_MODEL": embedding_model.name, "MODEL_PATH": embedding_model.parent,
+                                 "EMBED_ENGINE": "openvino", "THREADS": threads})
+    try:
+        service.wait_ready()
+        estimated = Inventory(embedding_model.parent).require(embedding_model.name).memory(512, 1, threads)
+        pid = service.lane("embed")["pid"]
+        # The form for a single thread is compiled when nothing is to be done.
+        until(lambda: service.embed("a text") and 0.7 < resident_memory(pid) / estimated < 1.3, within=60,
+              what="the memory that was estimated")
+    finally:
+        service.stop()
 
 
 def test_a_model_is_found_by_its_id_and_by_its_files_name(model_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_the_memory_limit_counts_files_and_refuses_what_can_never_fit(
         start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.make(model_path / "wide.gguf", embedding=512, blocks=4)
     tiny_llama.make(model_path / "second.gguf", seed=2)
-    service = start(MEMORY_LIMIT="60MB", N_CTX=256)
+    service = start(MEMORY_LIMIT="60MB", N_CTX=256, EMBED_ENGINE="gpt4all")
     assert ask(service, "second").status_code == 200
     refused = ask(service, "wide")
     assert refused.status_code == 503

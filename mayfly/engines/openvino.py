@@ -32,7 +32,7 @@ from mayfly.engines.bert_tokens import BertTokens  # noqa: E402
 from mayfly.engines.vocabulary import open_vocabulary  # noqa: E402
 from mayfly.errors import EngineFailed, ModelUnavailable  # noqa: E402
 from mayfly.lanes.calls import LongText  # noqa: E402
-from mayfly.models.architectures import embedding_window  # noqa: E402
+from mayfly.models.architectures import ACCELERATED_ARCHITECTURES, embedding_window  # noqa: E402
 from mayfly.models.header import Contents, Header, read_contents  # noqa: E402
 
 _KINDS: dict[str, npt.DTypeLike] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -169,7 +169,7 @@ def _check(name: str, contents: Contents) -> None:
     """Raise ModelUnavailable unless the file is one that `_network` is right for."""
     header = contents.header
     kinds = {tensor.kind for tensor in contents.tensors.values()}
-    if header.architecture != "bert":
+    if header.architecture not in ACCELERATED_ARCHITECTURES:
         raise ModelUnavailable(f"the accelerated engine computes the architecture bert, and that of {name} is "
                                f"{header.architecture}")
     if header.pooling not in _POOLING:

@@ -7,6 +7,8 @@ it loads a file. A test asks it again.
 from __future__ import annotations
 
 EMBEDDING_ARCHITECTURES = frozenset({"bert", "nomic-bert"})
+#: Those that the accelerated embedding engine computes.
+ACCELERATED_ARCHITECTURES = frozenset({"bert"})
 
 COMPLETION_ARCHITECTURES = frozenset({
     "baichuan", "bloom", "chatglm", "codeshell", "command-r", "deepseek2", "falcon", "gemma", "gemma2", "gpt2",

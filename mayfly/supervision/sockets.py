@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import select
 import socket
@@ -81,7 +82,7 @@ class LaneSockets:
             ModelUnavailable: there is no such model, or gpt4all can't run it.
         """
         found = self._find(model)
-        return found.memory(self._settings.n_ctx, self._processes(found.kind or "completion"))
+        return self._memory(found, found.kind or "completion")
 
     def open(self, name: str, model: str) -> LaneState:
         """Open a lane for a model, or for counting tokens (`VOCABULARY`).
@@ -125,6 +126,13 @@ class LaneSockets:
             raise ModelUnavailable(found.unusable)
         return found
 
+    def _memory(self, model: Model, kind: Kind) -> int:
+        compiled = 0
+        if kind == "embedding" and self._settings.embed_engine != "gpt4all" and importlib.util.find_spec("openvino"):
+            # One for all threads, and one for the thread that is left beside a completion.
+            compiled = min(2, self._settings.threads)
+        return model.memory(self._settings.n_ctx, self._processes(kind), compiled)
+
     def _processes(self, kind: str) -> int:
         # A template's own cache, or a standby's, comes to those of the completions that run at once.
         return 1 if kind != "completion" or self._settings.isolation == "none" else self._settings.chat_processes + 1
@@ -137,6 +145,6 @@ class LaneSockets:
         self._paths[name] = path
         self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
                                       model.path if model else self._settings.model_path, "", at_once)
-        memory = model.memory(self._settings.n_ctx, self._processes(kind)) if model else 0
+        memory = self._memory(model, kind) if model else 0
         return LaneState(name, model.id if model else "", isolation, stem=stem, memory=memory, address=address,
                          served_at_once=at_once)
