@@ -1,6 +1,6 @@
 """mayfly's embeddings beside what people would use instead: servers over HTTP, and engines against libraries.
 
-    python bench/embeddings.py [--quick] [--minutes 22] [--cache FOLDER] [--only NAME,...] [--threads N]
+    python bench/embeddings.py [--quick] [--minutes 22] [--cache FOLDER] [--only NAME,...] [--threads N] [--compile]
 
 One run, one machine, one contender after the other, each in an environment of its own (made in the cache folder, which
 may be kept between runs). Texts of 8, 40, 120 and 400 words and a mix; 1, 8 and 32 texts a call; 1, 8 and 32 clients.
@@ -64,6 +64,7 @@ def main() -> None:
     arguments.add_argument("--minutes", type=float, default=22.0, help="about how long the measuring takes")
     arguments.add_argument("--cache", type=Path, help="keeps the peers' environments (default: a temporary folder)")
     arguments.add_argument("--only", default="", help="contenders by name, separated by commas")
+    arguments.add_argument("--compile", action="store_true", help="also llama-cpp-python, which has to be compiled")
     arguments.add_argument("--threads", type=int, default=available_cores())
     arguments.add_argument("--most-words", type=int, default=32_000)
     arguments.add_argument("--no-results", action="store_true", help="only print")
@@ -135,12 +136,17 @@ class Run:
             "infinity": peer("infinity", lambda python, port: [
                 str(Path(python).with_name("infinity_emb")), "v2", "--model-id", str(folder), "--port", port, "--host",
                 "127.0.0.1", "--engine", "torch", "--device", "cpu", "--no-bettertransformer"], "/embeddings"),
-            "llama-cpp-python": peer("llama-cpp", lambda python, port: [
+            "llama.cpp": peer("llama-cpp-server", lambda python, port: [
+                python, str(PEERS / "llama_cpp_server.py"), str(model), port, str(threads)], "/v1/embeddings"),
+            "llama-cpp-python": peer("llama-cpp-python", lambda python, port: [
                 python, "-m", "llama_cpp.server", "--model", str(model), "--embedding", "true", "--host", "127.0.0.1",
                 "--port", port, "--n_threads", str(threads), "--n_threads_batch", str(threads)], "/v1/embeddings"),
         }
         for name, (peer_name, function) in libraries.items():
             self._attempt(name, functools.partial(self._library, name, peer_name, function, folder))
+        if not self._chosen.compile:
+            del servers["llama-cpp-python"]
+            self.facts["llama-cpp-python"] = "not measured: it comes as source only, half an hour's work (--compile)"
         for name, start in servers.items():
             self._attempt(name, functools.partial(self._server, name, start))
 
@@ -308,8 +314,12 @@ def _bars(run: Run) -> list[tuple[str, str, str]]:
     add("engine / best library, every cell", "0.95", best, min)
     add("engine / best library, geometric mean", "1.5", best, statistics.geometric_mean)
     plain, bare = servers.get(PLAIN, {}), libraries.get(BARE, {})
-    add("mayfly on gpt4all / Embed4All, single texts, 1 client", "0.9",
-        ratios({cell: figures for cell, figures in plain.items() if cell[1:] == (1, 1)}, [bare]), min)
+    single = {cell: figures for cell, figures in plain.items() if cell[1] == 1}
+    for clients in sorted({cell[2] for cell in single}):
+        # A library has one caller, however many clients a server has.
+        alone = {(*cell[:2], clients): figures for cell, figures in bare.items()}
+        add(f"mayfly on gpt4all / Embed4All, single texts, {clients} client{'s' if clients > 1 else ''}", "0.9",
+            ratios({cell: figures for cell, figures in single.items() if cell[2] == clients}, [alone]), min)
     add("mayfly on gpt4all / Embed4All given the list, 32 texts of 40 words", "3",
         ratios({cell: figures for cell, figures in plain.items() if cell == (40, 32, 1)}, [bare]), min)
     return rows

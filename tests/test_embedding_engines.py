@@ -162,6 +162,22 @@ def test_auto_goes_back_to_gpt4all_with_a_line_for_the_log(embedding_model: Path
         engines.load_embeddings(embedding_model, 1, "m", engine="openvino")
 
 
+def test_a_library_that_dies_while_it_loads_is_done_without(embedding_model: Path, tmp_path: Path) -> None:
+    # A package in the place of the real one, which ends as on a processor that lacks an instruction.
+    package = tmp_path / "other" / "openvino"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    service = Service(tmp_path, {"EMBED_MODEL": embedding_model.name, "MODEL_PATH": embedding_model.parent,
+                                 "EMBED_ENGINE": "auto", "PYTHONPATH": tmp_path / "other"})
+    try:
+        service.wait_ready()
+        assert len(service.embed("a text")[0]) == 384
+        assert service.lane("embed")["engine"] == "gpt4all"
+        assert len(service.reports()) == 1
+    finally:
+        service.stop()
+
+
 def test_nothing_is_loaded_that_reports_to_its_makers() -> None:
     code = ("import sys, mayfly.engines.openvino\n"
             "print([name for name, module in sys.modules.items()\n"

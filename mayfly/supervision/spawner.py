@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import socket
@@ -45,8 +46,9 @@ class ProcessSpawner:
             return self._child(argv, self._app_spec(watched), [self._public], watched)
         lane = self._lanes[position.lane]
         assert lane.listener is not None and lane.address is not None and lane.model_file is not None
+        settings = dataclasses.replace(self._settings, embed_engine="gpt4all") if watched.plain else self._settings
         spec = Spec(
-            lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=self._settings,
+            lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,
             run_folder=self._run_folder, budget=self._run_folder / "threads", places=position.places,
             generation=watched.generation, parent=os.getpid())

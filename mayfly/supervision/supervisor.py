@@ -7,6 +7,7 @@ clock comes in from outside: tests drive both.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ from mayfly.workers import exits
 from mayfly.workers.budget import Allotment, Table
 
 _KILL_AGAIN = 1.0
+# How native code ends a process by itself, perhaps for want of an instruction that this processor hasn't got (as
+# subprocess gives it; Windows: illegal instruction, access violation, stack overrun).
+_OF_ITSELF = frozenset({*(-getattr(signal, name) for name in ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT")
+                          if hasattr(signal, name)), 0xC000001D, 0xC0000005, 0xC0000409})
 
 
 class Spawner(Protocol):
@@ -199,7 +204,7 @@ class Supervisor:
         number = 0 if lane is None else lane.take_number()
         name = f"{position.name}-{number}" if position.role == "once" else position.name
         watched = Watched(name, position.lane, number, self._run_folder / f"{name}.watchdog", now,
-                          turn=position.role != "once")
+                          turn=position.role != "once", plain=lane is not None and lane.plain)
         sentinel.Sentinel(watched.sentinel).remove()
         try:
             watched.process = self._spawner.start(position, watched)
@@ -351,6 +356,10 @@ class Supervisor:
             lane.failing = failure.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
                 "damaged")
+            if (self._settings.embed_engine == "auto" and lane.name != "chat" and failure.exit_code in _OF_ITSELF
+                    and not (failure.reason or lane.plain)):
+                lane.plain = True
+                self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means gpt4all from now on")
 
     # -- the board --------------------------------------------------------------------------------------------
 
