@@ -127,7 +127,10 @@ class ParallelEmbeddingEngine(EmbeddingEngine, Protocol):
 
 @runtime_checkable
 class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
-    """Makes vectors of several texts at once, and is faster so. One call at a time."""
+    """Makes vectors of several texts at once, and is faster so. One call at a time.
+
+    Its threads sleep while they wait for one another; those of other engines may spin.
+    """
 
     @property
     def batch_tokens(self) -> int:

@@ -52,14 +52,14 @@ class Supervisor:
         table: the thread budget; places of dead processes are freed here.
         fork_handle: makes the handle of a forked generation from its pid.
         catch_up: gives `handle` every event that has arrived and isn't handled yet.
-        free_cores: tells how many cores others leave free, from the model processes' pids and the time.
+        free_cores: see `FreeCores.look`.
         sockets: opens and closes the lanes of models that are asked for; without it there are the given lanes alone.
     """
 
     def __init__(self, settings: Settings, lanes: dict[str, LaneState], *, spawner: Spawner, journal: Journal,
                  reports: Reports, run_folder: Path, table: Table, now: float,
                  fork_handle: Callable[[int], Process] = Forked, catch_up: Callable[[], None] = lambda: None,
-                 free_cores: Callable[[Iterable[int], float], int] | None = None,
+                 free_cores: Callable[[Iterable[int], float], tuple[int, int]] | None = None,
                  sockets: Sockets | None = None) -> None:
         self._settings = settings
         self._spawner = spawner

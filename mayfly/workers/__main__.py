@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
-from mayfly.engines.base import CompletionEngine, EmbeddingEngine
+from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
@@ -107,9 +107,9 @@ class _Worker:
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()
 
-    def budget(self, set_threads: Callable[[int], None]) -> Budget:
+    def budget(self, set_threads: Callable[[int], None], *, sleeping: bool = False) -> Budget:
         """Return this process's part of the thread budget."""
-        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads)
+        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, sleeping=sleeping)
 
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
@@ -139,6 +139,7 @@ class _Worker:
     def embed(self, engine: EmbeddingEngine) -> int:
         """Serve embeddings until the model's file changes; return the exit code."""
         self.sentinel.write(self.facts)
+        budget = self.budget(engine.set_threads, sleeping=isinstance(engine, BatchEmbeddingEngine))
         generation, place = self._spec.generation, self._spec.places[0]
         self._events.send("ready", model=self.facts["model"], generation=generation, facts=engine.facts)
 
@@ -161,7 +162,7 @@ class _Worker:
 
         embedder = Embedder(
             engine, self._listener, lambda: take_call(self._listener, self._spec.address), generation=generation,
-            sentinel=self.sentinel, budget=self.budget(engine.set_threads), facts=self.facts, occupied=occupied,
+            sentinel=self.sentinel, budget=budget, facts=self.facts, occupied=occupied,
             served=served, queue_limit=self._spec.settings.queue_limit)
         while True:
             changed = self._model_file is not None and self._model_file.changed()

@@ -9,8 +9,8 @@ locked, and a stale look is put right at the next one.
 The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
 allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
 process empties its place. A place is taken before the call is, so the supervisor also sees by it whether a lane is in
-use. One byte more holds how many cores are free for all of them together: the watchdog lowers it while other programs
-compute.
+use. Two bytes more hold how many cores are free for all of them together: the watchdog lowers them while other programs
+compute (see mayfly.supervision.cores).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
-            size = PLACES + 1
+            size = PLACES + 2
             if os.fstat(descriptor).st_size < size:
                 os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
@@ -50,13 +50,14 @@ class Table:
             os.close(descriptor)
 
     @property
-    def free_cores(self) -> int:
-        """Cores that other programs leave free; 0 while nobody has looked."""
-        return self._map[PLACES]
+    def free_cores(self) -> tuple[int, int]:
+        """Cores that other programs leave free, for threads that spin and for threads that sleep while they wait; 0
+        while nobody has looked."""
+        return self._map[PLACES], self._map[PLACES + 1]
 
     @free_cores.setter
-    def free_cores(self, cores: int) -> None:
-        self._map[PLACES] = min(cores, 255)
+    def free_cores(self, cores: tuple[int, int]) -> None:
+        self._map[PLACES], self._map[PLACES + 1] = (min(number, 255) for number in cores)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]
@@ -113,13 +114,16 @@ class Budget:
         place: where this process computes.
         total: THREADS, at most 255.
         set_threads: the engine's setter; called only when the number changes.
+        sleeping: whether the engine's threads sleep while they wait for one another.
     """
 
-    def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None]) -> None:
+    def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None], *,
+                 sleeping: bool = False) -> None:
         self._table = table
         self._place = place
         self._total = min(total, 255)
         self._set_threads = set_threads
+        self._sleeping = sleeping
         self._threads = 0
         self._most: int | None = None
 
@@ -155,7 +159,7 @@ class Budget:
         return mine if self._most is None else min(mine, self._most)
 
     def _allowed(self) -> int:
-        return min(self._total, self._table.free_cores or self._total)
+        return min(self._total, self._table.free_cores[self._sleeping] or self._total)
 
     def _use(self, threads: int) -> None:
         self._table[self._place] = threads
