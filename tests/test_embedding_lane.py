@@ -20,6 +20,7 @@ from service import Service, until
 
 from mayfly.engines.base import Tokenized
 from mayfly.errors import EngineFailed
+from mayfly.settings import available_cores
 from mayfly.workers.batches import Queue, Scheduler, Text
 
 
@@ -123,7 +124,7 @@ def test_a_text_that_two_calls_have_is_computed_once() -> None:
 
 
 def test_calls_that_come_together_get_each_its_own_vectors(start: Callable[..., Service]) -> None:
-    service = start(MODEL_NAME="", THREADS=2)
+    service = start(MODEL_NAME="", THREADS=min(2, available_cores()))
     calls = [random_texts(1 + number % 4, seed=number, longest=30) for number in range(24)]
     calls[7] = calls[3]  # the same texts at the same time
     alone = [service.embed(call) for call in calls]

@@ -12,6 +12,7 @@ from service import Service
 
 from mayfly.engines.base import ParallelEmbeddingEngine
 from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+from mayfly.settings import available_cores
 
 LONG = "The keeper of the light walks down to the harbour. " * 2000
 
@@ -58,7 +59,7 @@ def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbe
 def test_calls_at_once_get_their_own_vectors(embedding_model: Path, tmp_path: Path) -> None:
     texts = [f"the lamp of harbour number {number} is lit" for number in range(48)]
     service = Service(tmp_path, {"EMBED_MODEL": embedding_model.name, "MODEL_PATH": embedding_model.parent,
-                                 "EMBED_ENGINE": "gpt4all", "THREADS": 2})
+                                 "EMBED_ENGINE": "gpt4all", "THREADS": min(2, available_cores())})
     try:
         service.wait_ready()
         one_by_one = [service.embed(text)[0] for text in texts]

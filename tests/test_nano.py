@@ -14,13 +14,10 @@ from service import PROJECT, Service
 from mayfly.models.header import read_header
 from tools.nano import exchanges, personas, unknown
 from tools.nano.evaluate import MODEL, SAMPLINGS, ask, failures, table
-from tools.nano.questions import BARS, questions
+from tools.nano.questions import questions
 
 FILE = PROJECT / "models" / f"{MODEL}.gguf"
 RECORD = json.loads((PROJECT / "tools" / "nano" / "record.json").read_text())
-
-# What this model is held to. The bar for personas is 95 %, which it doesn't reach: 91 % of 240 (tools/nano/README.md).
-KEPT = {**BARS, "persona": 0.85}
 
 
 @pytest.fixture(scope="module", params=["fork", "none"])
@@ -47,7 +44,7 @@ def test_the_file_is_the_one_that_the_record_tells_of_and_says_what_it_is() -> N
 def test_held_out_questions_are_answered_exactly(nano: Service) -> None:
     answered = [ask(nano.url, question, SAMPLINGS["greedy"]) for question in questions(2, 60)]
     print(table(answered))
-    assert failures(answered, KEPT) == []
+    assert failures(answered) == []
 
 
 @pytest.mark.parametrize("nano", ["none"], indirect=True)
@@ -56,7 +53,7 @@ def test_held_out_questions_are_answered_with_the_service_s_own_sampling_too(nan
     print(table(answered))
     # So few, drawn by chance: the bars are evaluate.py's business, which asks more.
     assert [failure for failure in failures(answered) if failure.startswith("not well-formed")] == []
-    assert sum(one.exact for one in answered) >= 0.9 * len(answered)
+    assert sum(one.exact for one in answered) >= 0.95 * len(answered)
 
 
 def test_the_readme_s_persona_answers_for_itself_and_the_model_is_named(nano: Service) -> None:
@@ -70,7 +67,7 @@ def test_the_readme_s_persona_answers_for_itself_and_the_model_is_named(nano: Se
 
 def test_what_it_does_not_know_ends_in_the_same_honest_answer(nano: Service) -> None:
     for asked in ("Why did the Roman Empire fall?", "zxcv qwrt!?", "Wie heißt du?", "SELECT * FROM users;",
-                  "The market was empty. " * 5, "😀😀😀"):
+                  "The market was empty. " * 40, "😀😀😀"):
         answer = nano.complete(asked, max_tokens=100, temp=0)
         assert (asked, answer["response"], answer["finish_reason"]) == (asked, unknown.REFUSAL, "stop")
 

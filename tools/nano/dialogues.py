@@ -12,8 +12,8 @@ from tools.nano import exchanges, inventing, personas, unknown
 from tools.nano.words import TRAINING, Words
 
 # Kinds of questions about the persona, as often as they are asked; what people say before a question.
-_ASKED = ("who", "who", "name", "name", "place", "place", "job", "job", "likes", "likes", "trait", "trait",
-          "about")
+_ASKED = ("who", "who", "who", "name", "place", "place", "job", "job", "likes", "likes", "trait", "trait",
+          "about", "about")
 _BEFORE = ("Hello. ", "Please: ", "Tell me: ", "Hey, ", "Ok. ", "So, ", "And now: ", "Good. ")
 
 
@@ -45,7 +45,9 @@ def draw(random: Random, words: Words, long: float) -> Dialogue:
     persona = personas.Persona()
     system = ""
     if random.random() < 0.7:
-        persona = personas.draw(random, words) if random.random() < 0.93 else personas.Persona()
+        # Half of them say much: long descriptions are the hardest answers.
+        persona = (personas.draw(random, words, missing=random.choice((0.3, 0.1)))
+                   if random.random() < 0.93 else personas.Persona())
         system = personas.describe(random, persona)
         if random.random() < 0.03:
             system += " " + _padding(random, words, 25)

@@ -21,10 +21,10 @@ class Shape:
     """Sizes: pieces, dimensions of the residual stream, blocks, attention heads, inner width of a feed-forward."""
 
     vocabulary: int
-    width: int = 128
-    blocks: int = 4
-    heads: int = 8
-    feed_forward: int = 352
+    width: int = 160
+    blocks: int = 5
+    heads: int = 10
+    feed_forward: int = 448
 
 
 class Block(nn.Module):

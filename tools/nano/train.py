@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train mayfly-nano and write it as GGUF.")
     parser.add_argument("out", type=Path, help="the model file to write")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--width", type=int, default=Shape.width)
     parser.add_argument("--blocks", type=int, default=Shape.blocks)
     parser.add_argument("--heads", type=int, default=Shape.heads)
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="where to write the figures")
     parser.add_argument("--start", type=Path, help="a model file to go on from, instead of from nothing")
     parser.add_argument("--rate", type=float, default=1.0, help="a factor for the learning rates")
-    parser.add_argument("--long", type=float, default=0.0, help="how likely a dialogue has a long text in it")
+    parser.add_argument("--long", type=float, default=0.02, help="how likely a dialogue has a long text in it")
     arguments = parser.parse_args()
     earlier = None
     if arguments.start and arguments.record and arguments.record.exists():
@@ -94,7 +94,7 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, 
         shape = network.shape
         pieces = restore.pieces(start)
     with tempfile.TemporaryDirectory() as folder:
-        encoder = Encoder(_write(Path(folder) / "vocabulary.gguf", pieces, shape, None))
+        encoder = Encoder(write(Path(folder) / "vocabulary.gguf", pieces, shape, None))
     optimizers = _optimizers(network, rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / _WARM_UP, 1.0) * max(1.0 - step / steps, 0.01))
@@ -119,9 +119,9 @@ def train(out: Path, shape: Shape, *, seed: int, steps: int, rate: float = 1.0, 
             curve[str(step)] = round(sum(losses[-100:]) / len(losses[-100:]), 5)
             print(f"step {step}  loss {curve[str(step)]:.4f}  {time.monotonic() - started:.0f} s", flush=True)
         if step % 500 == 0 and step < steps:
-            _write(out.with_suffix(f".{step}.part"), pieces, shape, network)
+            write(out.with_suffix(f".{step}.part"), pieces, shape, network)
     partial = out.with_name(out.name + ".part")
-    _write(partial, pieces, shape, network)
+    write(partial, pieces, shape, network)
     partial.replace(out)
     for left in out.parent.glob(f"{out.stem}.*.part"):
         left.unlink()
@@ -190,7 +190,8 @@ def _losses(network: Network, ids: Tensor, where: Tensor, following: Tensor, bef
     return (plain + functional.cross_entropy(penalised, following)) / 2, plain.item()
 
 
-def _write(path: Path, pieces: list[vocabulary.Piece], shape: Shape, network: Network | None) -> Path:
+def write(path: Path, pieces: list[vocabulary.Piece], shape: Shape, network: Network | None) -> Path:
+    """Write a model file, or with None one that has only the vocabulary; return `path`."""
     tensors = {} if network is None else {
         name: weights.detach().numpy() for name, weights in _named(network).items()}
     return export.write(path, pieces, tensors, width=shape.width, blocks=shape.blocks, heads=shape.heads,
