@@ -69,6 +69,9 @@ def main() -> None:
     arguments.add_argument("--most-words", type=int, default=32_000)
     arguments.add_argument("--no-results", action="store_true", help="only print")
     chosen = arguments.parse_args()
+    drawn = not (chosen.no_results or chosen.quick)
+    if drawn:
+        import plots  # what is missing is missed now, and not when everything has been measured
     described = results.machine()
     settings = load_settings()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
@@ -76,11 +79,9 @@ def main() -> None:
         run.measure()
     body = report(run)
     figures = {"servers": _plain(run.servers), "libraries": _plain(run.libraries), "facts": run.facts}
-    if chosen.no_results or chosen.quick:
+    if not drawn:
         print(body)
         return
-    import plots
-
     PLOTS.mkdir(exist_ok=True)
     (PLOTS / "embeddings.json").write_text(json.dumps(figures) + "\n")
     plots.servers(run.servers, PLOTS / "embeddings-servers.png", FAST, described)

@@ -46,6 +46,8 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=available_cores())
     arguments.add_argument("--no-results", action="store_true", help="only print")
     chosen = arguments.parse_args()
+    if not chosen.no_results:
+        import plots  # what is missing is missed now, and not when everything has been measured
     described = results.machine()
     engines = chosen.engines.split(",")
     rates: dict[str, list[float]] = {}
@@ -74,8 +76,6 @@ def main() -> None:
     if chosen.no_results:
         print(body)
         return
-    import plots
-
     plots.growth(CLIENTS, rates, p95, PLOTS / "embeddings-growth.png", described)
     if used:
         plots.memory([texts for texts, _ in used], [size for _, size in used], PLOTS / "embeddings-memory.png",

@@ -64,10 +64,12 @@ class Child:
         sockets: listening sockets that it inherits.
         on_event: called from a thread with each event.
         on_line: called from a thread with each line of its stderr.
+        gather: after events were read, so long (s) those that follow wait in the pipe, to be read together.
     """
 
     def __init__(self, argv: Sequence[str], *, cwd: Path, spec: dict[str, Any], sockets: Sequence[socket.socket],
-                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None]) -> None:
+                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None], gather: float = 0.0
+                 ) -> None:
         self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets)
         self.pid = self._process.pid
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
@@ -75,7 +77,7 @@ class Child:
         self._on_line = on_line
         assert self._process.stdout is not None and self._process.stderr is not None
         self._threads = [
-            threading.Thread(target=self._read, args=(self._process.stdout, self._event), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stdout, self._event, gather), daemon=True),
             threading.Thread(target=self._read, args=(self._process.stderr, self._line), daemon=True),
         ]
         for thread in self._threads:
@@ -132,7 +134,7 @@ class Child:
         with contextlib.suppress(OSError):
             self._process.send_signal(number)
 
-    def _read(self, stream: IO[bytes], take: Callable[[bytes], None]) -> None:
+    def _read(self, stream: IO[bytes], take: Callable[[bytes], None], gather: float = 0.0) -> None:
         rest = b""
         with contextlib.suppress(OSError, ValueError):
             while chunk := os.read(stream.fileno(), 65536):
@@ -142,6 +144,8 @@ class Child:
                 if len(rest) > 1 << 20:  # native code may write without ever ending a line
                     take(rest)
                     rest = b""
+                if gather:
+                    time.sleep(gather)
         if rest:
             take(rest)
 

@@ -19,6 +19,10 @@ from mayfly.workers.spec import Spec
 #: What the watchdog's loop waits for: a process and what it sent, or None for "look now".
 Inbox = queue.SimpleQueue[tuple[Watched, dict[str, Any]] | None]
 
+# The web process sends a line for each request. Each would wake three threads of the watchdog and have it look at every
+# process, on the cores and in the moment in which the client reads its answer and sends the next request.
+_GATHER = 0.05
+
 
 class ProcessSpawner:
     """Starts the web process and workers as child processes.
@@ -43,7 +47,7 @@ class ProcessSpawner:
         """See Spawner."""
         if position.role == "app":
             argv = [sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"]
-            return self._child(argv, self._app_spec(watched), [self._public], watched)
+            return self._child(argv, self._app_spec(watched), [self._public], watched, gather=_GATHER)
         lane = self._lanes[position.lane]
         assert lane.listener is not None and lane.address is not None and lane.model_file is not None
         settings = dataclasses.replace(self._settings, embed_engine="gpt4all") if watched.plain else self._settings
@@ -70,10 +74,11 @@ class ProcessSpawner:
                       for name, lane in self._lanes.items() if name in ("embed", "chat")},
         }
 
-    def _child(self, argv: list[str], spec: dict[str, Any], sockets: list[socket.socket], watched: Watched) -> Child:
+    def _child(self, argv: list[str], spec: dict[str, Any], sockets: list[socket.socket], watched: Watched,
+               gather: float = 0.0) -> Child:
         def on_line(line: str) -> None:
             if self._settings.debug:
                 self._inbox.put((watched, {"event": "log", "line": line}))
 
         return Child(argv, cwd=PROJECT_FOLDER, spec=spec, sockets=sockets,
-                     on_event=lambda event: self._inbox.put((watched, event)), on_line=on_line)
+                     on_event=lambda event: self._inbox.put((watched, event)), on_line=on_line, gather=gather)
