@@ -161,14 +161,16 @@ def test_garbage_written_into_a_sentinel_fools_nobody(scripted: Callable[..., Se
 
 def _moved(made: Path, place: Path) -> bool:
     """Move something into the place of a sentinel; False if the process that beats there was faster."""
-    with contextlib.suppress(OSError):
-        os.rename(made, place)
-        return True
-    with contextlib.suppress(OSError):  # a folder takes the place of no file, and nothing that of a folder
-        if place.is_dir() and not place.is_symlink():
-            place.rename(place.with_name(f".{place.name}.{time.monotonic_ns()}"))
-        else:
-            place.unlink()
+    # At once again after the place is free: a process that serves has put its sentinel back after milliseconds.
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            os.rename(made, place)
+            return True
+        with contextlib.suppress(OSError):  # a folder takes the place of no file, and nothing that of a folder
+            if place.is_dir() and not place.is_symlink():
+                place.rename(place.with_name(f".{place.name}.{time.monotonic_ns()}"))
+            else:
+                place.unlink()
     return False
 
 
