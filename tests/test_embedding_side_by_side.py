@@ -56,6 +56,16 @@ def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbe
     assert len(told) == 3
 
 
+def test_a_copy_that_cannot_be_loaded_is_done_without(embedding_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / embedding_model.name
+    path.symlink_to(embedding_model)
+    engine = Gpt4AllEmbeddings(path, 2, "m")
+    path.unlink()
+    together = engine.embed_each(["one", "two"], "mean", lambda: None)
+    assert together == [engine.embed(text, "mean", lambda: None) for text in ("one", "two")]
+    assert engine.at_once == 1
+
+
 def test_calls_at_once_get_their_own_vectors(embedding_model: Path, tmp_path: Path) -> None:
     texts = [f"the lamp of harbour number {number} is lit" for number in range(48)]
     service = Service(tmp_path, {"EMBED_MODEL": embedding_model.name, "MODEL_PATH": embedding_model.parent,

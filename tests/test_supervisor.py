@@ -187,6 +187,21 @@ def test_every_position_is_filled_at_the_first_tick(rig: Rig) -> None:
     assert rig.board("embed")["state"] == "loading"
 
 
+@pytest.mark.parametrize(
+    ("lane", "engine", "code", "then"),
+    [("embed", "auto", -4, "gpt4all"), ("embed", "auto", -9, "auto"), ("embed", "auto", 1, "auto"),
+     ("embed", "openvino", -4, "openvino"), ("chat", "", -6, "")])
+def test_only_auto_goes_on_with_gpt4all_after_a_death_in_native_code_at_the_start(
+        rig: Rig, lane: str, engine: str, code: int, then: str) -> None:
+    rig.supervisor.lanes["embed"].embed_engine = "auto" if lane == "chat" else engine
+    rig.spawner.latest(lane)[1].code = code
+    rig.tick()
+    rig.tick(30)
+    assert rig.spawner.count(lane) == 2
+    assert rig.spawner.latest(lane)[0].embed_engine == then
+    assert rig.supervisor.lanes["embed"].embed_engine == (then or "auto")
+
+
 def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:
     template, _ = rig.come_up("chat")
     path = rig.fork(template, 1)

@@ -54,7 +54,7 @@ from mayfly.models.header import Header, read_header
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
 _MERSENNE_NUMBERS = 624
-# Texts that are embedded side by side. Each copy of a model takes some 30 MB of its own.
+# Texts that are embedded side by side. Each copy of MiniLM takes some 4 MB beside the weights.
 _MOST_COPIES = 4
 
 _library = binding.llmodel
@@ -98,6 +98,7 @@ class Gpt4AllEmbeddings:
         self._window = embedding_window(header.architecture, header.context_length)
         self._threads = threads
         self._copies = [self._load()]
+        self._most_copies = _MOST_COPIES
         self._pool: ThreadPoolExecutor | None = None
         self.dimensions = 0
         vector, _ = self.embed("self-test", "truncate", lambda: None)
@@ -109,7 +110,7 @@ class Gpt4AllEmbeddings:
     @property
     def at_once(self) -> int:
         """See ParallelEmbeddingEngine."""
-        return min(self._threads, _MOST_COPIES)
+        return min(self._threads, self._most_copies)
 
     def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """See EmbeddingEngine."""
@@ -118,10 +119,17 @@ class Gpt4AllEmbeddings:
     def embed_each(self, texts: Sequence[str], long_text: LongText, on_progress: Callable[[], object]
                    ) -> list[tuple[bytes, int] | EngineFailed]:
         """See ParallelEmbeddingEngine."""
-        while len(self._copies) < len(texts):
-            self._copies.append(self._load())
+        try:
+            while len(self._copies) < min(len(texts), self._most_copies):
+                self._copies.append(self._load())
+        except ModelUnavailable:
+            # Those that there are do the work: the file may be about to be replaced, or memory is short.
+            self._most_copies = len(self._copies)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_MOST_COPIES, "embedding")
+        free: queue.SimpleQueue[Embed4All] = queue.SimpleQueue()
+        for copy in self._copies:
+            free.put(copy)
         moved: queue.SimpleQueue[bool] = queue.SimpleQueue()
         stopped = threading.Event()
 
@@ -130,15 +138,17 @@ class Gpt4AllEmbeddings:
             if stopped.is_set():
                 raise _Stopped
 
-        def work(copy: Embed4All, text: str) -> tuple[bytes, int] | EngineFailed:
+        def work(text: str) -> tuple[bytes, int] | EngineFailed:
+            copy = free.get()
             try:
                 return self._embed(copy, self._threads // len(texts), text, long_text, go_on)
             except EngineFailed as exc:
                 return exc
             finally:
+                free.put(copy)
                 moved.put(True)
 
-        futures = [self._pool.submit(work, copy, text) for copy, text in zip(self._copies, texts, strict=False)]
+        futures = [self._pool.submit(work, text) for text in texts]
         try:
             ended = 0
             while ended < len(texts):

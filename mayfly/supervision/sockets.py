@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
-import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress
+from mayfly.compat import LaneAddress, readable
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.board import VOCABULARY
 from mayfly.lanes.calls import GATHERED
@@ -110,13 +109,7 @@ class LaneSockets:
     def waiting(self, name: str) -> bool:
         """Tell whether a call waits in a lane's socket for a worker to take it."""
         listener = self.lanes[name].listener
-        if listener is None:
-            return False
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(listener, select.POLLIN)
-            return bool(poll.poll(0))
-        return bool(select.select([listener], [], [], 0)[0])
+        return listener is not None and readable(listener)
 
     def _find(self, model: str) -> Model:
         found = self._inventory.find(model)
@@ -146,5 +139,6 @@ class LaneSockets:
         self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
                                       model.path if model else self._settings.model_path, "", at_once)
         memory = self._memory(model, kind) if model else 0
+        engine = self._settings.embed_engine if kind == "embedding" else ""
         return LaneState(name, model.id if model else "", isolation, stem=stem, memory=memory, address=address,
-                         served_at_once=at_once)
+                         served_at_once=at_once, embed_engine=engine)

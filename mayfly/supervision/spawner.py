@@ -50,7 +50,8 @@ class ProcessSpawner:
             return self._child(argv, self._app_spec(watched), [self._public], watched, gather=_GATHER)
         lane = self._lanes[position.lane]
         assert lane.listener is not None and lane.address is not None and lane.model_file is not None
-        settings = dataclasses.replace(self._settings, embed_engine="gpt4all") if watched.plain else self._settings
+        settings = (dataclasses.replace(self._settings, embed_engine=watched.embed_engine) if watched.embed_engine
+                    else self._settings)
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,

@@ -204,7 +204,7 @@ class Supervisor:
         number = 0 if lane is None else lane.take_number()
         name = f"{position.name}-{number}" if position.role == "once" else position.name
         watched = Watched(name, position.lane, number, self._run_folder / f"{name}.watchdog", now,
-                          turn=position.role != "once", plain=lane is not None and lane.plain)
+                          turn=position.role != "once", embed_engine=lane.embed_engine if lane else "")
         sentinel.Sentinel(watched.sentinel).remove()
         try:
             watched.process = self._spawner.start(position, watched)
@@ -356,9 +356,8 @@ class Supervisor:
             lane.failing = failure.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
                 "damaged")
-            if (self._settings.embed_engine == "auto" and lane.name != "chat" and failure.exit_code in _OF_ITSELF
-                    and not (failure.reason or lane.plain)):
-                lane.plain = True
+            if lane.embed_engine == "auto" and failure.exit_code in _OF_ITSELF and not failure.reason:
+                lane.embed_engine = "gpt4all"
                 self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means gpt4all from now on")
 
     # -- the board --------------------------------------------------------------------------------------------

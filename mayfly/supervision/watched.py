@@ -39,7 +39,7 @@ class Watched:
     turn: bool = True  # False: a standby that waits for its turn
     snapshot: int = 0  # of which snapshot it is a fork
     dismissed: bool = False  # its lane has left; what it still says is about nothing
-    plain: bool = False  # the accelerated engine isn't to be tried
+    embed_engine: str = ""  # as its lane's
 
     @property
     def ready(self) -> bool:
@@ -146,7 +146,8 @@ class LaneState:
         expected: until when the call for which it opened is awaited; 0 once one was served.
         places: in the thread budget.
         failing: why its process doesn't come up, or "".
-        plain: its process died in native code while it loaded, so EMBED_ENGINE=auto means gpt4all for the next ones.
+        embed_engine: EMBED_ENGINE for its next process; "" for a lane that doesn't embed. Where a process died in
+            native code while it loaded, auto has become gpt4all.
         shown: what its process says of its engine.
         generations: the living generations, by number.
         snapshots: those of its template, where it may have any.
@@ -168,7 +169,7 @@ class LaneState:
     generation: int = 0
     was_ready: bool = False
     failing: str = ""
-    plain: bool = False
+    embed_engine: str = ""
     shown: dict[str, str] = field(default_factory=dict)
     last_failure: dict[str, Any] | None = None
     generations: dict[int, Watched] = field(default_factory=dict)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress, hung_up
+from mayfly.compat import LaneAddress, hung_up, readable
 
 # How long one wait may take; between two waits there is a beat.
 TICK = 0.25
@@ -37,7 +36,7 @@ def take_call(listener: socket.socket, address: dict[str, Any]) -> socket.socket
 
 def call_waits(listener: socket.socket) -> bool:
     """Wait up to one tick for a call; tell whether there is one."""
-    return bool(select.select([listener], [], [], TICK)[0])
+    return readable(listener, TICK)
 
 
 def wait_for_call(listener: socket.socket, address: dict[str, Any]) -> socket.socket | None:

@@ -61,7 +61,7 @@ def ask(url: str, question: Question, sampling: Mapping[str, float], model: str 
     return Answered(question, choice["message"]["content"], choice["finish_reason"])
 
 
-def failures(answered: Iterable[Answered], bars: Mapping[str, float] = BARS) -> list[str]:
+def failures(answered: Iterable[Answered]) -> list[str]:
     """Return the bars that were not reached, and each answer that isn't well-formed."""
     by_group: dict[str, list[Answered]] = defaultdict(list)
     found = []
@@ -69,7 +69,7 @@ def failures(answered: Iterable[Answered], bars: Mapping[str, float] = BARS) -> 
         by_group[one.question.group].append(one)
         if not one.well_formed:
             found.append(f"not well-formed ({one.finish_reason}): {one.text!r} to {_asked(one)}")
-    for group, bar in bars.items():
+    for group, bar in BARS.items():
         share = _share(by_group[group])
         if not share >= bar:
             found.append(f"{group}: {share:.1%} exact answers instead of {bar:.0%}")
