@@ -78,7 +78,8 @@ def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_acce
 
     draining = Draining()
     app = create_app(settings, lanes, draining)
-    server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining)
+    server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining,
+                    express=app.extensions["mayfly.express"])
     should_stop.wake = server.pull_trigger
     announce()
     server.run(beat, should_stop, GRACE_SECONDS)

@@ -137,3 +137,23 @@ def test_a_sender_whose_reader_is_gone_is_told() -> None:
         theirs.close()
         with pytest.raises(OSError):
             framing.send(ours, {"event": "piece"})
+
+
+@pytest.mark.parametrize("step", [1, 5, 11, 13, 1000])
+def test_frames_are_taken_out_of_what_has_come_as_soon_as_they_are_whole(step: int) -> None:
+    sent = [({"event": "began", "generation": 1}, b""), ({"event": "done"}, b"mfl1" * 100), ({}, b"")]
+    data = b"".join(_frame(message, raw) for message, raw in sent)
+    received, found = bytearray(), []
+    for at in range(0, len(data), step):
+        received += data[at:at + step]
+        while (frame := framing.pop(received)) is not None:
+            found.append(frame)
+    assert found == sent
+    assert not received
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\n", _HEAD.pack(b"mfl1", 2, 0) + b"[]",
+                                  _HEAD.pack(b"mfl1", framing.LARGEST_JSON + 1, 0)], ids=["other", "list", "large"])
+def test_nothing_else_is_taken_out_as_a_frame(data: bytes) -> None:
+    with pytest.raises(framing.FrameError):
+        framing.pop(bytearray(data))

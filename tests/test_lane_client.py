@@ -19,7 +19,18 @@ from mayfly.compat import LaneAddress
 from mayfly.errors import DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import board, framing
 from mayfly.lanes.board import Board
-from mayfly.lanes.calls import KEY_SIZE, ClientGone, CompletionCall, EmbedCall, Message, Piece, Watch
+from mayfly.lanes.calls import (
+    KEY_SIZE,
+    ClientGone,
+    CompletionCall,
+    EmbedCall,
+    Embeddings,
+    Interrupted,
+    Message,
+    Pending,
+    Piece,
+    Watch,
+)
 from mayfly.lanes.client import SocketLane
 
 
@@ -101,6 +112,96 @@ def test_a_short_embedding_is_sent_with_the_connection_and_again_to_the_next_wor
                                   "prompt_tokens": 3}, vector)
         assert answer.result().vectors == vector
     assert lane.status()["retried"] == 1
+
+
+def embedding(number: int) -> EmbedCall:
+    return EmbedCall(f"req_{number}", (f"text {number}",))
+
+
+def taken(pending: Pending | None) -> Embeddings:
+    """Wait for the answer of a call that was begun."""
+    assert pending is not None
+    return until(lambda: select.select([pending.fileno()], [], [], 0)[0] and pending.take(), what="the answer")
+
+
+VECTOR = array.array("f", [1.0, 0.0]).tobytes()
+MADE = {"event": "done", "dimensions": 2, "model": "m", "generation": 1, "prompt_tokens": 3}
+
+
+def test_a_call_that_was_begun_hands_its_connection_to_the_next(played: PlayedLane) -> None:
+    lane = played.lane()
+    first = lane.begin(embedding(1), soon())
+    connection, _ = played.listener.accept()
+    assert framing.receive(connection)[0]["embed"]["texts"] == ["text 1"]  # type: ignore[index]
+    assert (lane.status()["queue"], lane.status()["active"]) == (1, 0)
+    framing.send(connection, {"event": "began", "generation": 1})
+    framing.send(connection, MADE, VECTOR)
+    assert taken(first).vectors == VECTOR
+    assert first is not None
+    first.close()
+    first.begun.place.leave()
+    second = lane.begin(embedding(2), soon())
+    assert framing.receive(connection)[0]["embed"]["texts"] == ["text 2"]  # type: ignore[index]
+    # Nobody tells it that it has begun: it was sent to a process that is known.
+    assert (lane.status()["queue"], lane.status()["active"]) == (0, 1)
+    framing.send(connection, MADE, VECTOR)
+    assert taken(second).vectors == VECTOR
+    assert second is not None
+    second.begun.place.leave()
+    second.begun.place.leave()
+    assert (lane.status()["queue"], lane.status()["active"]) == (0, 0)
+
+
+def test_a_kept_connection_whose_process_has_gone_costs_the_next_call_nothing(played: PlayedLane) -> None:
+    lane = played.lane()
+    pending = [lane.begin(embedding(number), soon()) for number in range(3)]
+    connections = [played.listener.accept()[0] for _ in pending]
+    for call, connection in zip(pending, connections, strict=True):
+        framing.send(connection, {"event": "began", "generation": 1})
+        framing.send(connection, MADE, VECTOR)
+        assert taken(call).vectors == VECTOR
+        assert call is not None
+        call.close()
+        connection.close()
+    next_call = lane.begin(embedding(4), soon())
+    connection, _ = played.listener.accept()
+    framing.send(connection, {"event": "began", "generation": 2})
+    framing.send(connection, MADE, VECTOR)
+    assert taken(next_call).vectors == VECTOR
+    assert lane.status()["retried"] == 0
+
+
+def test_a_call_that_was_begun_goes_on_with_its_place_and_its_crash(played: PlayedLane) -> None:
+    lane = played.lane(queue_limit=0)
+    pending = lane.begin(embedding(1), soon())
+    assert pending is not None
+    assert lane.begin(embedding(2), soon()) is None  # there is no other place
+    connection, _ = played.listener.accept()
+    framing.send(connection, {"event": "began", "generation": 1})
+    connection.close()
+    with pytest.raises(Interrupted):
+        taken(pending)
+    pending.close()
+    assert pending.begun.crashes == 1
+    played.say(state="ready", last_failure={"generation": 2, "report": "second.log"})
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(lane.embed, embedding(1), Watch(soon(), begun=pending.begun))
+        connection, _ = played.listener.accept()
+        assert framing.receive(connection) is not None
+        framing.send(connection, {"event": "began", "generation": 2})
+        connection.close()
+        with pytest.raises(ModelCrashed, match="twice"):
+            answer.result()
+    assert (lane.status()["queue"], lane.status()["active"], lane.status()["retried"]) == (0, 0, 1)
+
+
+def test_a_call_is_begun_only_where_nothing_has_to_be_waited_for(played: PlayedLane) -> None:
+    assert played.lane().begin(EmbedCall("req_1", ("word " * 10_000,)), soon()) is None
+    played.say(state="loading")
+    assert played.lane().begin(embedding(1), soon()) is None
+    played.say(state="ready")
+    assert played.lane(summon=lambda: None).begin(embedding(1), soon()) is not None
+    assert SocketLane("chat", None, Board(Path("nowhere")), queue_limit=1).begin(embedding(1), soon()) is None
 
 
 def test_a_call_whose_worker_dies_goes_to_the_next_one_and_starts_over(played: PlayedLane) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
 GATHERED = 32
@@ -155,6 +155,27 @@ class TokenizeCall:
         return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
 
 
+class Place(Protocol):
+    """A call's place in its lane: it waits, or is served, until it leaves."""
+
+    def leave(self) -> None:
+        """Give the place back, once; after that nothing."""
+
+
+@dataclass
+class Begun:
+    """A call that somebody has begun and somebody else goes on with: it keeps its place.
+
+    Attributes:
+        deadline: on the clock of `time.monotonic`, in seconds.
+        crashes: processes that have died of it, or beside it.
+    """
+
+    place: Place
+    deadline: float
+    crashes: int = 0
+
+
 @dataclass(frozen=True)
 class Watch:
     """The caller's side of a call: how long it may take, and whether anybody still waits.
@@ -163,11 +184,13 @@ class Watch:
         deadline: on the clock of `time.monotonic`, in seconds.
         client_gone: True once the client has hung up; asked a few times a second.
         stopping: True once the service stops and waits no longer; the call ends with LaneUnavailable.
+        begun: what became of the call until now, if somebody else has begun it.
     """
 
     deadline: float
     client_gone: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
+    begun: Begun | None = None
 
 
 class ClientGone(Exception):
@@ -258,3 +281,42 @@ class Lane(Protocol):
 
     def configured(self) -> bool:
         """Tell whether the lane has a model to serve."""
+
+
+class Pending(Protocol):
+    """A call under way that nobody waits for in a thread; used by one thread."""
+
+    begun: Begun
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when there is something to take."""
+
+    def take(self) -> Embeddings | None:
+        """Take what has come; None as long as it isn't the answer.
+
+        Raises:
+            CallError: the answer is an error.
+            Interrupted: the process died.
+        """
+
+    def failing(self) -> bool:
+        """Tell whether the call waits for a process that fails to start."""
+
+    def close(self) -> None:
+        """Stop listening; what isn't answered is cancelled. The place is kept."""
+
+
+class Interrupted(Exception):
+    """The process that served a call died; `Pending.begun` has it counted, and the call may be made again."""
+
+
+@runtime_checkable
+class PollableLane(Protocol):
+    """A lane whose calls can be begun by one thread and waited for together."""
+
+    def begin(self, call: EmbedCall, deadline: float) -> Pending | None:
+        """Begin a call without waiting for anything; None if that can't be done now, or not with this call.
+
+        Args:
+            deadline: see Watch. Whoever waits has to keep it too.
+        """

@@ -6,6 +6,9 @@ and a large one would not fit into the socket. (A small one for embeddings, whic
 scheduler, is sent at once; it waits in the socket too.) Then come `piece` (text of a completion), `done`, or `error`. A
 connection that ends without `done` or `error` means that the worker died.
 
+Small calls for embeddings that are begun without a thread (`SocketLane.begin`) keep their connections: when one has
+brought its answer, it takes the next call to the same process, which has nothing to say before `done` or `error`.
+
 A connection for a completion opens with its persona's key, by which a worker that forks finds the process that has this
 persona evaluated. One that is about to evaluate it asks for it: `persona`, before `began`.
 """
@@ -21,19 +24,22 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mayfly.compat import LaneAddress, readable
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import framing
 from mayfly.lanes.board import Board
 from mayfly.lanes.calls import (
+    GATHERED,
+    Begun,
     ClientGone,
     Completion,
     CompletionCall,
     EmbedCall,
     Embeddings,
     Finished,
+    Interrupted,
     Piece,
     TokenizeCall,
     Waiting,
@@ -48,6 +54,8 @@ _SILENCE = 10.0
 _FRAME_TIMEOUT = 10.0
 # A request that surely is smaller than a socket's buffer, in bytes.
 _FITS_INTO_A_SOCKET = 32_000
+# Bytes read at once from a call that isn't waited for.
+_READ = 1 << 18
 # How long to wait for the watchdog's report of a death before answering without its name.
 _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
@@ -96,6 +104,8 @@ class SocketLane:
         self._waiting = 0
         self._active = 0
         self._retried = 0
+        # Connections of calls that were begun and are answered, the next calls' way to the same process; and which.
+        self._kept: list[tuple[socket.socket, int]] = []
 
     # -- what /health shows -----------------------------------------------------------------------------------
 
@@ -126,13 +136,45 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        at_once = 6 * sum(map(len, call.texts)) <= _FITS_INTO_A_SOCKET
+        at_once = _is_small(call)
         with contextlib.closing(self._answer(call, watch, until_piece=False, at_once=at_once)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
-                    return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
-                                      message["generation"])
+                    return _embeddings(message, raw)
         raise AssertionError("an answer ends with done, or by raising")
+
+    def begin(self, call: EmbedCall, deadline: float) -> PendingEmbedding | None:
+        """See PollableLane."""
+        # Connecting to a port may take its time; and where the lane opens on demand, it may not be there.
+        if self._address is None or "path" not in self._address or not _is_small(call) or not self.ready():
+            return None
+        try:
+            place = self._take_place()
+        except QueueFull:
+            return None
+        request = {**_request(call, deadline), "keep": True}
+        while self._kept:
+            connection, generation = self._kept.pop()
+            try:
+                framing.send(connection, request)
+            except OSError:
+                # Its process has gone since.
+                connection.close()
+                continue
+            place.serve()
+            return PendingEmbedding(self, connection, Begun(place, deadline), generation)
+        try:
+            connection = LaneAddress.connect(self._address, timeout=0.0)
+        except OSError:
+            place.leave()
+            return None
+        try:
+            framing.send(connection, request)
+        except OSError:
+            connection.close()
+            place.leave()
+            return None
+        return PendingEmbedding(self, connection, Begun(place, deadline))
 
     def complete(self, call: CompletionCall, watch: Watch) -> Completion:
         """See Lane."""
@@ -182,8 +224,9 @@ class SocketLane:
         """
         if not self.configured():
             raise LaneUnavailable(self._missing, retry_after=60)
-        crashes = unbegun = 0
-        with self._place() as place:
+        unbegun = 0
+        crashes = watch.begun.crashes if watch.begun is not None else 0
+        with self._place(watch.begun) as place:
             while True:
                 shown = False
                 try:
@@ -202,8 +245,7 @@ class SocketLane:
                     crashes += 1
                     if crashes > 1 or (until_piece and shown):
                         raise self._crashed(died.generation, crashes, watch) from died
-                    with self._lock:
-                        self._retried += 1
+                    self._count_retried()
 
     def _attempt(self, call: Call, watch: Watch, place: _Place, at_once: bool
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
@@ -220,7 +262,7 @@ class SocketLane:
                 if isinstance(call, CompletionCall):
                     connection.sendall(call.persona_key())
                 if at_once:
-                    framing.send(connection, _request(call, watch))
+                    framing.send(connection, _request(call, watch.deadline))
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not readable(connection, _TICK):
@@ -234,7 +276,7 @@ class SocketLane:
                         generation = message["generation"]
                         place.serve()
                         if not at_once:
-                            framing.send(connection, _request(call, watch))
+                            framing.send(connection, _request(call, watch.deadline))
                     elif message["event"] == "persona" and isinstance(call, CompletionCall):
                         place.serve()
                         framing.send(connection, {"persona": [asdict(message) for message in call.persona()]})
@@ -312,22 +354,92 @@ class SocketLane:
         time.sleep(_TICK)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[_Place]:
-        with self._lock:
-            if self._waiting + self._active >= self._queue_limit + self._served_at_once:
-                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
-                                "try again later", retry_after=1)
-            self._waiting += 1
-            place = _Place(self)
+    def _place(self, begun: Begun | None) -> Iterator[_Place]:
+        """Hold a place: the one that the call has, or a new one."""
+        place = begun.place if begun is not None and isinstance(begun.place, _Place) else self._take_place()
         try:
             yield place
         finally:
             place.leave()
 
+    def _take_place(self) -> _Place:
+        with self._lock:
+            if self._waiting + self._active >= self._queue_limit + self._served_at_once:
+                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
+                                "try again later", retry_after=1)
+            self._waiting += 1
+            return _Place(self)
+
+    def _count_retried(self) -> None:
+        with self._lock:
+            self._retried += 1
+
     def _count(self, waiting: int, active: int) -> None:
         with self._lock:
             self._waiting += waiting
             self._active += active
+
+
+class PendingEmbedding:
+    """See Pending."""
+
+    def __init__(self, lane: SocketLane, connection: socket.socket, begun: Begun, generation: int | None = None
+                 ) -> None:
+        self.begun = begun
+        self._lane = lane
+        self._connection = connection
+        self._received = bytearray()
+        self._answered = False
+        self._generation = generation
+
+    def fileno(self) -> int:
+        """See Pending."""
+        return self._connection.fileno()
+
+    def take(self) -> Embeddings | None:
+        """See Pending."""
+        try:
+            part = self._connection.recv(_READ)
+        except BlockingIOError:
+            return None
+        except OSError:
+            part = b""
+        if not part:
+            raise self._interrupted()
+        self._received += part
+        try:
+            while (frame := framing.pop(self._received)) is not None:
+                message, raw = frame
+                if message["event"] == "began":
+                    self._generation = message["generation"]
+                    cast("_Place", self.begun.place).serve()
+                elif message["event"] == "done":
+                    self._answered = not self._received
+                    return _embeddings(message, raw)
+                elif message["event"] == "error":
+                    raise CallError.from_wire(message["error"])
+        except framing.FrameError:
+            raise self._interrupted() from None
+        return None
+
+    def failing(self) -> bool:
+        """See Pending."""
+        return self._generation is None and self._lane.status().get("state") == "failing"
+
+    def close(self) -> None:
+        """See Pending."""
+        kept = self._lane._kept
+        if self._answered and self._generation is not None and len(kept) < GATHERED:
+            kept.append((self._connection, self._generation))
+        else:
+            self._connection.close()
+
+    def _interrupted(self) -> Interrupted:
+        # Calls that were only on their way count as well; of two deaths in a row a call at fault was in both.
+        if self._generation is not None:
+            self.begun.crashes += 1
+            self._lane._count_retried()
+        return Interrupted()
 
 
 class _Place:
@@ -351,8 +463,17 @@ class _Place:
         self._waits, self._served = waits, served
 
 
-def _request(call: Call, watch: Watch) -> dict[str, Any]:
-    return {"deadline": watch.deadline, _KINDS[type(call)]: call.to_wire()}
+def _is_small(call: EmbedCall) -> bool:
+    """Tell whether a request surely fits into a socket nobody reads from yet."""
+    return 6 * sum(map(len, call.texts)) <= _FITS_INTO_A_SOCKET
+
+
+def _request(call: Call, deadline: float) -> dict[str, Any]:
+    return {"deadline": deadline, _KINDS[type(call)]: call.to_wire()}
+
+
+def _embeddings(message: dict[str, Any], raw: bytes) -> Embeddings:
+    return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"], message["generation"])
 
 
 def _finished(message: dict[str, Any]) -> Finished:

@@ -52,18 +52,45 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     head = _read(sock, _HEAD.size, at_start=True)
     if head is None:
         return None
-    magic, json_size, raw_size = _HEAD.unpack(head)
-    if magic != _MAGIC or json_size > LARGEST_JSON:
-        raise FrameError("not a frame of this program")
+    json_size, raw_size = _sizes(head)
     encoded = _read(sock, json_size)
     raw = _read(sock, raw_size) if raw_size else b""
     assert encoded is not None and raw is not None
+    return _message(encoded), raw
+
+
+def _sizes(head: bytes | bytearray) -> tuple[int, int]:
+    magic, json_size, raw_size = _HEAD.unpack_from(head)
+    if magic != _MAGIC or json_size > LARGEST_JSON:
+        raise FrameError("not a frame of this program")
+    return json_size, raw_size
+
+
+def _message(encoded: bytes | bytearray) -> dict[str, Any]:
     try:
         message = orjson.loads(encoded)
     except orjson.JSONDecodeError as exc:
         raise FrameError("a frame's JSON is broken") from exc
     if not isinstance(message, dict):
         raise FrameError("a frame's JSON isn't an object")
+    return message
+
+
+def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
+    """Take the first frame out of the bytes that have come until now; None while it isn't whole.
+
+    Raises:
+        FrameError: not a frame, or one over the caps.
+    """
+    if len(received) < _HEAD.size:
+        return None
+    json_size, raw_size = _sizes(received)
+    ends = _HEAD.size + json_size
+    if len(received) < ends + raw_size:
+        return None
+    message = _message(received[_HEAD.size:ends])
+    raw = bytes(received[ends:ends + raw_size])
+    del received[:ends + raw_size]
     return message, raw
 
 

@@ -12,6 +12,7 @@ from mayfly.web import access_log, problems
 from mayfly.web.events import GONE
 from mayfly.web.identity import request_id
 from mayfly.web.reception import Reception, problem_of
+from mayfly.web.service import BEGUN
 
 if TYPE_CHECKING:
     from mayfly.web.connection import Connection
@@ -59,10 +60,18 @@ class _Logged(Task):  # type: ignore[misc]
 
 
 class AnswerTask(_Logged, WSGITask):  # type: ignore[misc]
-    """An answer that the application makes."""
+    """An answer that the application makes, or that is known already."""
 
     def execute(self) -> None:
-        """Run the application."""
+        """Run the application, or write what is known."""
+        prepared = self.request.prepared
+        if prepared is not None:
+            self.status = prepared.status
+            self.response_headers = prepared.headers
+            self.content_length = len(prepared.body)
+            self.complete = True
+            self.write(prepared.body)
+            return
         try:
             super().execute()
         except Exception:
@@ -70,6 +79,13 @@ class AnswerTask(_Logged, WSGITask):  # type: ignore[misc]
         except BaseException as exc:
             # A SystemExit in a worker thread would end nothing but the answer to this client.
             raise RuntimeError("the application tried to end the process") from exc
+
+
+    def get_environment(self) -> dict[str, Any]:
+        """Return what the application gets."""
+        environ: dict[str, Any] = super().get_environment()
+        environ[BEGUN] = self.request.begun
+        return environ
 
 
 class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]

@@ -6,6 +6,7 @@ from flask import Flask, Response, g, request
 
 from mayfly.errors import AccessDenied
 from mayfly.web import docs, health, native, openai, problems, pulling, tokens
+from mayfly.web.express import Express
 from mayfly.web.identity import request_id
 from mayfly.web.paths import CanonicalPaths
 from mayfly.web.service import Service
@@ -49,8 +50,8 @@ def build(service: Service) -> Flask:
         problem = problems.of_exception(exc, g.request_id)
         return Response(problem.body(), status=problem.status_line, headers=problem.headers())
 
-    native.install(app, service)
-    openai.install(app, service)
+    readers = {**native.install(app, service), **openai.install(app, service)}
+    app.extensions["mayfly.express"] = Express(service, readers)
     tokens.install(app, service)
     pulling.install(app, service)
     docs.install(app, service)

@@ -27,7 +27,15 @@ def json_object(request: Request) -> dict[str, Any]:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise InvalidRequest("The body has to be sent as it is: leave out the header Content-Encoding.",
                              status=415, code="unsupported_media_type")
-    raw = request.get_data(cache=False)
+    return parsed(request.get_data(cache=False))
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body is.
+
+    Raises:
+        InvalidRequest: 400, it is none.
+    """
     if not raw:
         raise InvalidRequest("The body is empty: send a JSON object.", code="empty_body")
     try:

@@ -100,6 +100,14 @@ class Catalogue:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
 
+    def embedding_lane_at_hand(self, name: str) -> str | None:
+        """Return the configured embedding model's lane if a request means that one; doesn't look at the disk."""
+        word = self._settings.model_aliases.get(name, name)
+        lane = _LANES["embedding"]
+        meant = word == "" or (word == "embedding" and name in self._settings.model_aliases) or (
+            self._switchboard.configured_lane(word) == lane)
+        return lane if meant and self._lanes[lane].configured() else None
+
     def countable(self, name: str) -> Model:
         """Return the model that a request for tokens means; "" is the configured completion model, if there is one.
 

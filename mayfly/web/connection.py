@@ -171,7 +171,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.requests.append(request)
         # Otherwise the worker thread goes on with it when it has served those before.
         if len(self.requests) == 1:
-            self.server.add_task(self)
+            express = self.server.express
+            if express is None or not express.take(self, request):
+                self.server.add_task(self)
 
     def refuse(self, problem: Problem) -> None:
         """Answer the request that is arriving, or hasn't begun, with an error, and close."""
@@ -187,11 +189,16 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     # -- serving ----------------------------------------------------------------------------------------------
 
     def service(self) -> None:
-        """Serve the first request; run by a worker thread."""
+        """Serve the first request; run by a worker thread, or by the loop if the answer is known."""
+        request = self.requests[0]
         if not self.connected:
-            log(self, self.requests[0], problems.CLIENT_GONE, 0)
+            log(self, request, problems.CLIENT_GONE, 0)
         self.writing_since = None
-        super().service()
+        try:
+            super().service()
+        finally:
+            if request.release is not None:
+                request.release()
         self.writing_since = time.monotonic()
 
     def check_client_disconnected(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import select
 
 from mayfly.compat import raise_descriptor_limit
+from mayfly.lanes.calls import GATHERED
 
 # A connection may have two temporary files: its request's and its answer's.
 _PER_CONNECTION = 3
-# Beside the lanes' sockets, one for each thread.
-_OTHER = 64
+# Beside the lanes' sockets: one for each thread, and those that are kept.
+_OTHER = 64 + GATHERED
 # What select() takes on Windows, where there is no poll().
 _SELECT = 512
 _LEAST = 8

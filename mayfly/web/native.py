@@ -10,24 +10,26 @@ from flask import Flask, Response, g, request
 
 from mayfly.lanes.calls import CompletionCall, EmbedCall, Finished, Piece
 from mayfly.web.bodies import json_object
+from mayfly.web.embedding import Reader, Wanted
 from mayfly.web.events import EventStream
 from mayfly.web.schemas import ALIASES, CompletionBody, EmbedBody, validate
 from mayfly.web.service import Service
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add the native routes to an application."""
+def install(app: Flask, service: Service) -> dict[str, Reader]:
+    """Add the native routes to an application; return how those for embeddings read a request, by their paths."""
     settings = service.settings
 
-    def embed() -> Response:
-        # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
-        from mayfly.web.vectors import embedding_list
+    def read(sent: dict[str, Any], identity: str) -> Wanted:
+        body = validate(EmbedBody, sent)
+        call = EmbedCall(identity, body.texts(settings.max_texts), body.long_text)
+        return Wanted(call, "embed", body.encoding_format)
 
-        body = validate(EmbedBody, json_object(request))
-        texts = body.texts(settings.max_texts)
-        with service.seat("embed") as lane:
-            answer = lane.embed(EmbedCall(g.request_id, texts, body.long_text), service.watch(request.environ))
-        return Response(embedding_list(answer, len(texts), body.encoding_format), mimetype="application/json")
+    def embed() -> Response:
+        wanted = read(json_object(request), g.request_id)
+        with service.seat(wanted.lane, request.environ) as lane:
+            made = lane.embed(wanted.call, service.watch(request.environ))
+        return Response(wanted.answer(made), mimetype="application/json")
 
     def complete() -> Response:
         body = validate(CompletionBody, json_object(request), n_ctx=settings.n_ctx, aliases=ALIASES)
@@ -42,6 +44,7 @@ def install(app: Flask, service: Service) -> None:
 
     app.add_url_rule("/embed", "embed", embed, methods=["POST"], provide_automatic_options=False)
     app.add_url_rule(settings.route, "complete", complete, methods=["POST"], provide_automatic_options=False)
+    return {"/embed": read}
 
 
 def _answer(text: str, finished: Finished) -> dict[str, Any]:

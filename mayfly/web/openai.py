@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -14,6 +14,7 @@ from mayfly.lanes.calls import CompletionCall, EmbedCall
 from mayfly.web.batch import Batch
 from mayfly.web.bodies import json_object
 from mayfly.web.catalogue import Catalogue, Model
+from mayfly.web.embedding import Reader, Wanted
 from mayfly.web.events import EventStream
 from mayfly.web.openai_answers import Chunks, Form, answer
 from mayfly.web.openai_schemas import ALIASES, ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
@@ -21,8 +22,8 @@ from mayfly.web.schemas import validate
 from mayfly.web.service import Service
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add OpenAI's routes to an application."""
+def install(app: Flask, service: Service) -> dict[str, Reader]:
+    """Add OpenAI's routes to an application; return how those for embeddings read a request, by their paths."""
     settings = service.settings
     catalogue = Catalogue(service)
 
@@ -32,23 +33,25 @@ def install(app: Flask, service: Service) -> None:
     def model(name: str) -> Response:
         return _json(catalogue.resolve(name, None).as_object())
 
-    def embeddings(engine: str = "") -> Response:
-        # numpy: see native.py.
-        from mayfly.web.vectors import embedding_list
-
-        sent = json_object(request)
+    def read(sent: dict[str, Any], identity: str, lane_of: Callable[[str], str | None]) -> Wanted | None:
         refuse_token_ids("input", sent.get("input"))
         body = validate(EmbeddingsBody, sent)
-        texts = body.texts(settings.max_texts)
-        asked = catalogue.resolve(engine or body.model, "embedding")
-        if engine and body.model and catalogue.resolve(body.model, "embedding") != asked:
-            raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
-        with service.seat(asked.lane) as lane:
-            made = lane.embed(EmbedCall(g.request_id, texts, body.long_text), service.watch(request.environ))
-        if body.dimensions not in (None, made.dimensions):
-            raise InvalidRequest(f"'dimensions' has to be {made.dimensions} for {made.model}, or left out: its vectors "
-                                 "can't be cut.", param="dimensions")
-        return Response(embedding_list(made, len(texts), body.encoding_format), mimetype="application/json")
+        call = EmbedCall(identity, body.texts(settings.max_texts), body.long_text)
+        lane = lane_of(body.model)
+        return Wanted(call, lane, body.encoding_format, body.dimensions) if lane is not None else None
+
+    def embeddings(engine: str = "") -> Response:
+        def lane_of(model: str) -> str:
+            asked = catalogue.resolve(engine or model, "embedding")
+            if engine and model and catalogue.resolve(model, "embedding") != asked:
+                raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
+            return asked.lane
+
+        wanted = read(json_object(request), g.request_id, lane_of)
+        assert wanted is not None
+        with service.seat(wanted.lane, request.environ) as lane:
+            made = lane.embed(wanted.call, service.watch(request.environ))
+        return Response(wanted.answer(made), mimetype="application/json")
 
     def completions() -> Response:
         sent = json_object(request)
@@ -88,6 +91,7 @@ def install(app: Flask, service: Service) -> None:
         ("/v1/chat/completions", chat, "POST"),
     ):
         app.add_url_rule(path, path, view, methods=[method], provide_automatic_options=False)
+    return {"/v1/embeddings": lambda sent, identity: read(sent, identity, catalogue.embedding_lane_at_hand)}
 
 
 def _json(body: dict[str, Any]) -> Response:

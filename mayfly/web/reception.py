@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from waitress.adjustments import Adjustments
@@ -21,6 +23,7 @@ from waitress.utilities import (
     ServerNotImplemented,
 )
 
+from mayfly.lanes.calls import Begun
 from mayfly.web import problems
 from mayfly.web.problems import Problem
 
@@ -41,11 +44,29 @@ class Refused(Error):  # type: ignore[misc]
         self.problem = problem
 
 
+@dataclass
+class Prepared:
+    """An answer that was made without the application: its status line, body and headers."""
+
+    status: str
+    body: bytes
+    headers: list[tuple[str, str]]
+
+
 class Reception(HTTPRequestParser):  # type: ignore[misc]
-    """One request while it arrives. `error` is set when it can't be served; nothing raises."""
+    """One request while it arrives. `error` is set when it can't be served; nothing raises.
+
+    Attributes:
+        begun: the call that was made for it already (see express.py).
+        prepared: its answer, if that is known.
+        release: gives back what it holds until it is answered.
+    """
 
     error: Error | None
     adj: Adjustments
+    begun: Begun | None = None
+    prepared: Prepared | None = None
+    release: Callable[[], None] | None = None
     # What an error is answered in when the request didn't get as far as its version.
     version = "1.1"
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from mayfly.web.crew import Crew
 from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.descriptors import connections_that_fit
 from mayfly.web.draining import Draining
+from mayfly.web.express import Express
 from mayfly.web.identity import request_id
 from mayfly.web.reception import Reception
 from mayfly.web.service import threads_needed
@@ -65,18 +67,21 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         settings: for the limits.
         log_access: takes a log line for each request; called from several threads, must not block or raise.
         draining: shared with the application; `run` starts it when it is told to stop.
+        express: serves what it can without the application's threads.
     """
 
     channel_class = Connection
 
     def __init__(self, application: WSGIApplication, sock: socket.socket, settings: Settings, *,
-                 log_access: Callable[[str], None], draining: Draining) -> None:
+                 log_access: Callable[[str], None], draining: Draining, express: Express | None = None) -> None:
         tame_waitress_log()
         self.settings = settings
         self.access = Access.of(settings)
         self.cross_origin = CrossOrigin.of(settings)
         self.log_access = log_access
         self.draining = draining
+        self.express = express
+        self._loop_thread = 0
         threads = threads_needed(settings)
         self.connection_limit = connections_that_fit(settings.connection_limit, threads)
         self._closed = False
@@ -121,6 +126,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             beat: called at least once a second by the loop itself.
             should_stop: asked a few times a second.
         """
+        self._loop_thread = threading.get_ident()
         try:
             while not should_stop():
                 self._turn(beat, _TURN)
@@ -141,6 +147,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._next_look = now + _TURN
             for connection in list(self.active_channels.values()):
                 connection.look(now)
+            if self.express is not None:
+                self.express.look(now)
         if now >= self._next_beat:
             self._next_beat = now + _TURN
             beat()
@@ -196,8 +204,17 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def pull_trigger(self) -> None:
         """Wake the loop; a thread that outlives it must not write to a descriptor that is another's by now."""
-        if not self._closed:
+        # The loop itself looks what there is to write before it waits again.
+        if not self._closed and threading.get_ident() != self._loop_thread:
             super().pull_trigger()
+
+    def watch_descriptor(self, descriptor: int, watcher: object) -> None:
+        """Have the loop tell a watcher, in the form of one of its channels, when there is something to read."""
+        self._map[descriptor] = watcher
+
+    def forget_descriptor(self, descriptor: int) -> None:
+        """Watch it no longer."""
+        self._map.pop(descriptor, None)
 
     def handle_error(self) -> None:
         """Go on after a bug while accepting: waitress would close the listening socket."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mayfly.errors import LaneUnavailable, QueueFull
-from mayfly.lanes.calls import GATHERED, Lane, Watch
+from mayfly.lanes.calls import GATHERED, Begun, Lane, Watch
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
@@ -23,6 +23,9 @@ SPARE_THREADS = 8
 # A thread costs some 100 kB and its start 0.05 ms. Beyond this many calls at once the answer is 429, although
 # QUEUE_LIMIT would let the lane's queue grow.
 MOST_THREADS = 776
+
+# The call that was made for a request before the application got it (a `Begun` or None), in its WSGI environment.
+BEGUN = "mayfly.begun"
 
 # The lanes of both configured models, and all lanes that open on demand together.
 SHARES = ("embed", "chat", "model")
@@ -74,18 +77,24 @@ class Service:
     def watch(self, environ: Mapping[str, Any]) -> Watch:
         """Return the caller's side of a call that begins now, from its WSGI environment."""
         gone: Callable[[], bool] = environ.get("waitress.client_disconnected", lambda: False)
-        return Watch(time.monotonic() + self.settings.request_timeout, gone, self.draining.expired)
+        begun: Begun | None = environ.get(BEGUN)
+        deadline = time.monotonic() + self.settings.request_timeout if begun is None else begun.deadline
+        return Watch(deadline, gone, self.draining.expired, begun)
 
     @contextmanager
-    def seat(self, name: str) -> Iterator[Lane]:
+    def seat(self, name: str, environ: Mapping[str, Any] | None = None) -> Iterator[Lane]:
         """Take a thread's place at a lane for the length of a call.
 
         Args:
             name: of the lane; see `Switchboard.lane`.
+            environ: the request's; if its call has begun already, it has its seat until it is answered.
 
         Raises:
             QueueFull: so many calls are at this lane that its share of the threads is used up.
         """
+        if environ is not None and environ.get(BEGUN) is not None:
+            yield self.switchboard.lane(name)
+            return
         seats = self.seats[name if name in self.lanes else SHARES[-1]]
         if not seats.acquire(blocking=False):
             raise QueueFull("Too many requests wait for this model already: try again later.", retry_after=1)

@@ -38,11 +38,21 @@ class _Gone(Exception):
     """Nobody waits for this any more."""
 
 
-class _Caller:
-    """One call: its connection, and once the request has come, its texts."""
+class _Line:
+    """A connection, which may bring one call after another, and the call that it has brought."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
+        self.caller: _Caller | None = None
+
+
+class _Caller:
+    """One call: its connection, and once the request has come, its texts."""
+
+    def __init__(self, line: _Line) -> None:
+        self.line = line
+        self.connection = line.connection
+        self.kept = False
         self.call: EmbedCall | None = None
         self.deadline = float("inf")
         self.texts: list[Text] = []
@@ -118,7 +128,8 @@ class Embedder:
         Args:
             accepting: whether calls are taken from the lane's socket.
         """
-        room = (1 if self._one_by_one else GATHERED) - len(self._callers)
+        held = len(self._callers)
+        room = (1 if self._one_by_one else GATHERED) - held
         self._listen(accepting and room > 0)
         at_once = self._working() or (self._one_by_one and not self._callers)
         ready = self._selector.select(0 if at_once else TICK)
@@ -130,9 +141,11 @@ class Embedder:
         self._sentinel.beat()
         for key, _ in ready:
             if key.fileobj is self._listener:
-                self._take_calls(room)
-            else:
-                self._read(key.data)
+                self._take_calls(room - len(self._callers) + held)
+            elif key.data.caller is not None:
+                self._heard(key.data.caller)
+            elif accepting and len(self._callers) - held < room:
+                self._take_next(key.data)
         self._look()
         if self._working():
             if not self._noted:
@@ -166,21 +179,52 @@ class Embedder:
             connection = self._accept()
             if connection is None:
                 return
-            self._one_by_one = max(0, self._one_by_one - 1)
             connection.settimeout(_IO_TIMEOUT)
-            caller = _Caller(connection)
-            self._callers.append(caller)
+            line = _Line(connection)
+            self._selector.register(connection, selectors.EVENT_READ, line)
+            caller = self._begin(line)
             with self._ending(caller):
                 caller.send({"event": "began", "generation": self._generation})
-                self._selector.register(connection, selectors.EVENT_READ, caller)
-            if caller in self._callers and readable(connection):
-                # A small request comes with the connection: it needn't go through the selector.
-                self._read(caller)
+                if readable(connection):
+                    # A small request comes with the connection: it needn't go through the selector.
+                    self._take_request(caller, caller.receive())
+
+    def _take_next(self, line: _Line) -> None:
+        """Take the next call of a connection that was kept, or see that it has ended."""
+        self._busy = True
+        self._occupied(True)
+        try:
+            frame = framing.receive(line.connection)
+        except (OSError, framing.FrameError):
+            frame = None
+        if frame is None:
+            self._selector.unregister(line.connection)
+            line.connection.close()
+            return
+        # Nothing tells the other side that this call has begun: it knows which process it has sent it to.
+        self._take_request(self._begin(line), frame[0])
+
+    def _begin(self, line: _Line) -> _Caller:
+        self._one_by_one = max(0, self._one_by_one - 1)
+        caller = line.caller = _Caller(line)
+        self._callers.append(caller)
+        return caller
+
+    def _heard(self, caller: _Caller) -> None:
+        """A caller whose request is here already has nothing more to say: it has left."""
+        if caller.call is None:
+            self._read(caller)
+            return
+        with self._ending(caller):
+            raise _Gone
 
     def _read(self, caller: _Caller) -> None:
         with self._ending(caller):
-            request = caller.receive()
-            self._selector.unregister(caller.connection)
+            self._take_request(caller, caller.receive())
+
+    def _take_request(self, caller: _Caller, request: dict[str, Any]) -> None:
+        with self._ending(caller):
+            caller.kept = bool(request.get("keep"))
             caller.deadline = float(request["deadline"])
             caller.call = EmbedCall.from_wire(request["embed"])
             long_text = caller.call.long_text
@@ -224,9 +268,10 @@ class Embedder:
             self._end(caller, "cancelled")
 
     def _end(self, caller: _Caller, outcome: Outcome) -> None:
-        with contextlib.suppress(KeyError, ValueError):
+        caller.line.caller = None
+        if outcome != "answered" or not caller.kept:
             self._selector.unregister(caller.connection)
-        caller.connection.close()
+            caller.connection.close()
         self._callers.remove(caller)
         self._noted = False
         caller.missing.clear()

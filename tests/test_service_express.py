@@ -1,0 +1,180 @@
+"""Small requests for embeddings, which the server's loop serves itself: no thread, and the same promises."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import scripts
+from processes import runs
+from service import Service, until
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="lanes that are ports are asked by threads")
+
+# Texts of one request that are too many for the loop.
+MANY = 9
+
+
+@pytest.fixture
+def begin(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
+    """Start a service whose embedding model plays a script, and that has answered before."""
+    def begun(*rules: dict[str, Any], **settings: object) -> Service:
+        model = scripts.write(model_path, *rules, kind="embedding")
+        service = start(EMBED_MODEL=model, MODEL_NAME="none", **settings)
+        key = {"Authorization": "Bearer sk-a-key-for-tests"} if "API_KEYS" in settings else {}
+        # The first request loads what the loop doesn't wait for.
+        assert service.post("/embed", {"input": "first"}, headers=key).status_code == 200
+        return service
+
+    return begun
+
+
+def threads(service: Service) -> int:
+    return len(os.listdir(f"/proc/{service.pid('app')}/task"))
+
+
+def held(service: Service) -> int:
+    lane = service.lane("embed")
+    return int(lane["queue"] + lane["active"])
+
+
+def test_small_calls_that_wait_take_no_threads_and_large_ones_do(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 0.05})
+    service.health()
+    before = threads(service)
+    for texts, taken in ((1, False), (MANY, True)):
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(service.embed, [f"slow {number}"] * texts) for number in range(20)]
+            until(lambda: held(service) >= 16, what="calls that wait together")
+            assert (threads(service) > before + 4) is taken
+            answers = [answer.result() for answer in asked]
+        assert [len(vectors) for vectors in answers] == [texts] * 20
+        assert len({tuple(vectors[0]) for vectors in answers}) == 20
+    assert until(lambda: held(service) == 0, what="an empty lane")
+
+
+def test_an_answer_is_that_of_the_application(begin: Callable[..., Service]) -> None:
+    service = begin(ALLOWED_ORIGINS="https://town.example", MODEL_ALIASES="ada=embedding")
+    for path, body in (("/embed", {"input": "two words"}),
+                       ("/embed", {"input": ["a", "b"], "encoding_format": "base64"}),
+                       ("/v1/embeddings", {"input": "two words", "model": "ada", "dimensions": 384}),
+                       ("/v1/embeddings", {"input": "two words", "dimensions": 7}),
+                       ("/v1/embeddings", {"input": "two words", "model": "nobody"}),
+                       ("/embed", {"input": 5})):
+        def asked(kind: str, path: str = path, body: dict[str, Any] = body) -> requests.Response:
+            return service.post(path, None, data=requests.models.complexjson.dumps(body), headers={
+                "Content-Type": kind, "Origin": "https://town.example", "X-Request-Id": "mine"})
+
+        # A character set that nobody asks for is left to the application.
+        express, threaded = asked("application/json"), asked("application/json; charset=us-ascii")
+        assert express.status_code == threaded.status_code
+        assert express.json() == threaded.json()
+        names = ("Content-Type", "X-Request-Id", "Access-Control-Allow-Origin", "Vary", "Server", "Content-Length")
+        assert [express.headers.get(name) for name in names] == [threaded.headers.get(name) for name in names]
+        assert express.headers["X-Request-Id"] == "mine"
+    until(lambda: len([line for line in service.lines if '"POST /v1/embeddings HTTP/1.1" 200' in line]) == 2,
+          what="a line of each")
+
+
+def test_a_stranger_is_refused(begin: Callable[..., Service]) -> None:
+    service = begin(API_KEYS="sk-a-key-for-tests", REQUIRE_KEY="always")
+    body = {"input": "two words"}
+    assert service.post("/embed", body).status_code == 401
+    assert service.post("/embed", body, headers={"Authorization": "Bearer sk-another"}).status_code == 401
+    assert service.post("/embed", body, headers={"Authorization": "Bearer sk-a-key-for-tests"}).status_code == 200
+
+
+def test_two_requests_in_one_piece_are_answered_in_their_order(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 0.2})
+    host, port = service.url.removeprefix("http://").split(":")
+
+    def request(text: str, end: str = "") -> bytes:
+        body = f'{{"input": "{text}"}}'
+        return (f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-Id: {text}\r\n"
+                f"{end}Content-Length: {len(body)}\r\n\r\n{body}").encode()
+
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request("slow") + request("next", "Connection: close\r\n"))
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert 0 < answers.index(b"X-Request-Id: slow") < answers.index(b"X-Request-Id: next")
+
+
+def test_a_text_that_crashes_every_process_costs_two_of_them_and_is_answered_500(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "poison", "do": "crash"}, {"when": "once", "do": "crash", "times": 1})
+    answer = service.post("/embed", {"input": "drink this poison"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_crashed")
+    reports = until(lambda: found if len(found := service.reports()) >= 2 else None, what="two reports")
+    assert len(reports) == 2
+    assert all(answer.headers["X-Request-Id"] in report.read_text() for report in reports)
+    assert service.lane("embed")["retried"] == 1
+    assert service.embed("this only once")
+    assert service.lane("embed")["retried"] == 2
+    assert len(until(lambda: found if len(found := service.reports()) >= 3 else None, what="three reports")) == 3
+    assert held(service) == 0
+
+
+def test_the_neighbours_of_a_crash_are_answered(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 0.1}, {"when": "poison", "do": "crash"})
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(service.post, "/embed", {"input": f"slow {number}"}) for number in range(12)]
+        until(lambda: held(service) >= 8, what="calls that wait together")
+        bad = pool.submit(service.post, "/embed", {"input": "poison"})
+        assert [answer.result().status_code for answer in asked] == [200] * 12
+        assert bad.result().status_code == 500
+    assert held(service) == 0
+
+
+def test_a_process_that_died_while_nothing_was_asked_costs_no_try(begin: Callable[..., Service]) -> None:
+    service = begin()
+    service.embed("its connection is kept")
+    pid = service.pid("embed")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not runs(pid), what="its end")
+    assert service.embed("to the next process")
+    assert service.lane("embed")["retried"] == 0
+
+
+def test_a_call_that_is_not_finished_in_time_is_answered_504(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 3.0}, REQUEST_TIMEOUT=1)
+    answer = service.post("/embed", {"input": "too slow"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_a_client_that_leaves_frees_its_place_and_is_logged(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 2.0})
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(service.embed, "slow")
+        until(lambda: held(service) == 1, what="the slow call")
+        with pytest.raises(requests.Timeout):
+            service.post("/embed", {"input": "impatient"}, timeout=0.3)
+        until(lambda: held(service) == 1 and any('"POST /embed HTTP/1.1" 499' in line for line in service.lines),
+              what="a line of the client that left")
+        assert not slow.done()
+        assert slow.result()
+
+
+def test_a_full_queue_is_told_and_its_calls_are_answered(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 0.05}, QUEUE_LIMIT=1)
+    with ThreadPoolExecutor(60) as pool:
+        statuses = [answer.status_code for answer in pool.map(
+            lambda number: service.post("/embed", {"input": f"slow {number}"}), range(60))]
+    assert set(statuses) == {200, 429}
+    assert until(lambda: held(service) == 0, what="an empty lane")
+
+
+def test_what_is_asked_before_the_stop_is_answered(begin: Callable[..., Service]) -> None:
+    service = begin({"when": "slow", "seconds": 1.0})
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.post, "/embed", {"input": "slow"})
+        until(lambda: held(service) == 1, what="the call")
+        service.process.send_signal(signal.SIGTERM)
+        assert asked.result().status_code == 200
+        assert service.stop() == 0
