@@ -205,3 +205,17 @@ def test_threads_that_sleep_have_free_cores_of_their_own(tmp_path: Path) -> None
     table[0] = 0
     Budget(table, 1, 4, used.append, sleeping=True).enter()
     assert used == [1, 3]
+
+
+def test_threads_that_spin_are_given_up_while_those_side_by_side_stay(tmp_path: Path) -> None:
+    table = Table(tmp_path / "threads")
+    used: list[int] = []
+    spinning: list[int] = []
+    budget = Budget(table, 0, 4, used.append, sleeping=True, set_spinning=spinning.append)
+    budget.enter()
+    table.free_cores = 2, 4
+    budget.look()
+    table.free_cores = 3, 3
+    budget.look()
+    assert used == [4, 3]
+    assert spinning == [4, 2, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from service import Service
 
 from mayfly.engines.base import ParallelEmbeddingEngine
 from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+from mayfly.errors import EngineFailed
+from mayfly.lanes.calls import LongText
 from mayfly.settings import available_cores
 
 LONG = "The keeper of the light walks down to the harbour. " * 2000
@@ -20,6 +23,23 @@ LONG = "The keeper of the light walks down to the harbour. " * 2000
 @pytest.fixture(scope="module")
 def engine(embedding_model: Path) -> Gpt4AllEmbeddings:
     return Gpt4AllEmbeddings(embedding_model, 4, "m")
+
+
+Made = tuple[bytes, int] | EngineFailed
+
+
+def each(engine: Gpt4AllEmbeddings, texts: Sequence[str], places: int, on_progress: Callable[[], object] = lambda: None
+         ) -> list[Made]:
+    """Embed texts, so many of them at once and the next one as soon as one is done."""
+    made: dict[int, Made] = {}
+
+    def on_done(number: int, found: Made) -> tuple[str, LongText] | None:
+        made[number] = found
+        following = places + len(made) - 1
+        return (texts[following], "mean") if following < len(texts) else None
+
+    engine.embed_each([(text, "mean") for text in texts[:places]], on_progress, on_done)
+    return [made[number] for number in range(len(texts))]
 
 
 def test_as_many_texts_go_at_once_as_there_are_threads(engine: Gpt4AllEmbeddings) -> None:
@@ -34,9 +54,7 @@ def test_each_text_has_the_vector_that_it_has_alone(engine: Gpt4AllEmbeddings) -
     engine.set_threads(1)
     alone = [engine.embed(text, "mean", lambda: None) for text in texts]
     engine.set_threads(4)
-    together = [made for at in range(0, len(texts), 4)
-                for made in engine.embed_each(texts[at:at + 4], "mean", lambda: None)]
-    assert together == alone
+    assert each(engine, texts, 4) == alone
 
 
 def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbeddings) -> None:
@@ -49,11 +67,34 @@ def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbe
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        engine.embed_each([LONG, LONG + "And up again."], "mean", stop)
+        each(engine, [LONG, LONG + "And up again."], 2, stop)
     assert told == [threading.get_ident()] * 3
-    again = engine.embed_each(["one", "two"], "mean", stop)
+    again = each(engine, ["one", "two"], 2, stop)
     assert again == [engine.embed(text, "mean", stop) for text in ("one", "two")]
     assert len(told) == 3
+
+
+def test_short_texts_go_on_beside_a_long_one(engine: Gpt4AllEmbeddings) -> None:
+    engine.set_threads(2)
+    following = iter(["two", "three"])
+    order: list[int] = []
+
+    def on_done(number: int, made: Made) -> tuple[str, LongText] | None:
+        order.append(number)
+        text = next(following, None)
+        return (text, "truncate") if text is not None else None
+
+    engine.embed_each([(LONG, "mean"), ("one", "mean")], lambda: None, on_done)
+    assert order == [1, 2, 3, 0]
+
+
+def test_what_is_raised_when_a_text_is_done_ends_the_work(engine: Gpt4AllEmbeddings) -> None:
+    def fail(number: int, made: Made) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        engine.embed_each([(LONG, "mean"), ("one", "mean")], lambda: None, fail)
+    assert len(each(engine, ["one", "two"], 2)) == 2
 
 
 def test_a_copy_that_cannot_be_loaded_is_done_without(embedding_model: Path, tmp_path: Path) -> None:
@@ -61,8 +102,8 @@ def test_a_copy_that_cannot_be_loaded_is_done_without(embedding_model: Path, tmp
     path.symlink_to(embedding_model)
     engine = Gpt4AllEmbeddings(path, 2, "m")
     path.unlink()
-    together = engine.embed_each(["one", "two"], "mean", lambda: None)
-    assert together == [engine.embed(text, "mean", lambda: None) for text in ("one", "two")]
+    together = each(engine, ["one", "two", "three"], 2)
+    assert together == [engine.embed(text, "mean", lambda: None) for text in ("one", "two", "three")]
     assert engine.at_once == 1
 
 

@@ -113,15 +113,21 @@ class ParallelEmbeddingEngine(EmbeddingEngine, Protocol):
     def at_once(self) -> int:
         """How many texts are best computed at the same time with the threads that there are."""
 
-    def embed_each(self, texts: Sequence[str], long_text: LongText, on_progress: Callable[[], object]
-                   ) -> list[tuple[bytes, int] | EngineFailed]:
-        """Embed texts side by side, at most `at_once`; see `embed`.
+    def set_spinning(self, threads: int) -> None:
+        """Use at most this many of the threads within texts, from the next one on: they spin while they wait for one
+        another. Texts side by side with a thread each don't mind programs that compute beside them."""
+
+    def embed_each(self, texts: Sequence[tuple[str, LongText]], on_progress: Callable[[], object],
+                   on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
+        """Embed texts side by side, `at_once` of them at the same time; see `embed`.
 
         Args:
-            on_progress: called by the calling thread while there is progress; what it raises ends the work.
+            texts: at most one more, which begins without waiting for anybody when another is done.
+            on_progress: called while there is progress within a text.
+            on_done: called when a text is done, with its number and what `embed` would return or raise. What it returns
+                is the next text, computed in the place of that one; they are numbered as they come.
 
-        Returns:
-            For each text what `embed` would return or raise.
+        Both are called by the calling thread, and what they raise ends the work.
         """
 
 

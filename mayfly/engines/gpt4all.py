@@ -96,7 +96,7 @@ class Gpt4AllEmbeddings:
         self._path = path
         # gpt4all cuts or chunks a text at n_ctx tokens.
         self._window = embedding_window(header.architecture, header.context_length)
-        self._threads = threads
+        self._threads = self._spinning = threads
         self._copies = [self._load()]
         self._most_copies = _MOST_COPIES
         self._pool: ThreadPoolExecutor | None = None
@@ -114,54 +114,60 @@ class Gpt4AllEmbeddings:
 
     def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
         """See EmbeddingEngine."""
-        return self._embed(self._copies[0], self._threads, text, long_text, on_progress)
+        return self._embed(self._copies[0], min(self._threads, self._spinning), text, long_text, on_progress)
 
-    def embed_each(self, texts: Sequence[str], long_text: LongText, on_progress: Callable[[], object]
-                   ) -> list[tuple[bytes, int] | EngineFailed]:
+    def embed_each(self, texts: Sequence[tuple[str, LongText]], on_progress: Callable[[], object],
+                   on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
         """See ParallelEmbeddingEngine."""
         try:
-            while len(self._copies) < min(len(texts), self._most_copies):
+            while len(self._copies) < min(len(texts), self.at_once):
                 self._copies.append(self._load())
         except ModelUnavailable:
             # Those that there are do the work: the file may be about to be replaced, or memory is short.
             self._most_copies = len(self._copies)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_MOST_COPIES, "embedding")
+            self._pool = ThreadPoolExecutor(_MOST_COPIES + 1, "embedding")
+        copies = self._copies[:min(len(texts), self.at_once)]
+        pool, threads = self._pool, min(self._threads, self._spinning) // len(copies)
         free: queue.SimpleQueue[Embed4All] = queue.SimpleQueue()
-        for copy in self._copies:
+        for copy in copies:
             free.put(copy)
-        moved: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        # The number of a text that is done, or None for progress.
+        moved: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         stopped = threading.Event()
 
         def go_on() -> None:
-            moved.put(False)
+            moved.put(None)
             if stopped.is_set():
                 raise _Stopped
 
-        def work(text: str) -> tuple[bytes, int] | EngineFailed:
+        def work(number: int, text: str, long_text: LongText) -> tuple[bytes, int] | EngineFailed:
             copy = free.get()
             try:
-                return self._embed(copy, self._threads // len(texts), text, long_text, go_on)
+                return self._embed(copy, threads, text, long_text, go_on)
             except EngineFailed as exc:
                 return exc
             finally:
                 free.put(copy)
-                moved.put(True)
+                moved.put(number)
 
-        futures = [self._pool.submit(work, text) for text in texts]
+        running = {number: pool.submit(work, number, *text) for number, text in enumerate(texts)}
+        begun = len(texts)
         try:
-            ended = 0
-            while ended < len(texts):
+            while running:
                 # Waits as long as nothing moves: a hang has to be seen from outside.
-                if moved.get():
-                    ended += 1
-                else:
+                number = moved.get()
+                if number is None:
                     on_progress()
+                    continue
+                following = on_done(number, running.pop(number).result())
+                if following is not None:
+                    running[begun] = pool.submit(work, begun, *following)
+                    begun += 1
         except BaseException:
             stopped.set()
-            wait(futures)
+            wait(running.values())
             raise
-        return [future.result() for future in futures]
 
     def _load(self) -> Embed4All:
         try:
@@ -202,6 +208,10 @@ class Gpt4AllEmbeddings:
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""
         self._threads = threads
+
+    def set_spinning(self, threads: int) -> None:
+        """See ParallelEmbeddingEngine."""
+        self._spinning = threads
 
 
 class Gpt4AllCompletions:

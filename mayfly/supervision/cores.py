@@ -4,7 +4,8 @@ gpt4all's threads spin while they wait for one another. Two of them beside one b
 third slower: 50 tokens of a tiny model then take 2.8 s instead of 0.015 s, where one thread would take 0.02 s. So
 threads that others need are given up while they need them. OpenVINO's threads sleep while they wait: beside one busy
 program they lose a third instead, and what a client and the web process use while the model waits for them is no reason
-to give one up. Theirs are given up to somebody who needs most of a core.
+to give one up. Theirs are given up to somebody who needs most of a core, and so are gpt4all's where they compute a text
+each and don't wait for one another.
 
 Linux tells (/proc/stat and /proc/<pid>/stat, see proc(5)); elsewhere all cores count as free.
 """

@@ -12,10 +12,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from mayfly.errors import CallError, MayflyError
+from mayfly.errors import CallError, QueueFull
 from mayfly.lanes.calls import Interrupted, Pending, PollableLane
 from mayfly.web import problems
 from mayfly.web.bodies import parsed
@@ -44,6 +43,7 @@ class Express:
     def __init__(self, service: Service, readers: Mapping[str, Reader]) -> None:
         self._service = service
         self._readers = readers
+        self._lanes = {name: lane for name, lane in service.lanes.items() if isinstance(lane, PollableLane)}
         self._asked: set[_Asked] = set()
 
     def take(self, connection: Connection, request: Reception) -> bool:
@@ -55,27 +55,33 @@ class Express:
                 or request.headers.get("CONTENT_TYPE", "").lower() not in _TYPES
                 or "CONTENT_ENCODING" in request.headers or "mayfly.web.vectors" not in sys.modules):
             return False
-        with ExitStack() as held:
-            try:
-                self._service.access.check(request.environ(connection.addr[0]))
-                identity = request_id(request.headers.get("X_REQUEST_ID"))
-                wanted = reader(parsed(request.body_rcv.buf.get(_LARGEST_BODY)), identity)
-                if wanted is None or len(wanted.call.texts) > _MOST_TEXTS:
-                    return False
-                lane = held.enter_context(self._service.seat(wanted.lane))
-            except MayflyError:
-                # The application says what is wrong.
-                return False
-            if not isinstance(lane, PollableLane):
-                return False
-            pending = lane.begin(wanted.call, time.monotonic() + self._service.settings.request_timeout)
-            if pending is None:
-                return False
-            held.callback(pending.begun.place.leave)
-            request.begun = pending.begun
-            # Whoever goes on with it, it is known by one name.
-            request.headers["X_REQUEST_ID"] = identity
-            request.release = held.pop_all().close
+        try:
+            self._service.access.check(request.environ(connection.addr[0]))
+            identity = request_id(request.headers.get("X_REQUEST_ID"))
+            wanted = reader(parsed(request.body_rcv.buf.get(_LARGEST_BODY)), identity)
+        except Exception:
+            # Whatever it is, the application meets it too, and tells the client or reports it.
+            return False
+        lane = self._lanes.get(wanted.lane) if wanted is not None else None
+        if wanted is None or lane is None or len(wanted.call.texts) > _MOST_TEXTS:
+            return False
+        try:
+            leave_seat = self._service.take_seat(wanted.lane)
+        except QueueFull:
+            return False
+        pending = lane.begin(wanted.call, time.monotonic() + self._service.settings.request_timeout)
+        if pending is None:
+            leave_seat()
+            return False
+        place = pending.begun.place
+
+        def release() -> None:
+            place.leave()
+            leave_seat()
+
+        request.begun, request.release = pending.begun, release
+        # Whoever goes on with it, it is known by one name.
+        request.headers["X_REQUEST_ID"] = identity
         asked = _Asked(self, connection, request, pending, wanted)
         connection.server.watch_descriptor(pending.fileno(), asked)
         self._asked.add(asked)

@@ -95,13 +95,18 @@ class Service:
         if environ is not None and environ.get(BEGUN) is not None:
             yield self.switchboard.lane(name)
             return
-        seats = self.seats[name if name in self.lanes else SHARES[-1]]
-        if not seats.acquire(blocking=False):
-            raise QueueFull("Too many requests wait for this model already: try again later.", retry_after=1)
+        leave = self.take_seat(name)
         try:
             yield self.switchboard.lane(name)
         finally:
-            seats.release()
+            leave()
+
+    def take_seat(self, name: str) -> Callable[[], None]:
+        """Take a seat as `seat` does; return what gives it back."""
+        seats = self.seats[name if name in self.lanes else SHARES[-1]]
+        if not seats.acquire(blocking=False):
+            raise QueueFull("Too many requests wait for this model already: try again later.", retry_after=1)
+        return seats.release
 
     def refuse_if_stopping(self) -> None:
         """Refuse a new request once the service stops.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
-from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine
+from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
@@ -107,9 +107,11 @@ class _Worker:
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()
 
-    def budget(self, set_threads: Callable[[int], None], *, sleeping: bool = False) -> Budget:
+    def budget(self, set_threads: Callable[[int], None], *, sleeping: bool = False,
+               set_spinning: Callable[[int], None] | None = None) -> Budget:
         """Return this process's part of the thread budget."""
-        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, sleeping=sleeping)
+        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, sleeping=sleeping,
+                      set_spinning=set_spinning)
 
     def run(self, serve: Callable[[socket.socket], Served]) -> int:
         """Serve until done; return the exit code."""
@@ -139,7 +141,9 @@ class _Worker:
     def embed(self, engine: EmbeddingEngine) -> int:
         """Serve embeddings until the model's file changes; return the exit code."""
         self.sentinel.write(self.facts)
-        budget = self.budget(engine.set_threads, sleeping=isinstance(engine, BatchEmbeddingEngine))
+        parallel = engine if isinstance(engine, ParallelEmbeddingEngine) else None
+        budget = self.budget(engine.set_threads, sleeping=bool(parallel) or isinstance(engine, BatchEmbeddingEngine),
+                             set_spinning=parallel.set_spinning if parallel else None)
         generation, place = self._spec.generation, self._spec.places[0]
         self._events.send("ready", model=self.facts["model"], generation=generation, facts=engine.facts)
 

@@ -1,8 +1,9 @@
 """The working loop for embeddings: takes many calls at once and answers each as soon as its texts are done.
 
 While the lane is idle a call is computed as it comes; while it computes, what arrives is gathered for the next batch.
-An engine that computes text by text gets one text at a time, or as many as it computes side by side, of the callers in
-turn. Between two batches there is a moment for the heartbeat, the thread budget, deadlines and clients that left.
+An engine that computes text by text gets one text at a time, of the callers in turn, or as many as it computes side by
+side; then the next text takes the place of each that is done. Between two batches or texts there is a moment for the
+heartbeat, the thread budget, deadlines and clients that left.
 
 A call that kills the process takes down those that are computed beside it, and all of them come once more. So a
 process that follows another takes calls one by one until none waits: then whoever dies is the one to blame.
@@ -14,7 +15,7 @@ import contextlib
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from mayfly.compat import hung_up, readable
@@ -115,7 +116,7 @@ class Embedder:
         self._prepared = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
-        self._listening = True
+        self._listening = self._accepting = True
 
     @property
     def idle(self) -> bool:
@@ -128,24 +129,14 @@ class Embedder:
         Args:
             accepting: whether calls are taken from the lane's socket.
         """
-        held = len(self._callers)
-        room = (1 if self._one_by_one else GATHERED) - held
-        self._listen(accepting and room > 0)
-        at_once = self._working() or (self._one_by_one and not self._callers)
-        ready = self._selector.select(0 if at_once else TICK)
+        self._accepting = accepting
+        ready = self._hear(0 if self._working() or (self._one_by_one and not self._callers) else TICK)
         if not ready and not self._callers:
             if not self._one_by_one and not self._prepared and isinstance(self._engine, BatchEmbeddingEngine):
                 self._prepared = True
                 self._engine.prepare()
             self._one_by_one = 0  # nobody waits: those that the last process took down with it are answered
         self._sentinel.beat()
-        for key, _ in ready:
-            if key.fileobj is self._listener:
-                self._take_calls(room - len(self._callers) + held)
-            elif key.data.caller is not None:
-                self._heard(key.data.caller)
-            elif accepting and len(self._callers) - held < room:
-                self._take_next(key.data)
         self._look()
         if self._working():
             if not self._noted:
@@ -157,6 +148,21 @@ class Embedder:
                 self._budget.enter()
             self._compute()
         self._settle()
+
+    def _hear(self, timeout: float) -> bool:
+        """Take the calls that have come, and end those that left; wait so long for the first. True if there was any."""
+        held = len(self._callers)
+        room = (1 if self._one_by_one else GATHERED) - held
+        self._listen(self._accepting and room > 0)
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._take_calls(room - len(self._callers) + held)
+            elif key.data.caller is not None:
+                self._heard(key.data.caller)
+            elif self._accepting and len(self._callers) - held < room:
+                self._take_next(key.data)
+        return bool(ready)
 
     def _working(self) -> bool:
         return any(caller.missing for caller in self._callers)
@@ -296,10 +302,7 @@ class Embedder:
 
     def _settle(self) -> None:
         """Answer the calls that are done, and rest if none is held."""
-        for caller in [caller for caller in self._callers if caller.call is not None]:
-            if not caller.missing:
-                with self._ending(caller):
-                    self._answer(caller)
+        self._answer_those_done()
         if not self._callers and self._busy:
             self._busy = False
             if self._computing:
@@ -307,6 +310,12 @@ class Embedder:
                 self._budget.leave()
                 self._sentinel.write(dict(self._facts))
             self._occupied(False)
+
+    def _answer_those_done(self) -> None:
+        for caller in [caller for caller in self._callers if caller.call is not None]:
+            if not caller.missing:
+                with self._ending(caller):
+                    self._answer(caller)
 
     def _answer(self, caller: _Caller) -> None:
         vectors = []
@@ -323,37 +332,40 @@ class Embedder:
     # -- computing ----------------------------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        queues = [caller.queue for caller in self._callers if caller.missing]
         if self._scheduler is not None:
-            batch = self._scheduler.next_batch(queues)
+            batch = self._scheduler.next_batch([caller.queue for caller in self._callers if caller.missing])
             self._compute_batch(batch)
             self._done({chunk.text for chunk in batch})
             return
-        texts = self._next_texts(queues)
-        if texts:
-            self._compute_texts(texts)
-            self._done(set(texts))
-
-    def _next_texts(self, queues: list[Queue]) -> list[Text]:
-        """Take the texts that an engine without batches computes now: one, or as many as it computes side by side."""
         engine = self._engine
-        most = engine.at_once if isinstance(engine, ParallelEmbeddingEngine) else 1
         texts: list[Text] = []
-        while len(texts) < most:
-            waiting = [queue for queue in queues if not queue.empty()]
-            if not waiting:
+        places = engine.at_once if isinstance(engine, ParallelEmbeddingEngine) else 1
+        # One more, so that no place is empty while an answer is sent.
+        while len(texts) < (places + 1 if places > 1 else 1):
+            text = self._next_text(texts)
+            if text is None:
                 break
+            texts.append(text)
+        if isinstance(engine, ParallelEmbeddingEngine) and len(texts) > 1:
+            self._compute_side_by_side(engine, texts, min(places, len(texts)))
+        elif texts:
+            self._compute_text(texts[0])
+
+    def _next_text(self, taken: Collection[Text]) -> Text | None:
+        """Take the text that an engine without batches computes next, of the callers in turn.
+
+        Args:
+            taken: those that are computed already; other calls may wait for them as well.
+        """
+        while waiting := [caller.queue for caller in self._callers if caller.missing and not caller.queue.empty()]:
             # The caller with the least left, but the one that waits longest every second time.
             self._oldest_next = not self._oldest_next
             queue = min(waiting, key=lambda queue: queue.left if self._oldest_next else queue.since)
-            text = queue.texts[-1]
-            if texts and text.long_text != texts[0].long_text:
-                break
-            queue.texts.pop()
+            text = queue.texts.pop()
             queue.left -= text.size
-            if text not in texts:
-                texts.append(text)
-        return texts
+            if text not in taken:
+                return text
+        return None
 
     def _done(self, texts: set[Text]) -> None:
         """Tell the callers which texts are done. A call that has a bad one ends with it."""
@@ -364,29 +376,60 @@ class Embedder:
                 caller.missing.clear()
             caller.missing -= done
 
-    def _compute_texts(self, texts: list[Text]) -> None:
-        def on_progress() -> None:
+    def _compute_text(self, text: Text) -> None:
+        try:
+            text.vector, text.tokens = self._engine.embed(text.text, text.long_text, lambda: self._step_within([text]))
+        except EngineFailed as exc:
+            text.error = exc
+        except _Gone:
+            text.error = EngineFailed("nobody waited for it any more")
+        self._done({text})
+
+    def _compute_side_by_side(self, engine: ParallelEmbeddingEngine, texts: list[Text], places: int) -> None:
+        """Compute texts at the same time, and others in their places, as long as all places are taken."""
+        running = dict(enumerate(texts))
+        ends = time.monotonic() + TICK
+
+        def on_done(number: int, made: tuple[bytes, int] | EngineFailed) -> tuple[str, LongText] | None:
+            text = running.pop(number)
+            if isinstance(made, EngineFailed):
+                text.error = made
+            else:
+                text.vector, text.tokens = made
+            self._done({text})
+            self._answer_those_done()
             self._sentinel.beat()
             self._budget.look()
+            self._hear(0)
             self._look()
-            if not any(text in caller.missing for caller in self._callers for text in texts):
-                raise _Gone
+            # When places are free, or threads for more of them, all begin anew with as many threads as there are; and
+            # whoever runs this loop has things to do as well.
+            if len(running) + 1 < places or engine.at_once != places or time.monotonic() >= ends:
+                return None
+            following = self._next_text(running.values())
+            if following is None:
+                return None
+            if not self._noted:
+                self._note()
+            running[len(texts)] = following
+            texts.append(following)
+            return following.text, following.long_text
 
-        engine, first = self._engine, texts[0]
         try:
-            if isinstance(engine, ParallelEmbeddingEngine) and len(texts) > 1:
-                made = engine.embed_each([text.text for text in texts], first.long_text, on_progress)
-            else:
-                made = [engine.embed(first.text, first.long_text, on_progress)]
-        except EngineFailed as exc:
-            made = [exc] * len(texts)
+            engine.embed_each([(text.text, text.long_text) for text in texts],
+                              lambda: self._step_within(list(running.values())), on_done)
         except _Gone:
-            made = [EngineFailed("nobody waited for it any more")] * len(texts)
-        for text, found in zip(texts, made, strict=True):
-            if isinstance(found, EngineFailed):
-                text.error = found
-            else:
-                text.vector, text.tokens = found
+            for text in running.values():
+                text.error = EngineFailed("nobody waited for it any more")
+            self._done(set(running.values()))
+
+    def _step_within(self, texts: Collection[Text]) -> None:
+        """Between two parts of long texts: raise _Gone if nobody waits for any of them any more."""
+        self._sentinel.beat()
+        self._budget.look()
+        self._look()
+        if not any(text in caller.missing for caller in self._callers for text in texts):
+            raise _Gone
 
     def _compute_batch(self, batch: list[Chunk]) -> None:
         assert isinstance(self._engine, BatchEmbeddingEngine)
