@@ -2,11 +2,12 @@
 
     python bench/overhead.py [--seconds 20] [--engine auto|openvino|gpt4all] [--threads 1]
 
-In turn, again and again in one run: the engine in this process; the lane (its socket, called from this process); a
-request for a path that there isn't (the HTTP server, Flask and the access rules, but no lane); the whole request; and
-the same of a prototype (peers/prototype.py) that does nothing else but Flask, waitress, a Unix socket and orjson. All
-requests go over kept connections, by a client that does nothing but send them and read the answers: what Python's own
-takes (0.5 ms here) isn't the service's. Bar: the whole takes at most 1.0 ms more than the engine, at the median.
+In turn, again and again in one run: the engine in this process; the lane (its socket, called from this process as the
+server's loop does); a request for a path that there isn't (the HTTP server, a thread, Flask and the access rules, but
+no lane); the whole request, which needs neither thread nor Flask (see mayfly.web.express); and the same of a prototype
+(peers/prototype.py) that does nothing else but Flask, waitress, a Unix socket and orjson. All requests go over kept
+connections, by a client that does nothing but send them and read the answers: what Python's own takes (0.5 ms here)
+isn't the service's. Bar: the whole takes at most 1.0 ms more than the engine, at the median.
 
 One thread, because the service gives up threads while other programs compute, and the engine in this process is one.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import select
 import socket
 import sys
 import tempfile
@@ -32,7 +34,7 @@ from service import Service  # noqa: E402
 
 from mayfly import engines  # noqa: E402
 from mayfly.lanes.board import Board  # noqa: E402
-from mayfly.lanes.calls import EmbedCall, Watch  # noqa: E402
+from mayfly.lanes.calls import EmbedCall  # noqa: E402
 from mayfly.lanes.client import SocketLane  # noqa: E402
 from mayfly.settings import load_settings  # noqa: E402
 
@@ -97,9 +99,17 @@ def measure(service: Service, prototype: Server, compute: Callable[[], object], 
         while len(rest) < length:
             rest += connection.recv(1 << 16) or _broken_off()
 
+    def call_lane() -> None:
+        pending = lane.begin(EmbedCall("bench", (TEXT,)), time.monotonic() + 60)
+        assert pending is not None
+        while select.select([pending.fileno()], [], [], 60)[0] and pending.take() is None:
+            pass
+        pending.close()
+        pending.begun.place.leave()
+
     steps: dict[str, Callable[[], object]] = {
         "engine": compute,
-        "engine and lane": lambda: lane.embed(EmbedCall("bench", (TEXT,)), Watch(time.monotonic() + 60)),
+        "engine and lane": call_lane,
         "HTTP, no lane (a path that isn't there)": lambda: ask(service.url, "/nowhere"),
         WHOLE: lambda: ask(service.url, "/embed"),
         LEAST: lambda: ask(prototype.url, "/embed"),
