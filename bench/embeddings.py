@@ -2,11 +2,12 @@
 
     python bench/embeddings.py [--quick] [--minutes 22] [--cache FOLDER] [--only NAME,...] [--threads N] [--compile]
 
-One run, one machine, one contender after the other, each in an environment of its own (made in the cache folder, which
-may be kept between runs). Texts of 8, 40, 120 and 400 words and a mix; 1, 8 and 32 texts a call; 1, 8 and 32 clients.
-A cell of more than --most-words words in flight is left out, because one round of it takes too long. What is longer
-than the model's window is cut there by everybody but gpt4all in the naive server. It writes a section of RESULTS.md
-and bench/plots/*.png, and all figures to a JSON file beside them.
+One run, one machine, all contenders in turn for each cell, and that twice: what else the machine does changes within
+minutes. Each is warmed up before its turn, because the one before it has used the processor until then. Each runs in an
+environment of its own (made in the cache folder, which may be kept between runs). Texts of 8, 40, 120 and 400 words and
+a mix; 1, 8 and 32 texts a call; 1, 8 and 32 clients. A cell of more than --most-words words in flight is left out,
+because one round of it takes too long. What is longer than the model's window is cut there by everybody but gpt4all in
+the naive server. It writes a section of RESULTS.md and bench/plots/*.png, and all figures to a JSON file beside them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
@@ -54,7 +56,12 @@ _COMMON = ("the of and to in a is that for it as was with be by on not he his bu
            "your way down should because long each just state those people too world still own see work here get")
 _WORDS = _COMMON.split()
 
+# Turns of each contender in each cell, and how long each is warmed up (s): mayfly notices in half a second that nobody
+# else computes any more.
+_ROUNDS, _WARM = 2, 0.6
+
 Cell = tuple[int, int, int]  # words a text, texts a call, clients
+Opened = TypeVar("Opened")
 
 
 def main() -> None:
@@ -109,12 +116,12 @@ class Run:
         self.facts: dict[str, str] = {}
         # Answers that are awaited beyond the end, starts and vectors for the cosines take about as long again.
         cells = 5 * len(self.cells) + 4 * len(self.library_cells)
-        self.seconds = 1.0 if chosen.quick else max(0.7, 60 * chosen.minutes / cells / 1.8)
+        self.seconds = 1.0 if chosen.quick else max(1.0, (60 * chosen.minutes / cells - _ROUNDS * _WARM) / 2)
         self._probe = [text for length in (8, 40, 120) for text in _texts(length, 6)]
         self._reference: list[list[float]] | None = None
 
     def measure(self) -> None:
-        """Measure one contender after the other."""
+        """Measure the libraries, then the servers."""
         folder = hugging_face_folder(self._cache) if self._needs_others() else Path()
         threads, model = self._chosen.threads, self._model
 
@@ -143,61 +150,89 @@ class Run:
                 python, "-m", "llama_cpp.server", "--model", str(model), "--embedding", "true", "--host", "127.0.0.1",
                 "--port", port, "--n_threads", str(threads), "--n_threads_batch", str(threads)], "/v1/embeddings"),
         }
-        for name, (peer_name, function) in libraries.items():
-            self._attempt(name, functools.partial(self._library, name, peer_name, function, folder))
         if not self._chosen.compile:
             del servers["llama-cpp-python"]
             self.facts["llama-cpp-python"] = "not measured: it comes as source only, half an hour's work (--compile)"
-        for name, start in servers.items():
-            self._attempt(name, functools.partial(self._server, name, start))
+
+        def library(peer_name: str | None, function: str) -> Library:
+            python = environment(peer_name, self._cache) if peer_name else sys.executable
+            return Library(python, function, model, folder, threads)
+
+        self._libraries({name: functools.partial(library, *what) for name, what in libraries.items()})
+        self._servers(servers)
 
     def _needs_others(self) -> bool:
         own = {FAST, PLAIN, NAIVE, ENGINE, BARE}
         return not self._only or bool(self._only - own)
 
-    def _attempt(self, name: str, work: Callable[[], None]) -> None:
-        if self._only and name not in self._only:
-            return
-        try:
-            work()
-        except Unavailable as exc:
-            self.facts[name] = str(exc)
-            print(f"{name}: {exc}", flush=True)
+    def _opened(self, contenders: Mapping[str, Callable[[], Opened]]) -> dict[str, Opened]:
+        opened = {}
+        for name, start in contenders.items():
+            if self._only and name not in self._only:
+                continue
+            try:
+                print(f"{time.strftime('%H:%M:%S')} {name} starts", flush=True)
+                opened[name] = start()
+            except Unavailable as exc:
+                self.facts[name] = str(exc)
+                print(f"{name}: {exc}", flush=True)
+        return opened
 
-    def _library(self, name: str, peer: str | None, function: str, folder: Path) -> None:
-        python = environment(peer, self._cache) if peer else sys.executable
-        library = Library(python, function, self._model, folder, self._chosen.threads)
+    def _libraries(self, contenders: Mapping[str, Callable[[], Library]]) -> None:
+        opened = self._opened(contenders)
         try:
-            cosine = self._compare(library.run(self._probe, 1, 0)["vectors"])
-            found = self.libraries.setdefault(name, {})
+            cosines = {name: self._compare(library.run(self._probe, 1, 0)["vectors"])
+                       for name, library in opened.items()}
             for number, cell in enumerate(self.library_cells):
                 texts = _texts(cell[0], 8 * cell[1], seed=number)
-                made = library.run(texts, cell[1], self.seconds)
-                found[cell] = _figures(made["texts"] / made["seconds"], sorted(made["times"]), made["peak_mb"], cosine)
-                _progress(name, number, self.library_cells, found[cell])
+                made: dict[str, list[dict[str, Any]]] = {name: [] for name in opened}
+                for _ in range(_ROUNDS):
+                    for name, library in opened.items():
+                        library.run(texts, cell[1], _WARM)
+                        made[name].append(library.run(texts, cell[1], self.seconds / _ROUNDS))
+                for name, rounds in made.items():
+                    figures = _figures(
+                        sum(each["texts"] for each in rounds) / sum(each["seconds"] for each in rounds),
+                        sorted(itertools.chain.from_iterable(each["times"] for each in rounds)),
+                        rounds[-1]["peak_mb"], cosines[name])
+                    self.libraries.setdefault(name, {})[cell] = figures
+                    _progress(name, number, self.library_cells, figures)
         finally:
-            library.stop()
+            for library in opened.values():
+                library.stop()
 
-    def _server(self, name: str, start: Callable[[], Mayfly | Server]) -> None:
-        server = start()
+    def _servers(self, contenders: Mapping[str, Callable[[], Mayfly | Server]]) -> None:
+        opened = self._opened(contenders)
         try:
-            self.facts[name] = server.described
-            cosine = self._compare(load.ask(server.url, server.path, self._probe, server.fields))
-            found = self.servers.setdefault(name, {})
+            cosines = {}
+            for name, server in opened.items():
+                self.facts[name] = server.described
+                cosines[name] = self._compare(load.ask(server.url, server.path, self._probe, server.fields))
             for number, cell in enumerate(self.cells):
                 words, per_call, clients = cell
                 calls = [_texts(words, per_call, seed=1000 * number + at) for at in range(2 * clients)]
-                with _Peak(server.pids) as peak:
-                    made = load.run(server.url, server.path, calls, clients, self.seconds, server.fields)
-                if not made.times or made.failed:
-                    # It may still be at work on what nobody waits for.
-                    server.stop()
-                    server = start()
-                if made.times:
-                    found[cell] = _figures(made.rate, sorted(made.times), peak.most, cosine, made.failed)
-                _progress(name, number, self.cells, found.get(cell))
+                made = {name: load.Measured() for name in opened}
+                memory = dict.fromkeys(opened, 0.0)
+                for _ in range(_ROUNDS):
+                    for name in opened:
+                        server = opened[name]
+                        load.run(server.url, server.path, calls, min(clients, 2), _WARM, server.fields)
+                        with _Peak(server.pids) as peak:
+                            made[name].add(load.run(server.url, server.path, calls, clients, self.seconds / _ROUNDS,
+                                                    server.fields))
+                        memory[name] = max(memory[name], peak.most)
+                        if not made[name].times or made[name].failed:
+                            # It may still be at work on what nobody waits for.
+                            server.stop()
+                            opened[name] = contenders[name]()
+                for name, found in made.items():
+                    if found.times:
+                        self.servers.setdefault(name, {})[cell] = _figures(
+                            found.rate, sorted(found.times), memory[name], cosines[name], found.failed)
+                    _progress(name, number, self.cells, self.servers.get(name, {}).get(cell))
         finally:
-            server.stop()
+            for server in opened.values():
+                server.stop()
 
     def _compare(self, vectors: Sequence[Sequence[float]]) -> float:
         """Return the least cosine to the vectors of the first contender."""

@@ -26,6 +26,13 @@ class Measured:
         """Texts a second."""
         return self.texts / self.seconds if self.seconds else 0.0
 
+    def add(self, other: Measured) -> None:
+        """Add what another round of the same gave."""
+        self.texts += other.texts
+        self.seconds += other.seconds
+        self.times += other.times
+        self.failed += other.failed
+
     def at(self, part: float) -> float:
         """Return the time that this part of the calls didn't exceed."""
         ordered = sorted(self.times)
