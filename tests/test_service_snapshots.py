@@ -151,7 +151,8 @@ def test_a_snapshot_that_is_stopped_is_killed_and_its_call_served_by_the_templat
     until(lambda: not runs(pid), what="it killed")
     (report,) = until(service.reports, what="a report")
     assert "took no call" in report.read_text()
-    assert service.lane("chat")["restarts"]["hung"] == 1
+    # The report is written before the watchdog's count is published.
+    until(lambda: service.lane("chat")["restarts"]["hung"] == 1, what="it counted")
 
 
 def test_a_snapshot_that_is_stopped_between_calls_is_seen_to_hang(start: Callable[..., Service]) -> None:
