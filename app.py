@@ -80,7 +80,7 @@ def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_acce
     app = create_app(settings, lanes, draining)
     server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining,
                     express=app.extensions["mayfly.express"])
-    should_stop.wake = server.pull_trigger
+    should_stop.wake = server.wake
     announce()
     server.run(beat, should_stop, GRACE_SECONDS)
 

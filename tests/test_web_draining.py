@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from web_rig import FINISHED, HOLD, ScriptedLane, answers, eventually, http_post, one_answer, read_all, serving
+from web_rig import FINISHED, HOLD, KEY, ScriptedLane, answers, eventually, http_post, one_answer, read_all, serving
 
+from app import create_app
 from mayfly.lanes.calls import Piece
+from mayfly.settings import parse
+from mayfly.web.draining import Draining
+from mayfly.web.server import Server
 
 PROMPT = http_post("/gpt4all_api", b'{"prompt": "x"}')
 
@@ -174,3 +180,22 @@ def test_nobody_is_reset_while_clients_keep_coming(clients: int) -> None:
                 future.result()
     assert not broken
     assert set(statuses) <= {200, 503}
+
+
+def test_a_signals_handler_wakes_the_loop_in_whose_thread_it_runs() -> None:
+    """What the loop itself has written needs no wake; the signal to stop comes while the loop waits."""
+    settings = parse({"API_KEYS": KEY})
+    lanes = {name: ScriptedLane(name) for name in ("embed", "chat")}
+    draining = Draining()
+    server = Server(create_app(settings, lanes, draining).wsgi_app, socket.create_server(("127.0.0.1", 0)), settings,
+                    log_access=lambda line: None, draining=draining)
+    woken: list[bool] = []
+
+    def should_stop() -> bool:
+        for wake in (server.pull_trigger, server.wake):
+            wake()
+            woken.append(bool(select.select([server.trigger.socket.fileno()], [], [], 0)[0]))
+        return True
+
+    server.run(lambda: None, should_stop, 0.0)
+    assert woken == [False, True]

@@ -203,9 +203,17 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.close()
 
     def pull_trigger(self) -> None:
-        """Wake the loop; a thread that outlives it must not write to a descriptor that is another's by now."""
-        # The loop itself looks what there is to write before it waits again.
-        if not self._closed and threading.get_ident() != self._loop_thread:
+        """Have the loop look again at what there is to write. Needless where it is the loop that has written: it looks
+        before it waits."""
+        if threading.get_ident() != self._loop_thread:
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the loop; a thread that outlives it must not write to a descriptor that is another's by now.
+
+        The loop's own thread needs it as well: a signal's handler runs there while the loop waits.
+        """
+        if not self._closed:
             super().pull_trigger()
 
     def watch_descriptor(self, descriptor: int, watcher: object) -> None:
