@@ -158,6 +158,12 @@ class TokenizeCall:
 class Place(Protocol):
     """A call's place in its lane: it waits, or is served, until it leaves."""
 
+    def wait(self) -> None:
+        """Note that the call waits."""
+
+    def serve(self) -> None:
+        """Note that a process serves it."""
+
     def leave(self) -> None:
         """Give the place back, once; after that nothing."""
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mayfly.compat import LaneAddress, readable
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
@@ -41,6 +41,7 @@ from mayfly.lanes.calls import (
     Finished,
     Interrupted,
     Piece,
+    Place,
     TokenizeCall,
     Waiting,
     Watch,
@@ -247,7 +248,7 @@ class SocketLane:
                         raise self._crashed(died.generation, crashes, watch) from died
                     self._count_retried()
 
-    def _attempt(self, call: Call, watch: Watch, place: _Place, at_once: bool
+    def _attempt(self, call: Call, watch: Watch, place: Place, at_once: bool
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
@@ -354,15 +355,15 @@ class SocketLane:
         time.sleep(_TICK)
 
     @contextlib.contextmanager
-    def _place(self, begun: Begun | None) -> Iterator[_Place]:
+    def _place(self, begun: Begun | None) -> Iterator[Place]:
         """Hold a place: the one that the call has, or a new one."""
-        place = begun.place if begun is not None and isinstance(begun.place, _Place) else self._take_place()
+        place = begun.place if begun is not None else self._take_place()
         try:
             yield place
         finally:
             place.leave()
 
-    def _take_place(self) -> _Place:
+    def _take_place(self) -> Place:
         with self._lock:
             if self._waiting + self._active >= self._queue_limit + self._served_at_once:
                 raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
@@ -412,7 +413,7 @@ class PendingEmbedding:
                 message, raw = frame
                 if message["event"] == "began":
                     self._generation = message["generation"]
-                    cast("_Place", self.begun.place).serve()
+                    self.begun.place.serve()
                 elif message["event"] == "done":
                     self._answered = not self._received
                     return _embeddings(message, raw)

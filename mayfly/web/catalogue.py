@@ -89,24 +89,31 @@ class Catalogue:
             NotFound: there is no such model.
             InvalidRequest: the model is of another kind, or can't be used.
         """
-        word = self._settings.model_aliases.get(name, name)
-        if word == "" and kind is not None:
-            return self._default(kind)
-        for each in _LANES:
-            if word == each and name in self._settings.model_aliases and self._lanes[_LANES[each]].configured():
-                return self._of_kind(self._default(each), kind)
-        file = self._inventory.find(word)
+        meant = self._configured_kind(name, kind)
+        if meant is not None:
+            return self._of_kind(self._default(meant), kind)
+        file = self._inventory.find(self._settings.model_aliases.get(name, name))
         if file is None:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
 
     def embedding_lane_at_hand(self, name: str) -> str | None:
         """Return the configured embedding model's lane if a request means that one; doesn't look at the disk."""
-        word = self._settings.model_aliases.get(name, name)
         lane = _LANES["embedding"]
-        meant = word == "" or (word == "embedding" and name in self._settings.model_aliases) or (
-            self._switchboard.configured_lane(word) == lane)
+        word = self._settings.model_aliases.get(name, name)
+        meant = (self._configured_kind(name, "embedding") == "embedding"
+                 or self._switchboard.configured_lane(word) == lane)
         return lane if meant and self._lanes[lane].configured() else None
+
+    def _configured_kind(self, name: str, kind: Kind | None) -> Kind | None:
+        """Return the kind whose configured model a request means that names no model, or has an alias for that one."""
+        word = self._settings.model_aliases.get(name, name)
+        if word == "":
+            return kind
+        for each in _LANES:
+            if word == each and name in self._settings.model_aliases and self._lanes[_LANES[each]].configured():
+                return each
+        return None
 
     def countable(self, name: str) -> Model:
         """Return the model that a request for tokens means; "" is the configured completion model, if there is one.

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mayfly.errors import CallError, QueueFull
-from mayfly.lanes.calls import Interrupted, Pending, PollableLane
+from mayfly.lanes.calls import Embeddings, Interrupted, Pending, PollableLane
 from mayfly.web import problems
 from mayfly.web.bodies import parsed
 from mayfly.web.embedding import Reader, Wanted
@@ -55,8 +55,9 @@ class Express:
                 or request.headers.get("CONTENT_TYPE", "").lower() not in _TYPES
                 or "CONTENT_ENCODING" in request.headers or "mayfly.web.vectors" not in sys.modules):
             return False
+        environ = request.environ(connection.addr[0])
         try:
-            self._service.access.check(request.environ(connection.addr[0]))
+            self._service.access.check(environ)
             identity = request_id(request.headers.get("X_REQUEST_ID"))
             wanted = reader(parsed(request.body_rcv.buf.get(_LARGEST_BODY)), identity)
         except Exception:
@@ -82,7 +83,7 @@ class Express:
         request.begun, request.release = pending.begun, release
         # Whoever goes on with it, it is known by one name.
         request.headers["X_REQUEST_ID"] = identity
-        asked = _Asked(self, connection, request, pending, wanted)
+        asked = _Asked(self, connection, request, environ, pending, wanted)
         connection.server.watch_descriptor(pending.fileno(), asked)
         self._asked.add(asked)
         return True
@@ -99,20 +100,21 @@ class Express:
         if self._forget(asked):
             asked.connection.server.add_task(asked.connection)
 
-    def answer(self, asked: _Asked, make: Callable[[], bytes]) -> None:
-        """Send the body that `make` returns, or what it raises."""
+    def answer(self, asked: _Asked, made: Embeddings | CallError) -> None:
+        """Send vectors, or why there are none."""
         if not self._forget(asked):
             return
-        request = asked.request
         try:
-            prepared = Prepared("200 OK", make(), [("Content-Type", "application/json")])
+            if isinstance(made, CallError):
+                raise made
+            prepared = Prepared("200 OK", asked.wanted.answer(made), [("Content-Type", "application/json")])
         except Exception as exc:
             # The boundary of a request, as in the application.
             problem = problems.of_exception(exc, asked.wanted.call.id)
             prepared = Prepared(problem.status_line, problem.body(), problem.headers())
         prepared.headers.append(("X-Request-Id", asked.wanted.call.id))
-        prepared.headers.extend(self._service.cross_origin.headers(request.environ(asked.connection.addr[0])))
-        request.prepared = prepared
+        prepared.headers.extend(self._service.cross_origin.headers(asked.environ))
+        asked.request.prepared = prepared
         asked.connection.service()
 
     def _forget(self, asked: _Asked) -> bool:
@@ -130,11 +132,12 @@ class _Asked:
 
     accepting = False
 
-    def __init__(self, express: Express, connection: Connection, request: Reception, pending: Pending,
-                 wanted: Wanted) -> None:
+    def __init__(self, express: Express, connection: Connection, request: Reception, environ: Mapping[str, Any],
+                 pending: Pending, wanted: Wanted) -> None:
         self._express = express
         self.connection = connection
         self.request = request
+        self.environ = environ
         self.pending = pending
         self.wanted = wanted
 
@@ -151,15 +154,10 @@ class _Asked:
             self._express.leave_to_application(self)
             return
         except CallError as exc:
-            refused = exc
-
-            def refuse() -> bytes:
-                raise refused
-
-            self._express.answer(self, refuse)
+            self._express.answer(self, exc)
             return
         if made is not None:
-            self._express.answer(self, lambda: self.wanted.answer(made))
+            self._express.answer(self, made)
 
     def handle_close(self) -> None:
         """The process has hung up, which reading shows after what it has sent."""

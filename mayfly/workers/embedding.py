@@ -208,7 +208,9 @@ class Embedder:
             line.connection.close()
             return
         # Nothing tells the other side that this call has begun: it knows which process it has sent it to.
-        self._take_request(self._begin(line), frame[0])
+        caller = self._begin(line)
+        with self._ending(caller):
+            self._take_request(caller, frame[0])
 
     def _begin(self, line: _Line) -> _Caller:
         self._one_by_one = max(0, self._one_by_one - 1)
@@ -217,34 +219,28 @@ class Embedder:
         return caller
 
     def _heard(self, caller: _Caller) -> None:
-        """A caller whose request is here already has nothing more to say: it has left."""
-        if caller.call is None:
-            self._read(caller)
-            return
         with self._ending(caller):
-            raise _Gone
-
-    def _read(self, caller: _Caller) -> None:
-        with self._ending(caller):
+            if caller.call is not None:
+                # Whoever has sent its request has nothing more to say: it has left.
+                raise _Gone
             self._take_request(caller, caller.receive())
 
     def _take_request(self, caller: _Caller, request: dict[str, Any]) -> None:
-        with self._ending(caller):
-            caller.kept = bool(request.get("keep"))
-            caller.deadline = float(request["deadline"])
-            caller.call = EmbedCall.from_wire(request["embed"])
-            long_text = caller.call.long_text
-            for sent in caller.call.texts:
-                found = self._texts.get((sent, long_text))
-                if found is None or found.error is not None:
-                    found = self._texts[sent, long_text] = Text(sent, long_text)
-                caller.texts.append(found)
-            for text in set(caller.texts):
-                text.callers += 1
-                if not text.done:
-                    caller.missing.add(text)
-            caller.queue = Queue.of(list(caller.missing))
-            self._noted = False
+        caller.kept = bool(request.get("keep"))
+        caller.deadline = float(request["deadline"])
+        caller.call = EmbedCall.from_wire(request["embed"])
+        long_text = caller.call.long_text
+        for sent in caller.call.texts:
+            found = self._texts.get((sent, long_text))
+            if found is None or found.error is not None:
+                found = self._texts[sent, long_text] = Text(sent, long_text)
+            caller.texts.append(found)
+        for text in set(caller.texts):
+            text.callers += 1
+            if not text.done:
+                caller.missing.add(text)
+        caller.queue = Queue.of(list(caller.missing))
+        self._noted = False
 
     def _note(self) -> None:
         """Write into the sentinel what is being served, for a report if this process dies of it."""
