@@ -26,10 +26,10 @@ import random_llama  # noqa: E402
 import requests  # noqa: E402
 import results  # noqa: E402
 from service import Service, until  # noqa: E402
-from snapshots import of_tokens  # noqa: E402
 
 from mayfly.settings import available_cores  # noqa: E402
 
+WORDS = "You are the keeper of the old house by the river and you like the morning and the hill and people who ask . "
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 OURS = 128
 PROMPT_TOKENS = 256
@@ -137,6 +137,21 @@ def swept(bare: Bare, prompt: str, rounds: int) -> dict[int, list[float]]:
             found[size].append(PROMPT_TOKENS / bare(prompt, n_batch=size, max_tokens=1)["first"])
             print(f"n_batch {size:4} {found[size][-1]:.1f} prompt tokens/s", flush=True)
     return found
+
+
+def of_tokens(service: Service, tokens: int) -> str:
+    """Return a text of about so many tokens by the model's own vocabulary."""
+    words = (WORDS * tokens).split()
+    low, high = 1, len(words)
+    while low < high:
+        middle = (low + high) // 2
+        answer = service.post("/v1/tokenize", {"input": " ".join(words[:middle])})
+        answer.raise_for_status()
+        if answer.json()["data"][0]["count"] < tokens:
+            low = middle + 1
+        else:
+            high = middle
+    return " ".join(words[:low])
 
 
 def through(service: Service, prompt: str) -> dict[str, Any]:

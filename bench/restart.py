@@ -115,11 +115,9 @@ def gap(service: Service) -> float:
         wanted = CompletionCall(id=name, messages=(Message("user", PROMPT),), sampling=Sampling(max_tokens=tokens))
         with LaneAddress.connect(address, 60) as connection:
             connection.settimeout(600)
-            connection.sendall(wanted.persona_key())
+            framing.send(connection, {"deadline": time.monotonic() + 600, "complete": wanted.to_wire()})
             while frame := framing.receive(connection):
                 moments[f"{name} {frame[0]['event']}"] = time.monotonic()
-                if frame[0]["event"] == "began":
-                    framing.send(connection, {"deadline": time.monotonic() + 600, "complete": wanted.to_wire()})
                 if frame[0]["event"] in ("done", "error"):
                     return
 

@@ -289,6 +289,17 @@ def readable(sock: socket.socket, timeout: float = 0.0) -> bool:
     return bool(select.select([sock], [], [], timeout)[0])
 
 
+def writable(sock: socket.socket, timeout: float = 0.0) -> bool:
+    """Wait at most so long (s) until a socket takes bytes, or its peer has ended; tell whether it does."""
+    import select
+
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        return bool(poll.poll(timeout * 1000))
+    return bool(select.select([], [sock], [], timeout)[1])
+
+
 def hung_up(sock: socket.socket) -> bool:
     """Tell, without reading, whether the peer of a socket has closed it (bytes may still wait)."""
     import select
@@ -316,17 +327,6 @@ def memory_size() -> int:
         with contextlib.suppress(OSError, ValueError):
             size = min(size, int(Path(file).read_text()))
     return size
-
-
-def private_memory() -> int:
-    """Return the memory in bytes that this process shares with no other one; 0 where the system doesn't tell (it
-    does on Linux: `smaps_rollup` in proc(5))."""
-    private = 0
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-            if line.startswith("Private_"):
-                private += int(line.split()[1]) * 1024
-    return private
 
 
 def _windows_memory_size() -> int:

@@ -309,16 +309,6 @@ class Settings:
         "How each completion gets its fresh process. fork: milliseconds, Linux with DEVICE=cpu. respawn: a new "
         "process loads the model. none: one process serves all. auto: fork where it works, else respawn.")
     chat_processes: int = _setting("1", _integer(1, 64), "How many completions run at once.")
-    snapshot_after: int = _setting(
-        "2", _integer(1, 1_000_000),
-        "A persona gets a snapshot - a process in which it has been evaluated already, for further calls to be forked "
-        "from - with its call of this number (ISOLATION=fork).")
-    snapshots: int = _setting(
-        "4", _integer(0, 64), "Most snapshots of a model; the least recently used one leaves for the next. 0: none.")
-    snapshot_memory: int = _setting(
-        "5%", _share_of_memory,
-        "What the snapshots of a model may take together, besides MEMORY_LIMIT: a part of this machine's memory, a "
-        "size, or none (no limit).")
     threads: int = _setting(
         "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores.")
     n_ctx: int = _setting("2048", _integer(16, 1_048_576), "Context window for completions, in tokens.")

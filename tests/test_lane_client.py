@@ -20,7 +20,6 @@ from mayfly.errors import DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFu
 from mayfly.lanes import board, framing
 from mayfly.lanes.board import Board
 from mayfly.lanes.calls import (
-    KEY_SIZE,
     ClientGone,
     CompletionCall,
     EmbedCall,
@@ -52,10 +51,9 @@ class PlayedLane:
     def take(self, generation: int = 1) -> tuple[socket.socket, dict[str, Any]]:
         """Accept a completion call as a worker does; return its connection and its request."""
         connection, _ = self.listener.accept()
-        framing.receive_exactly(connection, KEY_SIZE)
-        framing.send(connection, {"event": "began", "generation": generation})
         frame = framing.receive(connection)
         assert frame is not None
+        framing.send(connection, {"event": "began", "generation": generation})
         return connection, frame[0]
 
 
@@ -66,8 +64,8 @@ def played(tmp_path: Path) -> Iterator[PlayedLane]:
     lane.listener.close()
 
 
-def completion() -> CompletionCall:
-    return CompletionCall(id="req_1", messages=(Message("user", "Hello"),))
+def completion(text: str = "Hello") -> CompletionCall:
+    return CompletionCall(id="req_1", messages=(Message("user", text),))
 
 
 def soon(seconds: float = 30.0) -> float:
@@ -78,40 +76,42 @@ DONE = {"event": "done", "reason": "stop", "model": "played", "generation": 1, "
         "completion_tokens": 1}
 
 
-def test_a_waiting_call_sends_nothing_until_a_worker_has_it(played: PlayedLane) -> None:
-    """Nobody reads while it waits: a large request would fill the socket and stall its thread."""
-    text = "word " * 400_000
-    with ThreadPoolExecutor() as pool:
-        answer = pool.submit(played.lane().embed, EmbedCall("req_1", (text,)), Watch(soon()))
-        connection, _ = played.listener.accept()
-        assert select.select([connection], [], [], 0.3)[0] == []
-        framing.send(connection, {"event": "began", "generation": 1})
-        frame = framing.receive(connection)
-        assert frame is not None
-        assert frame[0]["embed"]["texts"] == [text]
-        vector = array.array("f", [1.0, 0.0]).tobytes()
-        framing.send(connection, {"event": "done", "dimensions": 2, "model": "m", "generation": 1,
-                                  "prompt_tokens": 3}, vector)
-        assert answer.result().vectors == vector
+LARGE = "word " * 400_000  # more than a socket holds
+VECTOR = array.array("f", [1.0, 0.0]).tobytes()
+MADE = {"event": "done", "dimensions": 2, "model": "m", "generation": 1, "prompt_tokens": 3}
 
 
-def test_a_short_embedding_is_sent_with_the_connection_and_again_to_the_next_worker(played: PlayedLane) -> None:
-    vector = array.array("f", [1.0, 0.0]).tobytes()
+@pytest.mark.parametrize("text", ["a few words", LARGE], ids=["small", "large"])
+def test_a_request_is_sent_with_the_connection_and_again_to_the_next_worker(played: PlayedLane, text: str) -> None:
     lane = played.lane()
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.embed, EmbedCall("req_1", ("a few words",)), Watch(soon()))
+        answer = pool.submit(lane.embed, EmbedCall("req_1", (text,)), Watch(soon()))
         for generation in (1, 2):
             connection, _ = played.listener.accept()
             frame = framing.receive(connection)  # before the worker has said a word
             assert frame is not None
-            assert frame[0]["embed"]["texts"] == ["a few words"]
+            assert frame[0]["embed"]["texts"] == [text]
             framing.send(connection, {"event": "began", "generation": generation})
             if generation == 1:
                 connection.close()
-        framing.send(connection, {"event": "done", "dimensions": 2, "model": "m", "generation": 2,
-                                  "prompt_tokens": 3}, vector)
-        assert answer.result().vectors == vector
+        framing.send(connection, MADE, VECTOR)
+        assert answer.result().vectors == VECTOR
     assert lane.status()["retried"] == 1
+
+
+def test_a_worker_that_dies_while_it_reads_a_call_costs_no_try(played: PlayedLane) -> None:
+    lane = played.lane()
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(lane.embed, EmbedCall("req_1", (LARGE,)), Watch(soon()))
+        for size in (1, 100, 300_000):
+            connection, _ = played.listener.accept()
+            connection.recv(size, socket.MSG_WAITALL)
+            connection.close()
+        connection, _ = played.listener.accept()
+        assert framing.receive(connection) is not None
+        framing.send(connection, MADE, VECTOR)
+        assert answer.result().vectors == VECTOR
+    assert lane.status()["retried"] == 0
 
 
 def embedding(number: int) -> EmbedCall:
@@ -122,10 +122,6 @@ def taken(pending: Pending | None) -> Embeddings:
     """Wait for the answer of a call that was begun."""
     assert pending is not None
     return until(lambda: select.select([pending.fileno()], [], [], 0)[0] and pending.take(), what="the answer")
-
-
-VECTOR = array.array("f", [1.0, 0.0]).tobytes()
-MADE = {"event": "done", "dimensions": 2, "model": "m", "generation": 1, "prompt_tokens": 3}
 
 
 def test_a_call_that_was_begun_hands_its_connection_to_the_next(played: PlayedLane) -> None:
@@ -196,7 +192,7 @@ def test_a_call_that_was_begun_goes_on_with_its_place_and_its_crash(played: Play
 
 
 def test_a_call_is_begun_only_where_nothing_has_to_be_waited_for(played: PlayedLane) -> None:
-    assert played.lane().begin(EmbedCall("req_1", ("word " * 10_000,)), soon()) is None
+    assert played.lane().begin(EmbedCall("req_1", (LARGE,)), soon()) is None
     played.say(state="loading")
     assert played.lane().begin(embedding(1), soon()) is None
     played.say(state="ready")
@@ -273,12 +269,14 @@ def test_a_stop_closes_the_connection_of_a_stream_that_is_left(played: PlayedLan
     [(lambda: Watch(time.monotonic() + 0.3), DeadlinePassed),
      (lambda: Watch(soon(), client_gone=lambda: True), ClientGone),
      (lambda: Watch(soon(), stopping=lambda: True), LaneUnavailable)])
+@pytest.mark.parametrize("text", ["Hello", LARGE], ids=["small", "large"])
 def test_a_waiting_call_ends_when_its_time_its_client_or_the_service_does(
-    played: PlayedLane, watch: Any, error: type[Exception]
+    played: PlayedLane, watch: Any, error: type[Exception], text: str
 ) -> None:
+    """A large one has filled its socket, and nobody reads."""
     lane = played.lane()
     with pytest.raises(error):
-        lane.complete(completion(), watch())
+        lane.complete(completion(text), watch())
     assert lane.status()["queue"] == 0
 
 

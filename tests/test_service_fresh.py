@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from processes import runs
@@ -58,6 +59,22 @@ def test_temperature_0_gives_the_same_answer_whatever_was_asked_in_between(
         again = service.complete(**asked)
         assert (what, again["response"]) == (what, first["response"])
         assert again["usage"] == first["usage"]
+    assert service.reports() == []
+
+
+def test_personas_that_are_used_again_and_again_never_mix(start: Callable[..., Service]) -> None:
+    service = start(CHAT_PROCESSES=2)
+    personas = [f"You are Ada, the keeper of house number {number} by the river." for number in range(3)]
+    fields = {"temp": 0, "max_tokens": 16}
+    right = {persona: service.complete("Hello", persona=persona, **fields)["response"] for persona in personas}
+    assert len(set(right.values())) == 3
+    asked = personas * 12
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda persona: service.complete("Hello", persona=persona, **fields), asked))
+    assert [answer["response"] for answer in answers] == [right[persona] for persona in asked]
+    hot = [service.complete("Tell me a story", persona=personas[0], temp=1, top_p=1, max_tokens=16)["response"]
+           for _ in range(10)]
+    assert len(set(hot)) == 10
     assert service.reports() == []
 
 

@@ -134,17 +134,10 @@ class Rig:
         self.send(watched, event="ready", model=f"{name}-model", generation=watched.generation)
         return watched, process
 
-    def fork(self, template: Watched, number: int, snapshot: int = 0) -> Path:
+    def fork(self, template: Watched, number: int) -> Path:
         path = self.folder / "run" / f"chat-{number}.watchdog"
         Sentinel(path).write({"generation": number, "request": {"id": "req_1", "characters": 5}})
-        self.send(template, event="forked", generation=number, pid=5000 + number, snapshot=snapshot, seconds=0.003)
-        return path
-
-    def snapshot(self, template: Watched, number: int, tokens: int = 10) -> Path:
-        path = self.folder / "run" / f"chat-snapshot-{number}.watchdog"
-        Sentinel(path).write({"generation": number})
-        self.send(template, event="snapshot", generation=number, pid=5000 + number)
-        self.send(template, event="kept", generation=number, tokens=tokens, memory=1000)
+        self.send(template, event="forked", generation=number, pid=5000 + number, seconds=0.003)
         return path
 
     def want(self, model: str) -> None:
@@ -318,60 +311,6 @@ def test_template_that_dies_takes_its_generations_into_its_report(rig: Rig) -> N
     assert rig.table[1] == 0  # its threads are given back
     rig.tick(0.2)
     assert rig.spawner.latest("chat")[0].generation > 2  # no number is used twice
-
-
-def test_snapshot_that_dies_takes_its_generations_into_its_report_and_no_others(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
-    rig.fork(template, 1)
-    sentinels = [rig.snapshot(template, 2), rig.fork(template, 3, snapshot=2), rig.fork(template, 4, snapshot=2)]
-    rig.send(template, event="exited", generation=2, pid=5002, code=-9)
-    rig.tick()
-    failure = rig.board("chat")["last_failure"]
-    assert (failure["name"], failure["cause"], failure["lost"]) == ("chat-snapshot-2", "crashed", [3, 4])
-    assert not any(path.exists() for path in sentinels)
-    assert rig.board("chat")["state"] == "ready"
-    assert rig.board("chat")["snapshots"]["living"] == []
-    # The other one is still watched.
-    rig.send(template, event="served", generation=1, outcome="answered", seconds=0.1, tokens=5)
-    (rig.folder / "run" / "chat-1.watchdog").unlink()
-    rig.send(template, event="exited", generation=1, pid=5001, code=0)
-    rig.tick()
-    assert rig.board("chat")["restarts"] == {"spent": 1, "crashed": 1, "hung": 0, "failed_start": 0}
-
-
-def test_snapshot_that_leaves_is_no_failure_and_no_spent_generation(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
-    rig.snapshot(template, 1).unlink()
-    rig.send(template, event="exited", generation=1, pid=5001, code=0)
-    rig.tick()
-    assert rig.board("chat")["restarts"] == dict.fromkeys(("spent", "crashed", "hung", "failed_start"), 0)
-    assert rig.reports() == []
-
-
-def test_snapshot_without_a_heartbeat_is_killed_and_reported_as_hung(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
-    path = rig.snapshot(template, 1)
-    for _ in range(40):  # HANG_SECONDS and more, in which everybody else beats
-        rig.rest(2.0)
-    assert rig.forked[-1].said[:2] == ["abort", "kill"]
-    rig.send(template, event="exited", generation=1, pid=5001, code=-6)
-    rig.tick()
-    assert rig.board("chat")["restarts"]["hung"] == 1
-    assert not path.exists()
-
-
-def test_snapshots_worth_is_counted_by_the_calls_that_had_a_persona(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
-    rig.snapshot(template, 1, tokens=30)
-    served = {"event": "served", "outcome": "answered", "seconds": 0.1, "tokens": 5}
-    for number, snapshot, persona, kept in ((2, 1, True, 0), (3, 1, True, 30), (4, 1, True, 30), (5, 0, True, 0),
-                                            (6, 0, False, 0)):
-        rig.fork(template, number, snapshot=snapshot)
-        rig.send(template, **served, generation=number, persona=persona, kept=kept)
-    rig.tick()
-    assert rig.board("chat")["snapshots"] == {
-        "hits": 2, "misses": 2, "tokens_saved": 60, "memory_bytes": 1000,
-        "living": [{"generation": 1, "pid": 5001, "hits": 2, "tokens": 30, "memory_bytes": 1000}]}
 
 
 def test_app_that_dies_is_started_again(rig: Rig) -> None:

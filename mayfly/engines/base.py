@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from mayfly.errors import EngineFailed
@@ -23,21 +22,10 @@ class Segment:
         text: what is evaluated.
         special: True for text of the server's template, in which `</s>` means the token; False for text of the
             client, in which it is five characters.
-        message: which of the call's messages a text of the client comes from, if one of them.
     """
 
     text: str
     special: bool
-    message: int | None = field(default=None, compare=False)
-
-
-def beginning(segments: Sequence[Segment], messages: int) -> list[Segment]:
-    """Return the part of a prompt that ends with the text of its first `messages` messages; nothing if other texts come
-    first. What the template writes after it depends on who speaks next."""
-    first = list(itertools.takewhile(lambda segment: segment.message is None or segment.message < messages, segments))
-    while first and first[-1].message is None:
-        first.pop()
-    return first
 
 
 @dataclass(frozen=True)
@@ -48,13 +36,11 @@ class Generated:
         reason: "end" (the model ended its turn), "limit" (max_tokens or the context window), or "refused" (a
             callback returned False).
         prompt_tokens, completion_tokens: tokens of the prompt and tokens sampled.
-        kept_tokens: those of the prompt that were evaluated before; see `CompletionEngine.keep`.
     """
 
     reason: Literal["end", "limit", "refused"]
     prompt_tokens: int
     completion_tokens: int
-    kept_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,8 +157,8 @@ class CompletionEngine(Protocol):
         """Tokens that prompt and completion share."""
 
     def reseed(self) -> None:
-        """Give the sampler fresh random numbers and a state in which nothing but what `keep` kept is evaluated; forks
-        would otherwise all draw the same."""
+        """Give the sampler fresh random numbers and a state in which nothing is evaluated; forks would otherwise all
+        draw the same."""
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
@@ -203,23 +189,6 @@ class CompletionEngine(Protocol):
 
         Raises:
             ContextLengthExceeded: the prompt doesn't fit.
-            EngineFailed: the engine reported an error.
-        """
-
-    def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
-        """Evaluate the beginning of a prompt and keep it: a prompt that begins with the same segments goes on from
-        there, in this process and in its forks, with the same answer as without. It is lost in a process that
-        generates from another prompt.
-
-        Args:
-            segments: the beginning.
-            on_progress: as in `generate`; what it raises comes out of here.
-
-        Returns:
-            The number of tokens kept.
-
-        Raises:
-            ContextLengthExceeded: it doesn't fit.
             EngineFailed: the engine reported an error.
         """
 

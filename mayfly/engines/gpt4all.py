@@ -9,8 +9,6 @@ What the binding does on odd input, and what is done about it here:
 - `prompt_model` hides the tokens' bytes and always allows the context to be shifted (which silently drops the
   persona), so `llmodel_prompt` is called directly, with shifting off.
 - All forks of one loaded model draw the same random numbers: see `reseed`.
-- Each call of `llmodel_prompt` tokenises and evaluates its own text, so the segments of a prompt are the same work
-  whether they come in one go or the first of them were evaluated before: see `keep`.
 - Only the token that the file names as eos ends an answer (`LLamaModel::loadModel`): see `_end_ids`. And any of six
   texts does: see `stop_words`.
 - A segment for which the window has no room left is passed over without a word: see `_run`.
@@ -30,7 +28,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +240,6 @@ class Gpt4AllCompletions:
         except Exception as exc:  # the binding raises bare Exception
             raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
         self._llm = self._gpt4all.model
-        self._kept = _Kept()
         stop_words.switch_off()
         self._end_ids = _end_ids(header)
         self._saved_state = self._save_state()
@@ -330,7 +326,7 @@ class Gpt4AllCompletions:
 
         The state that `llmodel_save_state_data` returns begins with a little-endian u64 length and the sampler's
         std::mt19937 as text: 624 numbers and an index, separated by blanks. What follows is the cache as it was when
-        the state was saved: empty, or with what `keep` evaluated. Restoring it puts the cache back to that.
+        the state was saved: empty. Restoring it empties the cache.
         """
         length = struct.unpack_from("<Q", self._saved_state)[0]
         numbers = [str(random.SystemRandom().getrandbits(32)) for _ in range(_MERSENNE_NUMBERS)]
@@ -339,8 +335,8 @@ class Gpt4AllCompletions:
         _library.llmodel_restore_state_data(self._llm.model, state)
 
     def _save_state(self) -> bytes:
-        # The buffer must be as large as a full cache; what is written is some kilobytes and what the cache holds, and
-        # untouched pages cost nothing.
+        # The buffer must be as large as a full cache; what is written is some kilobytes, and untouched pages cost
+        # nothing.
         size = _library.llmodel_get_state_size(self._llm.model)
         buffer = (ctypes.c_uint8 * size)()
         saved = _library.llmodel_save_state_data(self._llm.model, buffer)
@@ -364,25 +360,12 @@ class Gpt4AllCompletions:
         counted = self.count(segments)
         if counted is not None and counted >= self.context_length:
             raise too_long(counted, self.context_length)
-        if not self._kept.begins(segments) or prompt_batch is not None:
-            # This prompt is evaluated from its beginning, over what was kept.
-            self._kept = _Kept()
         try:
             return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
-                             min(prompt_batch or _BATCH, _BATCH), self._kept)
+                             min(prompt_batch or _BATCH, _BATCH))
         except ContextLengthExceeded as exc:
             # gpt4all wants some tokens more room than it needs, and doesn't say how long the prompt is.
             raise too_long(counted, self.context_length) from exc
-
-    def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
-        """See CompletionEngine."""
-        counted = self.count(segments)
-        if counted is not None and counted >= self.context_length:
-            raise too_long(counted, self.context_length)
-        evaluated = self._run(segments, Sampling(max_tokens=0), lambda _: on_progress(), lambda *_: True)
-        self._kept = _Kept(tuple(segments), evaluated.prompt_tokens)
-        self._saved_state = self._save_state()
-        return self._kept.tokens
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -395,17 +378,14 @@ class Gpt4AllCompletions:
         on_prompt_token: Callable[[int], bool],
         on_token: Callable[[int, bytes], bool],
         prompt_batch: int = _BATCH,
-        kept: _Kept | None = None,
     ) -> Generated:
         run = _Run(on_prompt_token, on_token, self._end_ids)
-        kept = kept or _Kept()
-        run.evaluated = kept.tokens
         limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
         context = binding.LLModelPromptContext(
-            n_past=kept.tokens, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
+            n_past=0, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
             temp=sampling.temperature, n_batch=prompt_batch, repeat_penalty=sampling.repeat_penalty,
             repeat_last_n=sampling.repeat_last_n, context_erase=0.75)
-        full = [segment for segment in segments[len(kept.segments):] if segment.text]
+        full = [segment for segment in segments if segment.text]
         for index, segment in enumerate(full):
             context.n_predict = limit if index == len(full) - 1 else 0
             before = run.evaluated
@@ -432,7 +412,7 @@ class Gpt4AllCompletions:
             reason = "limit"
         else:
             reason = "end"
-        return Generated(reason, run.evaluated, run.sampled, kept.tokens)
+        return Generated(reason, run.evaluated, run.sampled)
 
     def _self_test(self) -> None:
         """Evaluate and sample one token: whatever is wrong with the file shows now and not on a caller."""
@@ -441,17 +421,6 @@ class Gpt4AllCompletions:
                       lambda _: True, lambda *_: True)
         except (EngineFailed, ContextLengthExceeded) as exc:
             raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """The beginning of a prompt that is in the cache: nothing, or what `keep` evaluated."""
-
-    segments: tuple[Segment, ...] = ()
-    tokens: int = 0
-
-    def begins(self, segments: Sequence[Segment]) -> bool:
-        return len(segments) > len(self.segments) and tuple(segments[:len(self.segments)]) == self.segments
 
 
 class _Run:

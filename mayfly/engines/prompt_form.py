@@ -46,8 +46,8 @@ class PromptForm:
     def _parts(self, messages: Sequence[Message]) -> Iterator[Segment]:
         # Whether a prompt has been written that waits for its answer.
         asked = False
-        for index, message in enumerate(messages):
-            content = Segment(message.content, special=False, message=index)
+        for message in messages:
+            content = Segment(message.content, special=False)
             if message.role == "assistant":
                 if not asked:
                     yield Segment(self._before + self._between, special=True)

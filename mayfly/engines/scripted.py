@@ -9,10 +9,9 @@ A model file whose name ends in `.script.json` is played by this engine:
                 "pieces": ["Hel", "lo"], "seconds": 0.01, "after": 3, "times": 1}, ...]}
 
 The first rule whose `when` is found is played ("" matches everything). `pieces` are the tokens of an answer
-(base64 after "base64:" for bytes that are no text), `seconds` the time each takes, `evaluation` the seconds that a
-persona with the rule's text takes to be evaluated for a snapshot, `after` how many tokens come before the crash, hang
-or error, `times` how often the rule is played before it no longer matches (counted in a file beside the script, because
-processes that crash remember nothing).
+(base64 after "base64:" for bytes that are no text), `seconds` the time each takes, `after` how many tokens come before
+the crash, hang or error, `times` how often the rule is played before it no longer matches (counted in a file beside the
+script, because processes that crash remember nothing).
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 
 _DIMENSIONS = 384
-_EVALUATION_STEP = 0.02
 
 
 class _Script:
@@ -105,7 +103,6 @@ class ScriptedCompletions:
         self.model = model
         self.context_length = int(self._script.get("context_length", 2048))
         self._template = ChatTemplate(None, bos_token="", eos_token="")
-        self._kept: tuple[Segment, ...] = ()
 
     def reseed(self) -> None:
         """Nothing is random here."""
@@ -123,24 +120,6 @@ class ScriptedCompletions:
         """A script says itself where an answer ends."""
         return ()
 
-    def keep(self, segments: Sequence[Segment], on_progress: Callable[[], bool]) -> int:
-        """See CompletionEngine. A rule that crashes or hangs does so here as well."""
-        words = self.count(segments) or 0
-        if words >= self.context_length:
-            raise self._too_long(words)
-        rule = self._script.rule("".join(segment.text for segment in segments))
-        for _ in range(1 + int(float(rule.get("evaluation", 0)) / _EVALUATION_STEP)):
-            time.sleep(_EVALUATION_STEP if "evaluation" in rule else 0)
-            on_progress()
-        if not int(rule.get("after", 0)):
-            _misbehave(rule.get("do", "answer"))
-        self._kept = tuple(segments)
-        return words
-
-    def _too_long(self, words: int) -> ContextLengthExceeded:
-        return ContextLengthExceeded(f"the prompt has {words} tokens, but the context window holds "
-                                     f"{self.context_length}", param="prompt")
-
     def count(self, segments: Sequence[Segment]) -> int | None:
         """Count words."""
         return sum(len(segment.text.split()) for segment in segments)
@@ -156,12 +135,11 @@ class ScriptedCompletions:
         """See CompletionEngine."""
         words = self.count(segments) or 0
         if words >= self.context_length:
-            raise self._too_long(words)
-        known = self._kept == tuple(segments[:len(self._kept)])
-        kept = self.count(self._kept) or 0 if known else 0
+            raise ContextLengthExceeded(f"the prompt has {words} tokens, but the context window holds "
+                                        f"{self.context_length}", param="prompt")
         rule = self._script.rule("".join(segment.text for segment in segments))
         if not on_progress():
-            return Generated("refused", words, 0, kept)
+            return Generated("refused", words, 0)
         pieces = rule.get("pieces", ["Hello", " there", "."])
         limit = min(sampling.max_tokens or self.context_length, self.context_length - words)
         what = rule.get("do", "answer")
@@ -169,14 +147,14 @@ class ScriptedCompletions:
             if what != "answer" and number >= int(rule.get("after", 0)):
                 _misbehave(what)
             if number >= limit:
-                return Generated("limit", words, number, kept)
+                return Generated("limit", words, number)
             time.sleep(float(rule.get("seconds", 0)))
             encoded = base64.b64decode(piece[7:]) if piece.startswith("base64:") else piece.encode()
             if not on_token(encoded):
-                return Generated("refused", words, number + 1, kept)
+                return Generated("refused", words, number + 1)
         if what != "answer":
             _misbehave(what)
-        return Generated("end", words, len(pieces), kept)
+        return Generated("end", words, len(pieces))
 
 
 class ScriptedEmbeddings:

@@ -182,7 +182,7 @@ def _forms(part: str | int, messages: Sequence[Message]) -> list[Segment]:
         return [Segment(part, special=True)]
     text = messages[part].content
     forms = dict.fromkeys((text, text.strip(), text.lstrip(), text.rstrip()))
-    return [Segment(form, special=False, message=part) for form in forms]
+    return [Segment(form, special=False) for form in forms]
 
 
 class _Refused(Exception):

@@ -6,8 +6,6 @@ processes, `mayfly.lanes.local.LocalLane` in this process (`python app.py` alone
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -18,11 +16,6 @@ GATHERED = 32
 Role = Literal["system", "user", "assistant"]
 LongText = Literal["mean", "truncate"]
 FinishReason = Literal["stop", "length"]
-
-#: Bytes of a persona's key, with which the caller of a completion opens its connection.
-KEY_SIZE = 16
-#: The key of a call for whose beginning nothing can be kept.
-NO_PERSONA = bytes(KEY_SIZE)
 
 
 @dataclass(frozen=True)
@@ -83,24 +76,6 @@ class CompletionCall:
             threads=wire["threads"],
             prompt_batch=wire["prompt_batch"],
         )
-
-    def persona(self) -> tuple[Message, ...]:
-        """Return the system messages that the conversation begins with."""
-        return tuple(itertools.takewhile(lambda message: message.role == "system", self.messages))
-
-    def persona_key(self) -> bytes:
-        """Return what tells this call's persona from others without its text: KEY_SIZE bytes.
-
-        NO_PERSONA if there is none, or if the call asks for batches of its own: a prompt's beginning that was evaluated
-        in other batches gives other rounding errors.
-        """
-        texts = [message.content.encode() for message in self.persona()]
-        if not any(texts) or self.prompt_batch is not None:
-            return NO_PERSONA
-        key = hashlib.blake2b(digest_size=KEY_SIZE)
-        for text in texts:
-            key.update(len(text).to_bytes(8, "little") + text)
-        return key.digest()
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""

@@ -1,16 +1,12 @@
 """The calling side of a lane: the web process asks a worker process, and nothing that happens to it gets lost.
 
-A call is one connection to the lane's socket. It waits in the kernel's queue until a worker takes it, so workers
-may die and be replaced meanwhile. Only when a worker says `began` is the request sent: while it waits, nobody reads,
-and a large one would not fit into the socket. (A small one for embeddings, which take less time than two turns of the
-scheduler, is sent at once; it waits in the socket too.) Then come `piece` (text of a completion), `done`, or `error`. A
-connection that ends without `done` or `error` means that the worker died.
+A call is one connection to the lane's socket, over which the request goes at once. It waits in the kernel's queue until
+a worker takes it, so workers may die and be replaced meanwhile; what of a large request doesn't fit into the socket
+follows as the worker reads. When it has the request, it says `began`; then come `piece` (text of a completion), `done`,
+or `error`. A connection that ends without `done` or `error` means that the worker died.
 
 Small calls for embeddings that are begun without a thread (`SocketLane.begin`) keep their connections: when one has
 brought its answer, it takes the next call to the same process, which has nothing to say before `done` or `error`.
-
-A connection for a completion opens with its persona's key, by which a worker that forks finds the process that has this
-persona evaluated. One that is about to evaluate it asks for it: `persona`, before `began`.
 """
 
 from __future__ import annotations
@@ -22,11 +18,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress, readable
+from mayfly.compat import LaneAddress, readable, writable
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import framing
 from mayfly.lanes.board import Board
@@ -53,8 +48,6 @@ _TICK = 0.1
 _SILENCE = 10.0
 # How long a worker may take over one frame once it has begun to send it.
 _FRAME_TIMEOUT = 10.0
-# A request that surely is smaller than a socket's buffer, in bytes.
-_FITS_INTO_A_SOCKET = 32_000
 # Bytes read at once from a call that isn't waited for.
 _READ = 1 << 18
 # How long to wait for the watchdog's report of a death before answering without its name.
@@ -137,8 +130,7 @@ class SocketLane:
 
     def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
         """See Lane."""
-        at_once = _is_small(call)
-        with contextlib.closing(self._answer(call, watch, until_piece=False, at_once=at_once)) as answer:
+        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
                     return _embeddings(message, raw)
@@ -147,35 +139,25 @@ class SocketLane:
     def begin(self, call: EmbedCall, deadline: float) -> PendingEmbedding | None:
         """See PollableLane."""
         # Connecting to a port may take its time; and where the lane opens on demand, it may not be there.
-        if self._address is None or "path" not in self._address or not _is_small(call) or not self.ready():
+        if self._address is None or "path" not in self._address or not self.ready():
             return None
         try:
             place = self._take_place()
         except QueueFull:
             return None
-        request = {**_request(call, deadline), "keep": True}
+        request = framing.frame({**_request(call, deadline), "keep": True})
         while self._kept:
             connection, generation = self._kept.pop()
-            try:
-                framing.send(connection, request)
-            except OSError:
-                # Its process has gone since.
-                connection.close()
-                continue
-            place.serve()
-            return PendingEmbedding(self, connection, Begun(place, deadline), generation)
-        try:
+            if _send_now(connection, request):
+                place.serve()
+                return PendingEmbedding(self, connection, Begun(place, deadline), generation)
+            # Its process has gone since.
+        with contextlib.suppress(OSError):
             connection = LaneAddress.connect(self._address, timeout=0.0)
-        except OSError:
-            place.leave()
-            return None
-        try:
-            framing.send(connection, request)
-        except OSError:
-            connection.close()
-            place.leave()
-            return None
-        return PendingEmbedding(self, connection, Begun(place, deadline))
+            if _send_now(connection, request):
+                return PendingEmbedding(self, connection, Begun(place, deadline))
+        place.leave()
+        return None
 
     def complete(self, call: CompletionCall, watch: Watch) -> Completion:
         """See Lane."""
@@ -216,7 +198,7 @@ class SocketLane:
                     continue
                 heard = time.monotonic()
 
-    def _answer(self, call: Call, watch: Watch, *, until_piece: bool, at_once: bool = False
+    def _answer(self, call: Call, watch: Watch, *, until_piece: bool
                 ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
         """Yield the frames of an answer, and (None, b"") at every tick without one.
 
@@ -231,7 +213,7 @@ class SocketLane:
             while True:
                 shown = False
                 try:
-                    for message, raw in self._attempt(call, watch, place, at_once):
+                    for message, raw in self._attempt(call, watch, place):
                         shown = shown or (message is not None and message["event"] == "piece")
                         yield message, raw
                         if message is not None and message["event"] == "done":
@@ -248,7 +230,7 @@ class SocketLane:
                         raise self._crashed(died.generation, crashes, watch) from died
                     self._count_retried()
 
-    def _attempt(self, call: Call, watch: Watch, place: Place, at_once: bool
+    def _attempt(self, call: Call, watch: Watch, place: Place
                  ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         generation: int | None = None
         place.wait()
@@ -260,10 +242,7 @@ class SocketLane:
         # However this ends - done, an error, a client that left - closing the connection tells the worker.
         with connection:
             try:
-                if isinstance(call, CompletionCall):
-                    connection.sendall(call.persona_key())
-                if at_once:
-                    framing.send(connection, _request(call, watch.deadline))
+                yield from self._send(connection, framing.frame(_request(call, watch.deadline)), watch)
                 while True:
                     self._check(watch, begun=generation is not None)
                     if not readable(connection, _TICK):
@@ -276,16 +255,21 @@ class SocketLane:
                     if message["event"] == "began":
                         generation = message["generation"]
                         place.serve()
-                        if not at_once:
-                            framing.send(connection, _request(call, watch.deadline))
-                    elif message["event"] == "persona" and isinstance(call, CompletionCall):
-                        place.serve()
-                        framing.send(connection, {"persona": [asdict(message) for message in call.persona()]})
                     elif message["event"] == "error":
                         raise CallError.from_wire(message["error"])
                     yield message, raw
             except (OSError, framing.FrameError) as exc:
                 raise _WorkerDied(generation) from exc
+
+    def _send(self, connection: socket.socket, request: bytes, watch: Watch) -> Iterator[tuple[None, bytes]]:
+        """Send a request: at once what fits into the socket, the rest as it is read."""
+        unsent = memoryview(request)[connection.send(request):]
+        while unsent:
+            self._check(watch, begun=False)
+            if writable(connection, _TICK):
+                unsent = unsent[connection.send(unsent):]
+            else:
+                yield None, b""
 
     def _await_socket(self, watch: Watch) -> Iterator[tuple[None, bytes]]:
         """Where the lane opens on demand: say that it is wanted, and wait until it is there."""
@@ -464,9 +448,15 @@ class _Place:
         self._waits, self._served = waits, served
 
 
-def _is_small(call: EmbedCall) -> bool:
-    """Tell whether a request surely fits into a socket nobody reads from yet."""
-    return 6 * sum(map(len, call.texts)) <= _FITS_INTO_A_SOCKET
+def _send_now(connection: socket.socket, request: bytes) -> bool:
+    """Send a whole request without waiting; if that can't be done, close the connection and return False."""
+    try:
+        if connection.send(request) == len(request):
+            return True
+    except OSError:
+        pass
+    connection.close()
+    return False
 
 
 def _request(call: Call, deadline: float) -> dict[str, Any]:

@@ -26,14 +26,19 @@ class FrameError(Exception):
     """The other side sent something that isn't a frame, or hung up in the middle of one."""
 
 
+def frame(message: dict[str, Any], raw_size: int = 0) -> bytes:
+    """Return a frame, but for its raw part."""
+    encoded = orjson.dumps(message)
+    return _HEAD.pack(_MAGIC, len(encoded), raw_size) + encoded
+
+
 def send(sock: socket.socket, message: dict[str, Any], raw: bytes = b"") -> None:
     """Send one frame.
 
     Raises:
         OSError: the other side is gone (or the socket's timeout has passed).
     """
-    encoded = orjson.dumps(message)
-    head = _HEAD.pack(_MAGIC, len(encoded), len(raw)) + encoded
+    head = frame(message, len(raw))
     # One write for small frames: the peer wakes once.
     if len(raw) <= _CHUNK:
         sock.sendall(head + raw)
@@ -92,18 +97,6 @@ def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
     raw = bytes(received[ends:ends + raw_size])
     del received[:ends + raw_size]
     return message, raw
-
-
-def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """Receive what comes before the first frame.
-
-    Raises:
-        FrameError: the other side closed the connection.
-        OSError: the connection broke (or the socket's timeout has passed).
-    """
-    content = _read(sock, size)
-    assert content is not None
-    return content
 
 
 def _read(sock: socket.socket, size: int, *, at_start: bool = False) -> bytes | None:

@@ -16,11 +16,11 @@ from mayfly.lanes import board
 from mayfly.settings import Settings
 from mayfly.supervision import policy, sentinel
 from mayfly.supervision.child import Process
-from mayfly.supervision.forks import FORKS_EVENTS, Forks, living_forks
+from mayfly.supervision.forks import FORKS_EVENTS, Forks
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure, Reports
 from mayfly.supervision.residency import Residency, Sockets
-from mayfly.supervision.watched import Forked, LaneState, Position, Snapshots, Watched, stamp
+from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
 from mayfly.workers import exits
 from mayfly.workers.budget import Allotment, Table
 
@@ -93,7 +93,6 @@ class Supervisor:
             self.workers += [Position(lane.stem, lane.name, "once", (place,), start_at=now) for place in lane.places]
         elif lane.isolation == "fork":
             lane.places = self._allotment.take(processes)
-            lane.snapshots = Snapshots() if self._settings.snapshots else None
             self.workers.append(Position(lane.stem, lane.name, "template", lane.places, start_at=now))
         else:
             lane.places = self._allotment.take(1)
@@ -395,7 +394,7 @@ class Supervisor:
         for position in self.workers:
             self._look(position, now)
         for lane in self.lanes.values():
-            for watched in living_forks(lane):
+            for watched in list(lane.generations.values()):
                 self._look_alive(watched, now)
         self._give_turns()
         self._move_lanes(now)
@@ -410,7 +409,7 @@ class Supervisor:
             if position.watched is not None:
                 yield position.watched.pid
         for lane in self.lanes.values():
-            for watched in living_forks(lane):
+            for watched in lane.generations.values():
                 yield watched.pid
 
     def end_app(self) -> None:
@@ -450,6 +449,6 @@ class Supervisor:
 
 
 def _spoken(watched: Watched) -> str:
-    if watched.lane == "app" or "-snapshot-" in watched.name:
+    if watched.lane == "app":
         return watched.name
     return f"{watched.lane} generation {watched.generation}" if "-" in watched.name else watched.lane

@@ -37,7 +37,6 @@ class Watched:
     reason: str = ""
     model: str = ""
     turn: bool = True  # False: a standby that waits for its turn
-    snapshot: int = 0  # of which snapshot it is a fork
     dismissed: bool = False  # its lane has left; what it still says is about nothing
     embed_engine: str = ""  # as its lane's
 
@@ -83,35 +82,6 @@ class Forked:
 
 
 @dataclass
-class Snapshots:
-    """What the supervisor knows of a template's snapshots.
-
-    Attributes:
-        living: by their numbers.
-        kept: of each: tokens of the persona, memory in bytes that it shares with no other process, calls served.
-        hits, misses: calls with a persona that had, or had not, been evaluated before.
-        tokens_saved: of prompts, that didn't have to be evaluated.
-    """
-
-    living: dict[int, Watched] = field(default_factory=dict)
-    kept: dict[int, dict[str, int]] = field(default_factory=dict)
-    hits: int = 0
-    misses: int = 0
-    tokens_saved: int = 0
-
-    def memory(self) -> int:
-        """Return what all of them take, in bytes."""
-        return sum(facts["memory_bytes"] for facts in self.kept.values())
-
-    def public(self) -> dict[str, Any]:
-        """Return their part of the board."""
-        living = [{"generation": number, "pid": self.living[number].pid, **facts}
-                  for number, facts in sorted(self.kept.items()) if number in self.living]
-        return {"hits": self.hits, "misses": self.misses, "tokens_saved": self.tokens_saved,
-                "memory_bytes": self.memory(), "living": living}
-
-
-@dataclass
 class Position:
     """A place in the service that must have a living process.
 
@@ -149,8 +119,7 @@ class LaneState:
         embed_engine: EMBED_ENGINE for its next process; "" for a lane that doesn't embed. Where a process died in
             native code while it loaded, auto has become gpt4all.
         shown: what its process says of its engine.
-        generations: the living generations, by number.
-        snapshots: those of its template, where it may have any.
+        generations: its template's living generations, by number.
     """
 
     name: str
@@ -174,7 +143,6 @@ class LaneState:
     last_failure: dict[str, Any] | None = None
     generations: dict[int, Watched] = field(default_factory=dict)
     last_fork_seconds: float = 0.0
-    snapshots: Snapshots | None = None
 
     def __post_init__(self) -> None:
         self.stem = self.stem or self.name
@@ -201,8 +169,6 @@ class LaneState:
             "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
             "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure,
             "address": self.address, "served_at_once": self.served_at_once, **self.shown}
-        if self.snapshots is not None:
-            facts["snapshots"] = self.snapshots.public()
         if state == "failing":
             facts["reason"] = self.failing
         return facts

@@ -17,7 +17,7 @@ from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import CallError, DeadlinePassed
 from mayfly.lanes import framing
-from mayfly.lanes.calls import KEY_SIZE, NO_PERSONA, CompletionCall, TokenizeCall
+from mayfly.lanes.calls import CompletionCall, TokenizeCall
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
@@ -37,15 +37,12 @@ _KINDS: dict[str, type[CompletionCall] | type[TokenizeCall]] = {"complete": Comp
 class Served:
     """What became of one call.
 
-    `tokens` are those sampled (completions) or evaluated (embeddings); `kept` are those of the prompt that were
-    evaluated before the call; `persona` tells whether the prompt began with something that can be kept.
+    `tokens` are those sampled (completions) or counted.
     """
 
     outcome: Outcome
     seconds: float
     tokens: int
-    kept: int = 0
-    persona: bool = False
 
 
 class _Cancelled(Exception):
@@ -65,27 +62,17 @@ class _Call:
         self._deadline = float("inf")
         self.generation = generation
         self.tokens = 0
-        self.kept = 0
-        self.persona = False
         self.threads: int | None = None
 
-    def begin(self, facts: dict[str, Any], key_size: int) -> dict[str, Any]:
-        """Say that the call has a process, read it, and note in the sentinel what is being served.
-
-        Args:
-            key_size: bytes of the persona's key that still have to be read; this process has no use for it.
-        """
-        self.send({"event": "began", "generation": self.generation})
+    def begin(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Read the call, say that it has a process, and note in the sentinel what is being served."""
         try:
-            framing.receive_exactly(self._connection, key_size)
             frame = framing.receive(self._connection)
-            if frame is not None and "persona" in frame[0]:
-                # A snapshot asked for it and died before it could read it.
-                frame = framing.receive(self._connection)
         except (OSError, framing.FrameError) as exc:
             raise _Cancelled from exc
         if frame is None:
             raise _Cancelled
+        self.send({"event": "began", "generation": self.generation})
         request = frame[0]
         self._deadline = float(request["deadline"])
         name, kind = next((name, kind) for name, kind in _KINDS.items() if name in request)
@@ -121,17 +108,15 @@ class _Work(Protocol):
 
 
 def serve_completion(connection: socket.socket, engine: CompletionEngine, *, generation: int, sentinel: Sentinel,
-                     budget: Budget, facts: dict[str, Any], key_read: bool = False) -> Served:
+                     budget: Budget, facts: dict[str, Any]) -> Served:
     """Answer one completion call and close its connection.
 
     Args:
         facts: what the sentinel says of this process; the request's id and sizes are added.
-        key_read: whether the persona's key, with which the connection opens, has been read.
     """
 
     def work(call: _Call, request: dict[str, Any]) -> None:
         wanted = CompletionCall.from_wire(request["complete"])
-        call.persona = wanted.persona_key() != NO_PERSONA
         text = TextFilter([*wanted.sampling.stop, *engine.turn_marks(wanted)])
 
         def on_progress() -> bool:
@@ -148,7 +133,6 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
 
         generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token,
                                     wanted.prompt_batch)
-        call.kept = generated.kept_tokens
         rest = text.finish()
         if rest:
             call.send({"event": "piece", "text": rest})
@@ -159,7 +143,7 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
             "completion_tokens": generated.completion_tokens,
         })
 
-    return _serve(connection, work, generation, sentinel, budget, facts, 0 if key_read else KEY_SIZE)
+    return _serve(connection, work, generation, sentinel, budget, facts)
 
 
 def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, generation: int, sentinel: Sentinel,
@@ -182,13 +166,13 @@ def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, gener
 
 
 def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Sentinel, budget: Budget,
-           facts: dict[str, Any], key_size: int = 0) -> Served:
+           facts: dict[str, Any]) -> Served:
     started = time.monotonic()
     call = _Call(connection, generation, sentinel, budget)
     outcome: Outcome = "answered"
     with connection:
         try:
-            request = call.begin(facts, key_size)
+            request = call.begin(facts)
             budget.enter(call.threads)
             try:
                 work(call, request)
@@ -202,4 +186,4 @@ def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Se
                 outcome = "cancelled"
         except _Cancelled:
             outcome = "cancelled"
-    return Served(outcome, time.monotonic() - started, call.tokens, call.kept, call.persona)
+    return Served(outcome, time.monotonic() - started, call.tokens)

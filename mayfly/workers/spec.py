@@ -60,10 +60,6 @@ class Spec:
         name = self.lane if generation is None else f"{self.lane}-{generation}"
         return self.run_folder / f"{name}.watchdog"
 
-    def snapshot_sentinel(self, number: int) -> Path:
-        """Return the path of a snapshot's sentinel."""
-        return self.run_folder / f"{self.lane}-snapshot-{number}.watchdog"
-
     def templates(self) -> tuple[str, str]:
         """Return PROMPT_TEMPLATE and SYSTEM_TEMPLATE, which are for the model of MODEL_NAME, or ""."""
         if self.lane != "chat":
