@@ -1,7 +1,7 @@
 """The web process: validates, queues, asks a lane and answers. It holds no model unless it runs alone.
 
 Started by `watchdog.py` as `app.py --supervised`, it reads one JSON line from standard input (settings, keys, the
-listening socket's descriptor, how to reach the lanes), beats its sentinel from the server's loop, reports requests
+listening sockets' descriptors, how to reach the lanes), beats its sentinel from the server's loop, reports requests
 on standard output, and on SIGTERM stops in an orderly way with exit code 0. Run by hand, `python app.py` loads the
 models in this one process and serves until Ctrl-C. `create_app` is a factory for other WSGI servers.
 """
@@ -18,10 +18,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mayfly import listening
 from mayfly.errors import MayflyError, SettingError
 from mayfly.models import nano
 from mayfly.settings import Settings, load_settings
@@ -72,13 +73,14 @@ def _local_lanes(settings: Settings, folder: str) -> Switchboard:
     return local_lanes(settings, Path(folder))
 
 
-def _serve(sock: socket.socket, settings: Settings, lanes: Switchboard, log_access: Callable[[str], None], *,
-           announce: Callable[[], None], beat: Callable[[], None], should_stop: _StopSignal) -> None:
+def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,
+           log_access: Callable[[str], None], *, announce: Callable[[], None], beat: Callable[[], None],
+           should_stop: _StopSignal) -> None:
     from mayfly.web.server import Server
 
     draining = Draining()
     app = create_app(settings, lanes, draining)
-    server = Server(app.wsgi_app, sock, settings, log_access=log_access, draining=draining,
+    server = Server(app.wsgi_app, sockets, settings, log_access=log_access, draining=draining,
                     express=app.extensions["mayfly.express"])
     should_stop.wake = server.wake
     announce()
@@ -107,15 +109,17 @@ def run_alone() -> int:
     """Serve with the models in this process, until Ctrl-C or SIGTERM; return the exit code."""
     try:
         settings = load_settings()
-        sock = _bind(settings)
-        with sock, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
+        sockets = listening.listen(settings.listen_ip, settings.listen_port)
+        with contextlib.ExitStack() as closing, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
+            for sock in sockets:
+                closing.enter_context(sock)
             print("loading the models ...", flush=True)
             lanes = _local_lanes(settings, folder)
             if lanes.configured["chat"].model == nano.ID:
                 print(nano.ANNOUNCEMENT, flush=True)
-            host, port = sock.getsockname()[:2]
-            where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            _serve(sock, settings, lanes, _print_line,
+            own, others = listening.urls(sockets)
+            where = " and ".join(own + others)
+            _serve(sockets, settings, lanes, _print_line,
                    announce=lambda: print(f"serving on {where} (without the watchdog); Ctrl-C stops", flush=True),
                    beat=lambda: None, should_stop=_StopSignal())
     except KeyboardInterrupt:
@@ -127,16 +131,6 @@ def run_alone() -> int:
         print(exc, file=sys.stderr)
         return EXIT_FAILED
     return EXIT_STOPPED
-
-
-def _bind(settings: Settings) -> socket.socket:
-    from mayfly.compat import bind_public
-
-    try:
-        return bind_public(settings.listen_ip, settings.listen_port)
-    except OSError as exc:
-        raise MayflyError(f"can't listen on {settings.listen_ip} port {settings.listen_port}: {exc.strerror}; stop the "
-                          "program that uses it, or set LISTEN_PORT to another port") from exc
 
 
 def _print_line(line: str) -> None:
@@ -163,11 +157,11 @@ def run_supervised() -> int:
     die_with_parent(spec["parent"])
     events = EventPipe.instead_of_stdout()
     settings = Settings.from_wire(spec["settings"])
-    sock = inherited_socket(spec["listen_fd"])
+    sockets = [inherited_socket(descriptor) for descriptor in spec["listen_fds"]]
     lanes = supervised(spec, events.want)
     sentinel = Sentinel(Path(spec["sentinel"]))
     facts = {"pid": os.getpid(), "generation": spec["generation"], "model": None, "when": time.time()}
-    _serve(sock, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,
+    _serve(sockets, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,
            should_stop=should_stop)
     sentinel.remove()
     return EXIT_STOPPED

@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mayfly import __version__, flags
-from mayfly.compat import bind_public, lock_file, wake_on_signal
-from mayfly.errors import SettingError
+from mayfly import __version__, flags, listening
+from mayfly.compat import lock_file, wake_on_signal
+from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
 from mayfly.supervision import sentinel
@@ -75,11 +75,9 @@ def main(arguments: Sequence[str] = ()) -> int:
 def _serve(settings: Settings) -> int:
     run_folder = settings.run_folder_name
     try:
-        public = bind_public(settings.listen_ip, settings.listen_port)
-    except OSError as exc:
-        raise Refused(
-            f"{settings.listen_ip} port {settings.listen_port} can't be used ({exc.strerror or exc}): stop the program "
-            "that listens there, or set LISTEN_PORT in .env to another port", EXIT_ADDRESS) from exc
+        public = listening.listen(settings.listen_ip, settings.listen_port)
+    except AddressTaken as exc:
+        raise Refused(str(exc), EXIT_ADDRESS) from exc
     with contextlib.suppress(Refused):  # the journal says so, and the service goes on
         _make_folder(settings.log_folder_name, private=False)
     inbox: Inbox = queue.SimpleQueue()
@@ -108,8 +106,10 @@ def _serve(settings: Settings) -> int:
         journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
         table=Table(run_folder / "threads"), now=time.monotonic(), sockets=sockets,
         catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
-    host = f"[{settings.listen_ip}]" if ":" in settings.listen_ip else settings.listen_ip
-    journal.event(f"mayfly {__version__} listening on http://{host}:{public.getsockname()[1]}")
+    own, others = listening.urls(public)
+    journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
+    if own and others:
+        journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
     for name, lane in sockets.lanes.items():
         if lane.model_file is None:
             journal.event(f"{name}: {lane.missing}")

@@ -2,6 +2,7 @@
 
     MayflyError
      +- SettingError            a setting's value is not allowed                (start is refused)
+     +- AddressTaken            LISTEN_IP and LISTEN_PORT can't be had         (start is refused)
      +- ModelUnavailable        a model file is missing, broken or refused      (a lane can't start)
      +- CallError               a call can't be answered; carries what the client is told
          +- InvalidRequest         400, 405, 413, 415  the caller has to change something
@@ -31,6 +32,10 @@ class MayflyError(Exception):
 
 class SettingError(MayflyError):
     """A setting is wrong; the message names it, its value and what is allowed."""
+
+
+class AddressTaken(MayflyError):
+    """The public address can't be listened on."""
 
 
 class ModelUnavailable(MayflyError):

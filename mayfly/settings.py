@@ -121,7 +121,8 @@ def _address(text: str) -> str:
     if text.lower() == "localhost":
         return "127.0.0.1"
     try:
-        return str(ipaddress.ip_address(text))
+        ip = ipaddress.ip_address(text)
+        return str(getattr(ip, "ipv4_mapped", None) or ip)
     except ValueError:
         raise _Refused("an IP address of this machine: 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
 
@@ -278,7 +279,8 @@ class Settings:
     route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
     listen_ip: str = _setting(
         "127.0.0.1", _address,
-        "Address to listen on. 127.0.0.1: this machine alone. 0.0.0.0: every network (keys needed).")
+        "Address to listen on. 127.0.0.1: this machine alone, by ::1 too. 0.0.0.0: every network (keys needed). :: is "
+        "the same by IPv6 and IPv4.")
     listen_port: int = _setting("6008", _integer(0, 65535), "Port to listen on. 0: any free one, printed at the start.")
     authorized_urls: tuple[str, ...] = _setting(
         "", _hosts,

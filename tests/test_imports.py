@@ -16,6 +16,7 @@ ALLOWED = {
     "keys": {"errors", "compat", "settings"},
     "errors": set(),
     "flags": {"errors"},
+    "listening": {"errors", "compat"},
     "compat": set(),
     "supervision.sentinel": set(),
     "lanes": {"errors", "compat"},
@@ -26,8 +27,8 @@ ALLOWED = {
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "lanes.calls", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
-    "web": {"", "errors", "settings", "keys", "compat", "lanes.calls", "lanes.switchboard", "models.inventory",
-            "models.nano", "models.pull", "supervision.sentinel"},
+    "web": {"", "errors", "settings", "keys", "compat", "listening", "lanes.calls", "lanes.switchboard",
+            "models.inventory", "models.nano", "models.pull", "supervision.sentinel"},
     "": set(),
 }
 # package -> the only modules that import it

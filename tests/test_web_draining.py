@@ -187,7 +187,7 @@ def test_a_signals_handler_wakes_the_loop_in_whose_thread_it_runs() -> None:
     settings = parse({"API_KEYS": KEY})
     lanes = {name: ScriptedLane(name) for name in ("embed", "chat")}
     draining = Draining()
-    server = Server(create_app(settings, lanes, draining).wsgi_app, socket.create_server(("127.0.0.1", 0)), settings,
+    server = Server(create_app(settings, lanes, draining).wsgi_app, [socket.create_server(("127.0.0.1", 0))], settings,
                     log_access=lambda line: None, draining=draining)
     woken: list[bool] = []
 

@@ -49,7 +49,7 @@ def supervised(folder: Path, **values: str) -> Iterator[Supervised]:
     listener = socket.create_server(("127.0.0.1", 0))
     sentinel = folder / "app.watchdog"
     missing = {"address": None, "missing": "no model; set MODEL_NAME", "model": "", "served_at_once": 1}
-    spec = {"settings": settings.to_wire(with_keys=True), "listen_fd": listener.fileno(), "sentinel": str(sentinel),
+    spec = {"settings": settings.to_wire(with_keys=True), "listen_fds": [listener.fileno()], "sentinel": str(sentinel),
             "generation": 3, "parent": os.getpid(), "board": str(folder / "state.json"),
             "queue_limit": settings.queue_limit, "chat_processes": 1, "lanes": {"embed": missing, "chat": missing}}
     with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

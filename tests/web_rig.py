@@ -230,7 +230,7 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
     port = listener.getsockname()[1]
     draining = Draining()
     lines: list[str] = []
-    server = Server(create_app(settings, lanes, draining).wsgi_app, listener, settings, log_access=lines.append,
+    server = Server(create_app(settings, lanes, draining).wsgi_app, [listener], settings, log_access=lines.append,
                     draining=draining)
     stop = threading.Event()
     failures: list[BaseException] = []

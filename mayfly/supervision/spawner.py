@@ -7,6 +7,7 @@ import os
 import queue
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ class ProcessSpawner:
 
     Args:
         settings: of the service.
-        public: the public listening socket, for the web process alone.
+        public: the public listening sockets, for the web process alone.
         lanes: every lane's socket, by name; they come and go.
         run_folder: where sentinels are.
         inbox: takes events.
     """
 
-    def __init__(self, settings: Settings, *, public: socket.socket, lanes: dict[str, LaneSocket], run_folder: Path,
-                 inbox: Inbox) -> None:
+    def __init__(self, settings: Settings, *, public: Sequence[socket.socket], lanes: dict[str, LaneSocket],
+                 run_folder: Path, inbox: Inbox) -> None:
         self._settings = settings
         self._public = public
         self._lanes = lanes
@@ -47,7 +48,7 @@ class ProcessSpawner:
         """See Spawner."""
         if position.role == "app":
             argv = [sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"]
-            return self._child(argv, self._app_spec(watched), [self._public], watched, gather=_GATHER)
+            return self._child(argv, self._app_spec(watched), self._public, watched, gather=_GATHER)
         lane = self._lanes[position.lane]
         assert lane.listener is not None and lane.address is not None and lane.model_file is not None
         settings = (dataclasses.replace(self._settings, embed_engine=watched.embed_engine) if watched.embed_engine
@@ -63,7 +64,7 @@ class ProcessSpawner:
     def _app_spec(self, watched: Watched) -> dict[str, Any]:
         return {
             "settings": self._settings.to_wire(with_keys=True),
-            "listen_fd": self._public.fileno(),
+            "listen_fds": [sock.fileno() for sock in self._public],
             "sentinel": str(watched.sentinel),
             "generation": watched.generation,
             "parent": os.getpid(),
@@ -75,7 +76,7 @@ class ProcessSpawner:
                       for name, lane in self._lanes.items() if name in ("embed", "chat")},
         }
 
-    def _child(self, argv: list[str], spec: dict[str, Any], sockets: list[socket.socket], watched: Watched,
+    def _child(self, argv: list[str], spec: dict[str, Any], sockets: Sequence[socket.socket], watched: Watched,
                gather: float = 0.0) -> Child:
         def on_line(line: str) -> None:
             if self._settings.debug:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from mayfly import keys
+from mayfly import keys, listening
 from mayfly.errors import AccessDenied, HostNotAllowed
 from mayfly.settings import ANY, Settings
 
@@ -35,7 +35,7 @@ class Access:
 
     Attributes:
         digests: SHA-256 of each key, so that a comparison takes the same time for keys of any length.
-        hosts: names besides the loopback ones under which direct calls are served, in lower case.
+        hosts: names and addresses besides the loopback ones under which direct calls are served, in lower case.
         always: REQUIRE_KEY=always: direct calls need a key too.
         origins: whose pages may make direct calls without a key. The star isn't among them: it would let any page
             that a browser on this machine shows use the service.
@@ -48,9 +48,9 @@ class Access:
 
     @classmethod
     def of(cls, settings: Settings) -> Access:
-        """Make the rules from API_KEYS, AUTHORIZED_URLS, REQUIRE_KEY and ALLOWED_ORIGINS."""
+        """Make the rules from API_KEYS, AUTHORIZED_URLS, LISTEN_IP, REQUIRE_KEY and ALLOWED_ORIGINS."""
         digests = tuple(key.digest for key in map(keys.parse, settings.api_keys) if key is not None)
-        hosts = frozenset(host.lower() for host in settings.authorized_urls)
+        hosts = listening.names(settings.listen_ip).union(host.lower() for host in settings.authorized_urls)
         return cls(digests, hosts, settings.require_key == "always",
                    frozenset(settings.allowed_origins) - {ANY})
 

@@ -1,7 +1,7 @@
-"""The HTTP server: waitress on a socket that is bound already, with its own loop.
+"""The HTTP server: waitress on sockets that are bound already, with its own loop.
 
-`run` is called by the process's main thread and returns when the service has stopped. It owns the listening socket
-and closes it. The loop accepts, reads and writes for all connections and calls `beat` at least once a second;
+`run` is called by the process's main thread and returns when the service has stopped. It owns the listening sockets
+and closes them. The loop accepts, reads and writes for all connections and calls `beat` at least once a second;
 worker threads run the application, one request each, and never wait for a client: what a slow one hasn't taken yet
 is kept (if it is much, in a temporary file), and the loop sends it.
 """
@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -63,7 +63,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     Args:
         application: the WSGI application.
-        sock: a listening TCP socket; the server closes it in the end.
+        sockets: listening TCP sockets; the server closes them in the end.
         settings: for the limits.
         log_access: takes a log line for each request; called from several threads, must not block or raise.
         draining: shared with the application; `run` starts it when it is told to stop.
@@ -72,7 +72,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = Connection
 
-    def __init__(self, application: WSGIApplication, sock: socket.socket, settings: Settings, *,
+    def __init__(self, application: WSGIApplication, sockets: Sequence[socket.socket], settings: Settings, *,
                  log_access: Callable[[str], None], draining: Draining, express: Express | None = None) -> None:
         tame_waitress_log()
         self.settings = settings
@@ -91,7 +91,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self._next_beat = 0.0
         self.active_channels: dict[int, Connection] = {}
         adjustments = Adjustments(
-            sockets=[sock],
+            sockets=list(sockets),
             ident="mayfly",
             backlog=_BACKLOG,
             # The limit bites at the value itself.
@@ -110,9 +110,15 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             log_socket_errors=False,
             asyncore_use_poll=True,
         )
-        sockinfo = (sock.family, sock.type, sock.proto, sock.getsockname())
-        super().__init__(application, {}, True, sock, dispatcher=Crew(threads), adj=adjustments, sockinfo=sockinfo,
+        first = sockets[0]
+        sockinfo = (first.family, first.type, first.proto, first.getsockname())
+        super().__init__(application, {}, True, first, dispatcher=Crew(threads), adj=adjustments, sockinfo=sockinfo,
                          bind_socket=False)
+        # waitress knows one socket; who waits on another one is accepted in the same way.
+        self._doors = deque(sockets)
+        for door in sockets[1:]:
+            door.setblocking(False)
+            self.watch_descriptor(door.fileno(), self)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -200,6 +206,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.task_dispatcher.dismiss()
         for connection in self._connections():
             connection.handle_close()
+        for door in self._doors:
+            self.forget_descriptor(door.fileno())
+            door.close()
         self.close()
 
     def pull_trigger(self) -> None:
@@ -258,7 +267,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self._accept_again = time.monotonic() + 0.05
                 return
             try:
-                sock, address = self.socket.accept()
+                sock, address = self._next_guest()
             except BlockingIOError:
                 self._somebody_waits = False
                 return
@@ -278,6 +287,19 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             Connection(self, sock, address, self.adj, map=self._map)
             if others is not None and self._crowded():
                 self._make_room(others)
+
+    def _next_guest(self) -> tuple[socket.socket, Any]:
+        """Accept a connection from each listening socket in turn.
+
+        Raises:
+            BlockingIOError: nobody waits.
+            OSError: it can't be accepted.
+        """
+        for _ in range(len(self._doors)):
+            self._doors.rotate()
+            with contextlib.suppress(BlockingIOError):
+                return self._doors[0].accept()
+        raise BlockingIOError
 
     def _crowded(self) -> bool:
         return len(self.active_channels) > self.connection_limit
