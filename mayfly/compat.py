@@ -63,6 +63,23 @@ def die_with_parent(parent: int) -> None:
 EXIT_ORPHANED = 14
 
 
+def forbid_core_dumps() -> None:
+    """Keep what is in this process's memory, keys and prompts, out of files, should it crash; a fork inherits it.
+
+    Linux: the limit stops the files, and the flag the programs that the system may hand a dump to, which don't have to
+    keep to the limit. With the flag other programs of the same user can't look into the memory either.
+    """
+    if WINDOWS:
+        return
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if LINUX:
+        pr_set_dumpable = 4
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)
+
+
 def process_exists(pid: int) -> bool:
     """Tell whether a process with this pid runs."""
     if WINDOWS:
@@ -314,6 +331,20 @@ def hung_up(sock: socket.socket) -> bool:
         return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
     except OSError:
         return True
+
+
+def broken_off(sock: socket.socket) -> bool:
+    """Tell, without reading, whether nothing can be sent to the peer of a socket any more: it has sent a reset.
+
+    Where there is no poll() the next writing tells.
+    """
+    import select
+
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
 
 
 # -- memory ---------------------------------------------------------------------------------------------------

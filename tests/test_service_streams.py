@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -178,3 +179,31 @@ def test_a_reader_that_leaves_ends_its_completion(start: Callable[..., Service],
     with pytest.raises(requests.ReadTimeout):
         service.post(ASK, {"prompt": "Hello"}, timeout=0.5)
     service.printed(r'"POST /gpt4all_api HTTP/1\.1" 499')
+
+
+@pytest.mark.parametrize(("path", "asked"), [
+    (ASK, {"prompt": "Hello"}), (ASK, {"prompt": "Hello", "stream": True}),
+    ("/v1/completions", {"prompt": "Hello", "max_tokens": 40}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "stream": True}),
+    ("/embed", {"input": "Hello"}), ("/v1/embeddings", {"input": ["Hello"] * 20})])
+def test_a_client_that_shuts_its_side_and_waits_gets_its_answer(
+        start: Callable[..., Service], model_path: Path, path: str, asked: dict[str, Any]) -> None:
+    vectors = scripts.write(model_path, {"when": "Hello", "seconds": 0.5}, name="slow-vectors", kind="embedding")
+    service = start(MODEL_NAME=scripts.write(model_path, scripts.slowly("", 1.5)), EMBED_MODEL=vectors)
+    body = json.dumps(asked).encode()
+    head = (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=60) as sock:
+        sock.sendall(head.encode() + body)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    if asked.get("stream"):
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert b"39 " in answer
+    elif "input" in asked:
+        vectors_made = json.loads(answer.partition(b"\r\n\r\n")[2])["data"]
+        assert len(vectors_made) == (20 if isinstance(asked["input"], list) else 1)
+    else:
+        assert scripts.counted().encode() in answer
+    service.printed(f'"POST {path} HTTP/1.1" 200')

@@ -15,7 +15,6 @@ from web_rig import (
     HOLD,
     KEY,
     ScriptedLane,
-    answers,
     eventually,
     http_post,
     one_answer,
@@ -33,7 +32,7 @@ from mayfly.errors import (
     ModelCrashed,
     QueueFull,
 )
-from mayfly.lanes.calls import ClientGone, Embeddings, Piece, Waiting
+from mayfly.lanes.calls import Embeddings, Piece, Waiting
 
 
 def test_embed_answers_as_the_contract_says() -> None:
@@ -364,9 +363,3 @@ def test_stream_whose_reader_left_is_closed_at_the_next_piece() -> None:
             assert sock.recv(100)
         eventually(lambda: chat.closed == 1)
         eventually(lambda: len(service.lines) == 1)
-
-
-def test_client_gone_is_no_answer_but_a_status() -> None:
-    with serving(ScriptedLane(fails=ClientGone())) as service:
-        data = service.raw(http_post("/gpt4all_api", b'{"prompt": "x"}', "Connection: close"))
-        assert [answer.status for answer in answers(data)] == [499]

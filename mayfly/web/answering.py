@@ -9,7 +9,7 @@ from waitress.channel import ClientDisconnected
 from waitress.task import ErrorTask, Task, WSGITask
 
 from mayfly.web import access_log, problems
-from mayfly.web.events import GONE
+from mayfly.web.events import GONE, PING
 from mayfly.web.identity import request_id
 from mayfly.web.reception import Reception, problem_of
 from mayfly.web.service import BEGUN
@@ -43,19 +43,34 @@ class _Logged(Task):  # type: ignore[misc]
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
-        self.body_bytes += len(data)
         if self.wrote_header:
             super().write(data)
         else:
             # The headers and the beginning of the body in one system call: the client wakes once.
             with self.channel.together():
                 super().write(data)
+        self.body_bytes += len(data)
+
+    def finish(self) -> None:
+        """Send what ends the answer."""
+        with self.channel.outbuf_lock:
+            super().finish()
+            self.channel.pulse.close()
 
     def build_response_header(self) -> bytes:
-        """Return the status line and the headers."""
+        """Return the status line and the headers.
+
+        Raises:
+            ClientDisconnected: the answer's status is that of a client that has gone, for the log alone.
+        """
+        if self.status.startswith(str(problems.CLIENT_GONE)):
+            raise ClientDisconnected
         if self.channel.server.draining.started:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
+        if any(name == "Content-Type" and value.startswith("text/event-stream")
+               for name, value in self.response_headers):
+            self.channel.pulse.allow(b"%x\r\n%s\r\n" % (len(PING), PING) if self.chunked_response else PING)
         return header
 
 

@@ -24,7 +24,8 @@ def json_object(request: Request) -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise InvalidRequest("The body has to be JSON: send the header 'Content-Type: application/json'.",
                              status=415, code="unsupported_media_type")
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    codings = {coding.strip().lower() for coding in request.headers.get("Content-Encoding", "").split(",")}
+    if not codings <= {"", "identity"}:
         raise InvalidRequest("The body has to be sent as it is: leave out the header Content-Encoding.",
                              status=415, code="unsupported_media_type")
     return parsed(request.get_data(cache=False))

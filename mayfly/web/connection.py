@@ -19,11 +19,12 @@ from typing import IO, TYPE_CHECKING, cast
 from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 
-from mayfly.compat import hung_up, readable
+from mayfly.compat import broken_off, hung_up, readable
 from mayfly.errors import AccessDenied
 from mayfly.web import problems
 from mayfly.web.answering import AnswerTask, ProblemTask, log
 from mayfly.web.problems import Problem
+from mayfly.web.pulse import Pulse
 from mayfly.web.reception import Reception, Refused
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.active = now
         self.refused = False
         self.half_closed = False
+        self.pulse = Pulse()
         self.lingering_until: float | None = None
         self._droppable = 0
         self._together: list[bytes] | None = None
@@ -100,13 +102,13 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             self.received(data)
 
     def _half_close(self) -> None:
-        """The client sends no more. Most likely it has gone, and calls are cancelled; but what is answered anyhow is
-        still sent, for those who only shut their side after a request."""
+        """The client sends no more. Whether it has gone shows when it is sent something (see pulse.py)."""
         if self.lingering_until is None:
             if self.request is not None:
                 self.refuse(problems.malformed("it ends before it is complete"))
             if self.requests or self.total_outbufs_len or self.close_when_flushed:
                 self.half_closed = True
+                self._give_sign(time.monotonic())
                 return
         self.handle_close()
 
@@ -171,6 +173,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.requests.append(request)
         # Otherwise the worker thread goes on with it when it has served those before.
         if len(self.requests) == 1:
+            with self.outbuf_lock:
+                self.pulse.open()
             express = self.server.express
             if express is None or not express.take(self, request):
                 self.server.add_task(self)
@@ -178,7 +182,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     def refuse(self, problem: Problem) -> None:
         """Answer the request that is arriving, or hasn't begun, with an error, and close."""
         with self.requests_lock:
-            if self.requests or self.close_when_flushed or self.will_close or self.lingering_until is not None:
+            if self.close_when_flushed or self.will_close or self.lingering_until is not None:
                 return
             request = self.request or self.parser_class(self.adj)
             request.error = Refused(problem)
@@ -194,6 +198,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         if not self.connected:
             log(self, request, problems.CLIENT_GONE, 0)
         self.writing_since = None
+        with self.outbuf_lock:
+            self.pulse.open()
         try:
             super().service()
         finally:
@@ -202,16 +208,18 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.writing_since = time.monotonic()
 
     def check_client_disconnected(self) -> bool:
-        """Tell whether the client has hung up. The loop notices it only while it reads from this connection."""
-        if self.half_closed or not self.connected:
-            return True
-        if self.readable():
-            return False
+        """Tell whether the client has gone. One that only sends no more has not."""
         try:
-            return hung_up(self.socket)
+            return not self.connected or broken_off(self.socket)
         except (OSError, ValueError, TypeError):
             # The loop has closed it in this moment.
             return True
+
+    def _give_sign(self, now: float) -> None:
+        """Send something of an answer ahead of time to a client that sends no more, if nothing is on its way to it."""
+        with self.outbuf_lock:
+            if self.connected and self.requests and not self.total_outbufs_len and not self.close_when_flushed:
+                self._put(memoryview(self.pulse.sign(now)))
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -245,16 +253,18 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         with self.outbuf_lock:
             if not self.connected:
                 raise ClientDisconnected
-            rest = memoryview(data)
-            while rest and not self.total_outbufs_len:
-                sent = self.send(rest, do_close=False)
-                if not sent:
-                    break
-                rest = rest[sent:]
-            if rest:
-                self._keep(rest)
-                self.server.pull_trigger()
+            self._put(self.pulse.rest(data))
         return len(data)
+
+    def _put(self, rest: memoryview) -> None:
+        while rest and not self.total_outbufs_len:
+            sent = self.send(rest, do_close=False)
+            if not sent:
+                break
+            rest = rest[sent:]
+        if rest:
+            self._keep(rest)
+            self.server.pull_trigger()
 
     def _keep(self, rest: memoryview) -> None:
         if len(rest) > _SMALL:
@@ -358,6 +368,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             if now >= self.lingering_until:
                 self.handle_close()
             return
+        if self.requests and (self.half_closed or (not self.readable() and hung_up(self.socket))):
+            self._give_sign(now)
         if self.requests or self.total_outbufs_len:
             # While an answer is made or sent nothing is read: that time isn't the client's.
             if self.request is not None:

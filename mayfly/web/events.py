@@ -25,6 +25,9 @@ SourceT = TypeVar("SourceT")
 # Under this name a stream tells the access log that its client hung up.
 GONE = "mayfly.client_gone"
 
+# Between events: a comment, which readers skip.
+PING = b": ping\n\n"
+
 
 def _is_end(item: Any) -> bool:
     return isinstance(item, Finished)
@@ -83,7 +86,7 @@ class EventStream:
             if item is None:
                 raise _broken_off()
             if isinstance(item, Waiting):
-                return b": ping\n\n"
+                return PING
             events = b"".join(map(_event, self._render(item)))
         except ClientGone:
             self._over = True

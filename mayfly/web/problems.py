@@ -137,6 +137,12 @@ def coding_not_implemented() -> Problem:
                    code="transfer_encoding_not_implemented")
 
 
+def version_not_supported() -> Problem:
+    """Return the answer to a request in another version of HTTP, such as the beginning of HTTP/2."""
+    return Problem(505, "This port speaks HTTP/1.1: send the request in that version.",
+                   code="http_version_not_supported")
+
+
 def too_slow(seconds: float) -> Problem:
     """Return the answer to a request that didn't arrive in time."""
     return Problem(408, f"The request didn't arrive whole within {seconds:g} s: send it faster.",

@@ -1,8 +1,9 @@
 """Reading a request: waitress's parser, made to end in a `Problem` whatever arrives.
 
 Beside what waitress checks: a body's limit counts the body alone and not the framing of its chunks; lines inside a
-chunked body are bounded; a Content-Length beside a Transfer-Encoding is refused (two servers in a row could read it
-differently); bytes that can't become HTTP (a TLS handshake) are answered at once; and no input raises.
+chunked body are bounded; what two servers in a row could read differently is refused (a Content-Length beside a
+Transfer-Encoding, any Transfer-Encoding but one `chunked`, folded lines, more or less than one Host); bytes that can't
+become HTTP (a TLS handshake) are answered at once; and no input raises. RFC 9112 is meant where a status is chosen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waitress.adjustments import Adjustments
-from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.utilities import (
     BadRequest,
     Error,
@@ -34,6 +35,12 @@ _LONGEST_TRAILER = 8192
 _FRAMING_FACTOR = 8
 _FRAMING_FREE = 65536
 
+# Bytes from 0x80 on belong percent-encoded; waitress says so.
+_REQUEST_LINE = re.compile(rb"(?P<before>[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?P<target>[^\x00-\x20\x7f]+) HTTP/)"
+                           rb"(?P<major>[0-9])\.(?P<minor>[0-9])")
+_TARGET = re.compile(rb"/|\*$|https?://", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
+
 
 class Refused(Error):  # type: ignore[misc]
     """A waitress error that holds its Problem."""
@@ -42,6 +49,10 @@ class Refused(Error):  # type: ignore[misc]
         super().__init__(problem.message)
         self.code = problem.status
         self.problem = problem
+
+
+class _Unsupported(Exception):
+    """The request is in a version of HTTP that this server doesn't speak."""
 
 
 @dataclass
@@ -93,6 +104,8 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
             # A large body goes through a temporary file.
             self.refuse(Problem(503, "The service has no room to receive this body: try again later.", "server_error",
                                 "no_space"))
+        except _Unsupported:
+            self.refuse(problems.version_not_supported())
         except (ValueError, IndexError, OverflowError, RecursionError):
             self.refuse(problems.malformed("its request line or headers can't be read"))
         return len(data)
@@ -120,18 +133,49 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
 
         Raises:
             ParsingError: they aren't HTTP; the message holds nothing that the client sent.
+            TransferEncodingNotImplemented, _Unsupported: they are, but in a way that isn't served.
         """
-        chunked = re.search(rb"\r\ntransfer-encoding[ \t]*:", header_plus, re.IGNORECASE)
-        sized = re.search(rb"\r\ncontent-length[ \t]*:", header_plus, re.IGNORECASE)
-        if chunked and sized:
+        first, *lines = header_plus.split(b"\r\n")
+        match = _REQUEST_LINE.fullmatch(first)
+        if match is None or not _TARGET.match(match["target"]):
+            raise ParsingError("its first line isn't a method, a path and a version, with one blank between them")
+        if match["major"] != b"1":
+            raise _Unsupported
+        if match["minor"] > b"1":
+            # Whoever speaks a later HTTP/1 understands this one.
+            header_plus = match["before"] + b"1.1" + header_plus[len(first):]
+        if any(line[:1] in (b" ", b"\t") for line in lines):
+            raise ParsingError("a line of its headers is folded")
+        fields = [line.partition(b":") for line in lines]
+        names = [name.lower() for name, _, _ in fields]
+        codings = [value.strip(b" \t").lower() for name, _, value in fields if name.lower() == b"transfer-encoding"]
+        if codings and b"content-length" in names:
             raise ParsingError("it has both a Content-Length and a Transfer-Encoding")
+        if codings and match["minor"] == b"0":
+            raise ParsingError("it has a Transfer-Encoding, which HTTP/1.0 doesn't know")
+        if codings and codings != [b"chunked"]:
+            raise TransferEncodingNotImplemented("anything but chunked")
         try:
             super().parse_header(header_plus)
         except ParsingError as exc:
             # After a quotation mark the message quotes the client.
             raise ParsingError(str(exc).partition('"')[0].strip()) from None
-        if chunked and not self.chunked:
-            raise ParsingError("it has a Transfer-Encoding, which HTTP/1.0 doesn't know")
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and match["minor"] != b"0"):
+            raise ParsingError("it has no Host" if hosts == 0 else "it has more than one Host")
+        self._settle_headers()
+
+    def _settle_headers(self) -> None:
+        """Read as one what is said twice, and leave out what asks for another protocol."""
+        headers = self.headers
+        headers.pop("UPGRADE", None)
+        if "," in headers.get("CONTENT_TYPE", ""):
+            members = _QUOTED.sub("", headers["CONTENT_TYPE"]).split(",")
+            kinds = [member.partition(";")[0].strip().lower() for member in members]
+            headers["CONTENT_TYPE"] = ", ".join(dict.fromkeys(kinds))
+        if "," in headers.get("CONNECTION", ""):
+            options = {option.strip().lower() for option in headers["CONNECTION"].split(",")}
+            headers["CONNECTION"] = next((option for option in ("close", "keep-alive") if option in options), "")
 
     def refuse(self, problem: Problem) -> None:
         """End the request's reception with an error."""
