@@ -107,8 +107,12 @@ class _StopSignal:
 
 def run_alone() -> int:
     """Serve with the models in this process, until Ctrl-C or SIGTERM; return the exit code."""
+    from mayfly.compat import forbid_core_dumps
+
     try:
         settings = load_settings()
+        if not settings.debug:
+            forbid_core_dumps()
         sockets = listening.listen(settings.listen_ip, settings.listen_port)
         with contextlib.ExitStack() as closing, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
             for sock in sockets:
@@ -141,7 +145,7 @@ def _print_line(line: str) -> None:
 
 def run_supervised() -> int:
     """Serve under the watchdog until SIGTERM; return the exit code."""
-    from mayfly.compat import die_with_parent, inherited_socket
+    from mayfly.compat import die_with_parent, forbid_core_dumps, inherited_socket
     from mayfly.lanes.switchboard import supervised
     from mayfly.supervision.sentinel import Sentinel
     from mayfly.web.event_pipe import EventPipe
@@ -157,6 +161,8 @@ def run_supervised() -> int:
     die_with_parent(spec["parent"])
     events = EventPipe.instead_of_stdout()
     settings = Settings.from_wire(spec["settings"])
+    if not settings.debug:
+        forbid_core_dumps()
     sockets = [inherited_socket(descriptor) for descriptor in spec["listen_fds"]]
     lanes = supervised(spec, events.want)
     sentinel = Sentinel(Path(spec["sentinel"]))

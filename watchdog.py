@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mayfly import __version__, flags, listening
-from mayfly.compat import lock_file, wake_on_signal
+from mayfly.compat import forbid_core_dumps, lock_file, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         chosen = flags.read(arguments)
         os.chdir(PROJECT_FOLDER)
         settings = load_settings(flags=chosen)
+        if not settings.debug:
+            forbid_core_dumps()
         _make_folder(settings.run_folder_name, private=True)
         lock = lock_file(settings.run_folder_name / "watchdog.lock")
         if lock is None:

@@ -327,7 +327,9 @@ class Settings:
     start_seconds: float = _setting("300", _seconds(0.5, 86_400), "Seconds within which a process must be ready.")
     max_body: int = _setting("8MB", _size(1024, 1 << 30), "Largest request body.")
     max_texts: int = _setting("2048", _integer(1, 1_000_000), "Most texts in one embedding request.")
-    debug: bool = _setting("false", _truth, "Also print what the worker processes write.")
+    debug: bool = _setting(
+        "false", _truth, "Also print what the worker processes write, and let crashed processes leave core dumps, "
+        "which may hold keys and prompts.")
 
     def to_wire(self, *, with_keys: bool) -> dict[str, Any]:
         """Return a JSON form for a supervised process; only the web process is given the keys."""

@@ -183,7 +183,7 @@ def test_no_key_and_no_text_of_a_client_is_ever_written_down(keyed: Service) -> 
 
 
 def test_a_key_in_the_environment_is_not_handed_on(start: Callable[..., Service]) -> None:
-    service = start(API_KEYS=KEY)
+    service = start(API_KEYS=KEY, DEBUG="true")  # else only root may see the environments
     assert KEY.encode() in Path(f"/proc/{service.process.pid}/environ").read_bytes()  # the user put it there
     family = until(lambda: len(service.family()) >= 4 and service.family())  # app, embed, chat, a generation
     for pid in family:

@@ -53,7 +53,7 @@ def test_200_streams_of_which_half_hang_up_leave_nothing_behind(
     folder.mkdir()
     service = start(MODEL_PATH=folder, MODEL_NAME=scripts.write(folder, scripts.slowly("", 0.2, pieces=10)),
                     EMBED_MODEL=scripts.write(folder, name="vectors", kind="embedding"), QUEUE_LIMIT=STREAMS,
-                    CHAT_PROCESSES=4)
+                    CHAT_PROCESSES=4, DEBUG="true")  # DEBUG, or only root may count descriptors
     url = urlsplit(service.url)
     address = (str(url.hostname), int(url.port or 0))
     figures = [_figures(service)]

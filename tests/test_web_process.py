@@ -89,7 +89,8 @@ def test_heartbeat_goes_on_while_nothing_happens(tmp_path: Path) -> None:
 
 
 def test_key_is_on_no_command_line_and_in_no_output(tmp_path: Path) -> None:
-    with supervised(tmp_path) as service:
+    # DEBUG, or only root may see the environment.
+    with supervised(tmp_path, DEBUG="true") as service:
         service.get("/health", Authorization=f"Bearer {KEY}")
         service.get("/nothing", Authorization=f"Bearer {KEY}x")
         if os.path.isdir("/proc/self"):

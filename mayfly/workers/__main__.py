@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from mayfly import engines
-from mayfly.compat import WINDOWS, die_with_parent, inherited_socket
+from mayfly.compat import WINDOWS, die_with_parent, forbid_core_dumps, inherited_socket
 from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
@@ -39,6 +39,8 @@ def main() -> int:
     events = Events.on_stdout()
     spec = read_spec(sys.stdin)
     die_with_parent(spec.parent)
+    if not spec.settings.debug:
+        forbid_core_dumps()
     # Writes the stacks of a process that crashes, or that the watchdog aborts because it hangs, to stderr.
     faulthandler.enable()
     if not WINDOWS:
