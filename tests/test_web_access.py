@@ -51,10 +51,10 @@ def test_foreign_host_is_told_what_to_do(service: Service) -> None:
     assert "evil" not in json.dumps(answer)
 
 
-def test_missing_host_is_403_in_http_1_1_alone(service: Service) -> None:
+def test_missing_host_is_400_in_http_1_1_alone(service: Service) -> None:
     request = (b"POST /embed HTTP/%s\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
                b"Connection: close\r\n\r\n")
-    assert b" 403 " in service.raw(request % b"1.1" + b'{"input":"x"}').split(b"\r\n")[0]
+    assert b" 400 " in service.raw(request % b"1.1" + b'{"input":"x"}').split(b"\r\n")[0]
     assert b" 200 " in service.raw(request % b"1.0" + b'{"input":"x"}').split(b"\r\n")[0]
 
 
