@@ -27,6 +27,8 @@ from mayfly.errors import SettingError
 
 # In ALLOWED_ORIGINS, ALLOWED_METHODS and ALLOWED_HEADERS: whatever comes.
 ANY = "*"
+# The Origin that browsers send for pages that have none: those of files, and sandboxed frames of any site.
+NO_ORIGIN = "null"
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
@@ -161,13 +163,19 @@ def _hosts(text: str) -> tuple[str, ...]:
     return tuple(hosts)
 
 
+_ORIGIN = re.compile(r"""\*|null
+    | https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?
+    # Of an app: all of its scheme, or one.
+    | (?!(https?|wss?):)[a-z][a-z0-9+.-]*:(//(\*|[^\s*/?#@\\]*))?""", re.VERBOSE)
+
+
 def _origins(text: str) -> tuple[str, ...]:
+    """Accept origins; `scheme:` is kept as `scheme://*`."""
     origins = tuple(origin.lower() for origin in _list(text))
-    for origin in origins:
-        if origin != ANY and not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
-            raise _Refused("origins separated by commas, such as https://my.site or http://localhost:5173, without a "
-                           "path; or *")
-    return origins
+    if not all(map(_ORIGIN.fullmatch, origins)):
+        raise _Refused("origins separated by commas, such as https://my.site, http://localhost:5173 or "
+                       "app://obsidian.md, without a path; an app's scheme with ://*; null; or *")
+    return tuple(f"{origin}//{ANY}" if origin.endswith(":") else origin for origin in origins)
 
 
 def _tokens(text: str) -> tuple[str, ...]:
@@ -294,8 +302,9 @@ class Settings:
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
     allowed_origins: tuple[str, ...] = _setting(
         "", _origins,
-        "Web pages (their origins: scheme, host and port) that browsers may let call this service; * is every page, "
-        "which then needs a key. Empty: none.")
+        "Web pages (their origins: scheme, host and port) and apps made of them (app://obsidian.md; vscode-webview://* "
+        "is every origin of a scheme) that may call this service. * is every page, null every one without an origin "
+        "(of a file, or in a sandboxed frame of any site): these need a key. Empty: none.")
     allowed_methods: tuple[str, ...] = _setting("*", _tokens, "HTTP methods that those pages may use.")
     allowed_headers: tuple[str, ...] = _setting("*", _tokens, "Headers that those pages may send.")
     allow_credentials: bool = _setting(

@@ -95,6 +95,40 @@ def test_the_star_lets_every_page_call_with_a_key_and_none_without(serve: Callab
     assert answer.status_code == 200 and cors(answer)["Access-Control-Allow-Origin"] == "*"
 
 
+APPS = ["app://obsidian.md", "capacitor://localhost", "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "moz-extension://0b7c8ee1-98b0-4c5b-9d43-5d5b4a2f0a11", "tauri://localhost", "http://tauri.localhost",
+        "vscode-webview://0f5g3tq1", "vscode-file://vscode-app", "file://", "app://."]
+
+
+def test_apps_that_are_named_may_ask_and_call_and_no_other(serve: Callable[..., Service]) -> None:
+    service = serve(ALLOWED_ORIGINS=",".join(APPS))
+    for app in APPS:
+        assert preflight(service, app).headers["Access-Control-Allow-Origin"] == app
+        answer = embed(service, app)
+        assert answer.status_code == 200 and cors(answer)["Access-Control-Allow-Origin"] == app
+    for other in ("app://obsidian.md.evil", "app://evil", "chrome-extension://another", "https://obsidian.md", "app:",
+                  "app://obsidian.md/", "null", "tauri://localhost:80"):
+        assert preflight(service, other).status_code == 403 and embed(service, other).status_code == 403, other
+
+
+def test_a_scheme_with_a_star_is_every_origin_of_it_and_of_no_other(serve: Callable[..., Service]) -> None:
+    service = serve(ALLOWED_ORIGINS="vscode-webview://*,tauri:")
+    for app in ("vscode-webview://0f5g3tq1", "vscode-webview://another", "tauri://localhost"):
+        assert preflight(service, app).headers["Access-Control-Allow-Origin"] == app
+        assert embed(service, app).status_code == 200
+    for other in ("https://vscode-webview", "app://tauri", "vscode-webviews://a", "vscode-webview:a", "*"):
+        assert preflight(service, other).status_code == 403 and embed(service, other).status_code == 403, other
+
+
+def test_null_can_be_named_and_needs_a_key_because_any_site_can_send_it(serve: Callable[..., Service]) -> None:
+    service = serve(ALLOWED_ORIGINS="null")
+    assert preflight(service, "null").headers["Access-Control-Allow-Origin"] == "null"
+    refused = embed(service, "null")
+    assert refused.status_code == 403 and "with a key alone" in refused.json()["error"]["message"]
+    answer = embed(service, "null", Authorization=f"Bearer {KEY}")
+    assert answer.status_code == 200 and cors(answer)["Access-Control-Allow-Origin"] == "null"
+
+
 def test_methods_headers_and_credentials_are_what_the_settings_say(serve: Callable[..., Service]) -> None:
     service = serve(ALLOWED_ORIGINS=PAGE, ALLOWED_METHODS="GET,POST", ALLOWED_HEADERS="Content-Type",
                     ALLOW_CREDENTIALS="true")
@@ -106,7 +140,7 @@ def test_methods_headers_and_credentials_are_what_the_settings_say(serve: Callab
 
 
 @pytest.mark.parametrize("settings", [
-    {"ALLOWED_ORIGINS": "my.site"}, {"ALLOWED_ORIGINS": "https://my.site/path"}, {"ALLOWED_ORIGINS": "null"},
+    {"ALLOWED_ORIGINS": "my.site"}, {"ALLOWED_ORIGINS": "https://my.site/path"}, {"ALLOWED_ORIGINS": "https://*"},
     {"ALLOWED_METHODS": "GET POST"}, {"ALLOWED_HEADERS": "A:b"},
     {"ALLOWED_ORIGINS": "*", "ALLOW_CREDENTIALS": "true"}])
 def test_rules_that_no_browser_would_follow_are_refused_at_the_start(settings: dict[str, str]) -> None:

@@ -89,7 +89,11 @@ def test_models_are_listed_and_retrieved(client: Any) -> None:
 
 
 def test_each_failure_is_its_own_class(served: Service, client: Any) -> None:
-    with pytest.raises(openai.AuthenticationError), connect(served, api_key="a-wrong-key") as wrong:
+    tunnel = {"X-Forwarded-For": "203.0.113.9"}
+    with connect(served, api_key="not needed for a local LLM") as any_key:
+        assert any_key.models.list().data
+    with (pytest.raises(openai.AuthenticationError),
+          connect(served, api_key="a-wrong-key", default_headers=tunnel) as wrong):
         wrong.models.list()
     with pytest.raises(openai.NotFoundError) as absent:
         client.chat.completions.create(model="gpt-9", messages=COUNT)

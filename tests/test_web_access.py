@@ -13,8 +13,46 @@ from mayfly.errors import AccessDenied, HostNotAllowed
 from mayfly.settings import parse
 from mayfly.web.access import Access
 
-FORWARDING = ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "Via", "X-Real-IP",
-              "CF-Connecting-IP", "True-Client-IP"]
+FORWARDING = [
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server",
+    "X-Forwarded-Prefix", "X-Forwarded-By", "X-Forwarded-Ssl", "X-Forwarded-Scheme", "X-Forwarded-Protocol",
+    "X-Forwarded-Path", "X-Forwarded-Uri", "X-Forwarded-Method", "X-Forwarded", "X-Forwarded-User",
+    "X-Forwarded-Email", "X-Forwarded-Client-Cert", "X-Forwarded-Tls-Client-Cert", "Forwarded", "Forwarded-For",
+    "Forwarded-For-Ip", "X-Forward-For", "X-Forward-Proto", "Z-Forwarded-For", "X-IMForwards",
+    "X-Original-Forwarded-For", "X-Original-For", "X-Original-Host", "X-Original-Proto", "X-Original-URL",
+    "X-Original-URI", "X-Original-Remote-Addr", "X-Rewrite-URL", "Via", "X-Via", "X-BlueCoat-Via", "X-Real-IP",
+    "X-Real-Port", "X-Client-IP", "Client-IP", "Client-Ip", "X-Cluster-Client-IP", "Cluster-Client-IP",
+    "True-Client-IP", "X-True-Client-IP", "X-Remote-IP", "X-Remote-Addr", "Remote-Addr", "X-Originating-IP",
+    "X-Source-IP", "Source-IP", "X-Proxy-Client-IP", "Proxy-Client-IP", "WL-Proxy-Client-IP", "X-ProxyUser-Ip",
+    "X-ProxyMesh-IP", "X-User-IP", "X-Peer-Addr", "X-Host-IP", "CF-Connecting-IP", "CF-Connecting-IPv6",
+    "CF-IPCountry", "CF-Ray", "CF-Visitor", "CF-Worker", "CF-EW-Via", "CF-Pseudo-IPv4", "Cf-Warp-Tag-Id",
+    "Cf-Access-Jwt-Assertion", "Cf-Access-Authenticated-User-Email", "CDN-Loop", "Cdn-Real-Ip", "CDN-Src-IP",
+    "Fastly-Client-IP", "Fastly-FF", "Fastly-SSL", "Akamai-Origin-Hop", "X-Akamai-Edgescape", "X-Amz-Cf-Id",
+    "X-Amzn-Trace-Id", "CloudFront-Viewer-Address", "CloudFront-Forwarded-Proto", "X-Appengine-User-Ip",
+    "X-Azure-ClientIP", "X-Azure-SocketIP", "X-Azure-Ref", "X-ARR-LOG-ID", "X-ARR-SSL", "Disguised-Host",
+    "Fly-Client-IP", "Fly-Forwarded-Port", "Fly-Region", "X-Vercel-Forwarded-For", "X-Vercel-Id",
+    "X-Nf-Client-Connection-Ip", "DO-Connecting-IP", "X-Envoy-External-Address", "X-Envoy-Internal",
+    "X-Kong-Request-Id", "X-NginX-Proxy", "X-Varnish", "Surrogate-Capability", "Tailscale-User-Login",
+    "X-From-Where", "Incap-Client-IP", "X-Sucuri-ClientIP", "Ali-CDN-Real-IP", "EagleId", "X-Scheme",
+    "X-Url-Scheme", "Front-End-Https", "X-Remote-User", "Remote-User", "X-Railway-Edge",
+]
+# What programs, browsers and instrumentation send by themselves.
+DIRECT = [
+    "User-Agent", "Accept", "Accept-Encoding", "Accept-Language", "Referer", "HTTP-Referer", "X-Title",
+    "X-Request-Id", "X-Stainless-Lang", "X-Stainless-OS", "X-Stainless-Arch", "X-Stainless-Runtime",
+    "X-Stainless-Runtime-Version", "X-Stainless-Package-Version", "X-Stainless-Async", "X-Stainless-Retry-Count",
+    "X-Stainless-Read-Timeout", "X-Stainless-Helper-Method", "OpenAI-Organization", "OpenAI-Project", "OpenAI-Beta",
+    "Idempotency-Key", "X-Api-Key", "Api-Key", "anthropic-version", "Cookie", "Pragma", "Cache-Control", "DNT",
+    "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-CH-UA", "Sec-CH-UA-Platform", "Sec-GPC", "Priority",
+    "Upgrade-Insecure-Requests", "traceparent", "tracestate", "baggage", "b3", "X-B3-TraceId", "sentry-trace",
+    "newrelic", "X-Datadog-Trace-Id", "X-Amz-Date", "X-Amz-Content-Sha256", "CF-Access-Client-Id",
+    "CF-Access-Client-Secret", "ngrok-skip-browser-warning", "Fly-Prefer-Region", "fly-force-instance-id",
+    "X-OpenWebUI-User-Id", "X-OpenWebUI-User-Email", "X-OpenWebUI-User-Name", "X-Client-Name", "X-Client-Version",
+    "X-Goog-Api-Client", "X-Goog-User-Project", "X-User-Id", "X-User-Agent", "X-Requested-With", "X-CSRF-Token",
+    "Range", "If-None-Match", "Proxy-Connection", "Date", "From", "Save-Data", "X-Tooltip", "X-Zip", "X-Ship",
+    "X-Relationship", "X-MS-Client-Request-Id", "X-Session-Id", "X-Trace-Id", "X-Correlation-Id",
+    "Langchain-Project", "X-Langfuse-Trace-Id", "User-Id", "X-Device-Id", "X-Client-Id", "Max-Forwards",
+]
 BEARER = f"Bearer {KEY}"
 
 
@@ -72,11 +110,26 @@ def test_foreign_origin_is_403(service: Service, origin: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORWARDING)
-@pytest.mark.parametrize("value", ["203.0.113.9", "127.0.0.1", "", "for=127.0.0.1;host=localhost"])
-def test_forwarded_call_needs_a_key_whatever_the_header_says(service: Service, name: str, value: str) -> None:
-    header = {name.replace("-", "_"): value}
-    assert status_of(service, **header) == (401, "invalid_api_key")
-    assert status_of(service, **header, Authorization=BEARER) == (200, None)
+def test_forwarded_call_needs_a_key_whatever_the_header_says(service: Service, name: str) -> None:
+    for value in ("203.0.113.9", "127.0.0.1", "", "for=127.0.0.1;host=localhost"):
+        header = {name.replace("-", "_"): value}
+        assert status_of(service, **header) == (401, "invalid_api_key")
+        assert status_of(service, **header, Authorization=BEARER) == (200, None)
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_what_programs_send_by_themselves_is_no_mark_of_a_proxy(service: Service, name: str) -> None:
+    assert status_of(service, **{name.replace("-", "_"): "a"}) == (200, None)
+
+
+def test_a_header_name_of_any_length_is_looked_at_and_not_remembered() -> None:
+    from mayfly.web import forwarding
+
+    before = forwarding._remembered.cache_info().currsize
+    for part in ("A_", "IP", "CLIENT_", "FORWAR"):
+        assert not forwarding.is_forwarded([f"HTTP_{part * 4000}-"])
+    assert forwarding.is_forwarded(["HTTP_" + "A_" * 4000 + "CLIENT_IP"])
+    assert forwarding._remembered.cache_info().currsize == before
 
 
 def test_key_lets_in_under_any_host_and_origin(service: Service) -> None:
@@ -85,15 +138,34 @@ def test_key_lets_in_under_any_host_and_origin(service: Service) -> None:
     assert status_of(service, Authorization=f"bearer   {KEY}  ") == (200, None)
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "Bearer", f"Basic {KEY}", KEY, f"Bearer {KEY}x",
-                                           f"Bearer {KEY[:-1]}", f"Bearer {KEY} {KEY}", f"Bearer {KEY}, Bearer {KEY}",
-                                           "Bearer \xff\xfe\x80", f"Bearer {KEY.upper()}"])
-def test_wrong_key_is_401_even_for_a_direct_call(service: Service, authorization: str) -> None:
-    status, headers, answer = service.post("/embed", {"input": "x"}, Authorization=authorization)
+WRONG = ["Bearer wrong", "Bearer", "Bearer not needed for a local LLM", f"Basic {KEY}", KEY, f"Bearer {KEY}x",
+         f"Bearer {KEY[:-1]}", f"Bearer {KEY} {KEY}", f"Bearer {KEY}, Bearer {KEY}", "Bearer \xff\xfe\x80",
+         f"Bearer {KEY.upper()}"]
+
+
+@pytest.mark.parametrize("authorization", [*WRONG, "", " "])
+def test_a_key_that_is_not_needed_is_not_looked_at(service: Service, authorization: str) -> None:
+    assert status_of(service, Authorization=authorization) == (200, None)
+    assert "lanes" in json.loads(service.request("GET", "/health", Authorization=authorization)[2])
+
+
+@pytest.mark.parametrize("authorization", WRONG)
+def test_wrong_key_is_401_where_one_is_needed(service: Service, authorization: str) -> None:
+    status, headers, answer = service.post("/embed", {"input": "x"}, Authorization=authorization, Via="1.1 proxy")
     assert status == 401
     assert headers["WWW-Authenticate"] == "Bearer"
     assert answer["error"]["type"] == "authentication_error"
     assert answer["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}])
+def test_wrong_key_of_a_foreign_direct_call_is_403_and_both_remedies_are_told(
+        service: Service, headers: dict[str, str]) -> None:
+    for authorization in WRONG:
+        status, _, answer = service.post("/embed", {"input": "x"}, Authorization=authorization, **headers)
+        assert (status, answer["error"]["code"]) == (403, "host_not_allowed")
+        assert "wrong" in answer["error"]["message"]
+        assert "AUTHORIZED_URLS" in answer["error"]["message"] or "ALLOWED_ORIGINS" in answer["error"]["message"]
 
 
 def test_missing_wrong_and_unconfigured_keys_are_told_apart(service: Service) -> None:
@@ -149,7 +221,8 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_health_tells_strangers_one_word(service: Service, path: str) -> None:
-    for headers in ({"Via": "1.1 proxy"}, {"Host": "evil.example"}, {"Authorization": "Bearer wrong"}):
+    for headers in ({"Via": "1.1 proxy"}, {"Host": "evil.example"},
+                    {"Via": "1.1 proxy", "Authorization": "Bearer wrong"}):
         status, _, body = service.request("GET", path, **headers)
         assert status == 200
         assert set(json.loads(body)) == {"status"}
@@ -176,5 +249,7 @@ def test_body_of_a_stranger_is_refused_before_it_is_received(service: Service) -
 
 
 def test_key_outside_ascii_neither_crashes_nor_matches(service: Service) -> None:
-    raw = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer \xc3\xa4\xff\r\n\r\n"
-    assert service.raw(raw).startswith(b"HTTP/1.1 401 ")
+    raw = (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+           b"Authorization: Bearer \xc3\xa4\xff\r\n%s\r\n")
+    assert service.raw(raw % b"Via: x\r\n").startswith(b"HTTP/1.1 401 ")
+    assert service.raw(raw % b"").startswith(b"HTTP/1.1 404 ")

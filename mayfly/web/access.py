@@ -1,9 +1,10 @@
 """Who may call: this machine's own programs without a key, everybody else with one.
 
 A *direct* call comes from a loopback address and carries no header by which a proxy or tunnel marks what it
-forwards. No proxy is trusted: the mere presence of such a header makes a call *forwarded*, which only ever
-demands more. A direct call needs no key if its Host is a loopback name or in AUTHORIZED_URLS (a web page whose
-name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of another site.
+forwards (forwarding.py). No proxy is trusted: the mere presence of such a header makes a call *forwarded*, which only
+ever demands more. A direct call needs no key if its Host is a name or an address of this machine or in
+AUTHORIZED_URLS (a web page whose name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of
+another site. A key that isn't needed isn't looked at: many programs can't but send one, of which nobody knows.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from urllib.parse import urlsplit
 
 from mayfly import keys, listening
 from mayfly.errors import AccessDenied, HostNotAllowed
-from mayfly.settings import ANY, Settings
-
-_FORWARDING = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_FORWARDED",
-               "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP")
+from mayfly.settings import Settings
+from mayfly.web.forwarding import is_forwarded
+from mayfly.web.origins import Origins
 
 _LONGEST_ADDRESS = 64
 
@@ -37,22 +37,20 @@ class Access:
         digests: SHA-256 of each key, so that a comparison takes the same time for keys of any length.
         hosts: names and addresses besides the loopback ones under which direct calls are served, in lower case.
         always: REQUIRE_KEY=always: direct calls need a key too.
-        origins: whose pages may make direct calls without a key. The star isn't among them: it would let any page
-            that a browser on this machine shows use the service.
+        origins: whose pages may make direct calls without a key, if they are named.
     """
 
     digests: tuple[bytes, ...]
     hosts: frozenset[str]
     always: bool
-    origins: frozenset[str] = frozenset()
+    origins: Origins
 
     @classmethod
     def of(cls, settings: Settings) -> Access:
         """Make the rules from API_KEYS, AUTHORIZED_URLS, LISTEN_IP, REQUIRE_KEY and ALLOWED_ORIGINS."""
         digests = tuple(key.digest for key in map(keys.parse, settings.api_keys) if key is not None)
         hosts = listening.names(settings.listen_ip).union(host.lower() for host in settings.authorized_urls)
-        return cls(digests, hosts, settings.require_key == "always",
-                   frozenset(settings.allowed_origins) - {ANY})
+        return cls(digests, hosts, settings.require_key == "always", Origins.of(settings))
 
     def check(self, environ: Mapping[str, Any]) -> None:
         """Let a request pass, or refuse it.
@@ -64,25 +62,14 @@ class Access:
             AccessDenied: 401, a key is needed or the one that was sent is wrong.
             HostNotAllowed: 403, a direct call under a name, or from a page, that isn't this machine's.
         """
-        authorization = environ.get("HTTP_AUTHORIZATION", "").strip()
-        if authorization:
-            self._check_key(authorization)
+        if self.always or not _is_loopback(environ.get("REMOTE_ADDR", "")) or is_forwarded(environ):
+            self._demand("A key is needed here and none was sent", environ)
             return
-        if self.always or not _is_loopback(environ.get("REMOTE_ADDR", "")) or _is_forwarded(environ):
-            if not self.digests:
-                raise AccessDenied("A key is needed here, but API_KEYS is empty: set one in .env, restart, and send it "
-                                   "in the header 'Authorization: Bearer <key>'.")
-            raise AccessDenied("A key is needed here and none was sent: add the header 'Authorization: Bearer <key>' "
-                               "with a key from API_KEYS.")
-        if not self._is_ours(_host_name(environ.get("HTTP_HOST", ""))) and not _has_no_host(environ):
-            raise HostNotAllowed("The Host of this request isn't this machine's: add it to AUTHORIZED_URLS, or send a "
-                                 "key in the header 'Authorization: Bearer <key>'.")
-        origin = environ.get("HTTP_ORIGIN")
-        if origin is None or origin.lower() in self.origins:
+        refusal = self._foreign(environ)
+        if refusal is None or self._key_fault(environ) is None:
             return
-        if not self._is_ours(_origin_name(origin)):
-            raise HostNotAllowed("The Origin of this request is another site: add it to ALLOWED_ORIGINS, or send a "
-                                 "key in the header 'Authorization: Bearer <key>'.")
+        wrong = "; the one that was sent is wrong" if _authorization(environ) else ""
+        raise HostNotAllowed(f"{refusal}send a key in the header 'Authorization: Bearer <key>'{wrong}.")
 
     def demand_key(self, environ: Mapping[str, Any]) -> None:
         """Refuse a call without a key, though it may have passed `check`.
@@ -90,37 +77,49 @@ class Access:
         Raises:
             AccessDenied: there is no key, or a wrong one.
         """
-        authorization = environ.get("HTTP_AUTHORIZATION", "").strip()
-        if not authorization:
-            raise AccessDenied(self._advice("This path always needs a key: add the header 'Authorization: Bearer "
-                                            "<key>' with a key from API_KEYS."))
-        self._check_key(authorization)
+        self._demand("This path always needs a key", environ)
 
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
+    def _foreign(self, environ: Mapping[str, Any]) -> str | None:
+        """Return why a direct call isn't one of this machine's own programs, or None: the beginning of a sentence that
+        ends with what a key would do."""
+        if not self._is_ours(_host_name(environ.get("HTTP_HOST", ""))) and not _has_no_host(environ):
+            return "The Host of this request isn't this machine's: add it to AUTHORIZED_URLS, or "
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is None or self.origins.known(origin) or self._is_ours(_origin_name(origin)):
+            return None
+        if self.origins.allowed(origin):
+            return "ALLOWED_ORIGINS lets any site call like this, and therefore with a key alone: "
+        return "The Origin of this request is another site: add it to ALLOWED_ORIGINS, or "
+
+    def _demand(self, why: str, environ: Mapping[str, Any]) -> None:
+        fault = self._key_fault(environ)
+        if fault is None:
+            return
+        if not self.digests:
+            raise AccessDenied("A key is needed here, but API_KEYS is empty: set one in .env, start again, and send it "
+                               "in the header 'Authorization: Bearer <key>'.")
+        if not _authorization(environ):
+            raise AccessDenied(f"{why}: add the header 'Authorization: Bearer <key>' with a key from API_KEYS.")
+        raise AccessDenied(fault)
+
+    def _key_fault(self, environ: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the key that was sent, or None if it is right."""
+        scheme, _, key = _authorization(environ).partition(" ")
         if scheme.lower() != "bearer":
-            raise AccessDenied(self._advice("The Authorization header has to be 'Bearer <key>' with a key from "
-                                            "API_KEYS."))
+            return "The Authorization header has to be 'Bearer <key>' with a key from API_KEYS."
         # WSGI hands headers over as Latin-1; every byte the client sent comes back this way.
         sent = keys.digest(key.strip().encode("latin-1", "replace"))
         right = False
         for digest in self.digests:
             right |= hmac.compare_digest(digest, sent)
-        if not right:
-            raise AccessDenied(self._advice("The key is wrong: send one of those in API_KEYS."))
-
-    def _advice(self, message: str) -> str:
-        if self.digests:
-            return message
-        return ("No key is right while API_KEYS is empty: set one in .env and restart; most paths need none from this "
-                "machine.")
+        return None if right else "The key is wrong: send one of those in API_KEYS."
 
     def _is_ours(self, name: str | None) -> bool:
         return name is not None and (name == "localhost" or name in self.hosts or _is_loopback(name))
 
 
-def _is_forwarded(environ: Mapping[str, Any]) -> bool:
-    return any(name in environ for name in _FORWARDING)
+def _authorization(environ: Mapping[str, Any]) -> str:
+    return str(environ.get("HTTP_AUTHORIZATION", "")).strip()
 
 
 def _is_loopback(address: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mayfly.settings import ANY, Settings
+from mayfly.web.origins import Origins
 
 # How long a browser may remember a preflight's answer (s).
 _REMEMBERED = 600
@@ -25,12 +26,12 @@ class CrossOrigin:
     """The rules, made from the settings.
 
     Attributes:
-        origins: in lower case; the star is every origin.
+        origins: whose pages may read answers.
         methods, names: HTTP methods, and names of headers, that a page may use.
         credentials: whether a browser may send cookies and stored logins along.
     """
 
-    origins: frozenset[str]
+    origins: Origins
     methods: tuple[str, ...]
     names: tuple[str, ...]
     credentials: bool
@@ -38,7 +39,7 @@ class CrossOrigin:
     @classmethod
     def of(cls, settings: Settings) -> CrossOrigin:
         """Make the rules from ALLOWED_ORIGINS, ALLOWED_METHODS, ALLOWED_HEADERS and ALLOW_CREDENTIALS."""
-        return cls(frozenset(settings.allowed_origins), settings.allowed_methods, settings.allowed_headers,
+        return cls(Origins.of(settings), settings.allowed_methods, settings.allowed_headers,
                    settings.allow_credentials)
 
     def is_preflight(self, environ: Mapping[str, Any]) -> bool:
@@ -52,7 +53,7 @@ class CrossOrigin:
 
     def headers(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what an answer to a request needs so that the page that asked may read it."""
-        if not self.origins:
+        if not self.origins.listed:
             return []
         allowed = self._allowed(environ.get("HTTP_ORIGIN"))
         # The answer depends on who asks: a cache must not give one origin's to another.
@@ -77,11 +78,9 @@ class CrossOrigin:
 
     def _allowed(self, origin: str | None) -> str | None:
         """Return how an origin is allowed: by its name, or by the star; None if it isn't."""
-        if origin is None:
+        if origin is None or not self.origins.allowed(origin):
             return None
-        if origin.lower() in self.origins:
-            return origin
-        return ANY if ANY in self.origins else None
+        return origin if self.origins.named(origin) else ANY
 
 
 def _named(allowed: tuple[str, ...], environ: Mapping[str, Any], asked: str) -> str:
