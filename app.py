@@ -148,7 +148,7 @@ def run_supervised() -> int:
     from mayfly.compat import die_with_parent, forbid_core_dumps, inherited_socket
     from mayfly.lanes.switchboard import supervised
     from mayfly.supervision.sentinel import Sentinel
-    from mayfly.web.event_pipe import EventPipe
+    from mayfly.web.event_pipe import EventPipe, LoggedStream
 
     should_stop = _StopSignal()
     # Ctrl-C reaches the watchdog, which decides.
@@ -160,6 +160,7 @@ def run_supervised() -> int:
     spec = json.loads(handed)
     die_with_parent(spec["parent"])
     events = EventPipe.instead_of_stdout()
+    sys.stderr = LoggedStream(events, sys.stderr)
     settings = Settings.from_wire(spec["settings"])
     if not settings.debug:
         forbid_core_dumps()

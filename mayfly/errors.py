@@ -23,7 +23,13 @@ Over a lane's socket a CallError travels as JSON (`to_wire`, `from_wire`).
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Sequence
 from typing import Any
+
+# Of a stack: exceptions that came one from another, and calls of each.
+_LONGEST_CHAIN = 5
+_DEEPEST = 20
 
 
 class MayflyError(Exception):
@@ -50,9 +56,11 @@ class CallError(MayflyError):
         type, code: the OpenAI-style error type and code.
         param: the field of the request that is wrong, or None.
         retry_after: seconds after which a new try makes sense, or None.
+        stack: where it was raised, if that was in another process; see `stack_of`.
     """
 
     status = 500
+    stack: Sequence[str] = ()
     type = "server_error"
     code: str | None = None
 
@@ -83,6 +91,8 @@ class CallError(MayflyError):
             "code": self.code,
             "status": self.status,
             "retry_after": self.retry_after,
+            # A log has to tell where a failure comes from; of what the caller did wrong the message says enough.
+            "stack": stack_of(self) if self.status == 500 else [],
         }
 
     @staticmethod
@@ -94,13 +104,33 @@ class CallError(MayflyError):
                         DeadlinePassed)
         }
         cls = known.get(str(wire.get("class")), EngineFailed)
-        return cls(
+        error = cls(
             str(wire.get("message", "the model process sent an error without a message")),
             param=wire.get("param"),
             code=wire.get("code"),
             status=wire.get("status"),
             retry_after=wire.get("retry_after"),
         )
+        error.stack = wire.get("stack", ())
+        if isinstance(error, ContextLengthExceeded):
+            error.tokens = wire.get("tokens")
+        return error
+
+
+def stack_of(exc: BaseException) -> list[str]:
+    """Return where an exception was raised, and those that it came from: lines without their messages, which may hold a
+    client's text."""
+    lines: list[str] = []
+    seen: list[BaseException] = []
+    at: BaseException | None = exc
+    while at is not None and at not in seen and len(seen) < _LONGEST_CHAIN:
+        seen.append(at)
+        lines.append(("" if at is exc else "from ") + type(at).__name__)
+        if isinstance(at, CallError):
+            lines.extend(at.stack)
+        lines.extend("".join(traceback.format_tb(at.__traceback__, limit=-_DEEPEST)).splitlines())
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return lines
 
 
 class InvalidRequest(CallError):
@@ -111,9 +141,21 @@ class InvalidRequest(CallError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt doesn't fit the model's window; the message holds both numbers."""
+    """The prompt doesn't fit the model's window; the message holds both numbers.
+
+    Attributes:
+        tokens: of the prompt, if they were counted.
+    """
 
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, tokens: int | None = None, **told: Any) -> None:
+        super().__init__(message, **told)
+        self.tokens = tokens
+
+    def to_wire(self) -> dict[str, Any]:
+        """See CallError."""
+        return {**super().to_wire(), "tokens": self.tokens}
 
 
 class NotFound(InvalidRequest):

@@ -271,10 +271,12 @@ class Settings:
         "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
         "the files' sizes and N_CTX.")
     model_aliases: Mapping[str, str] = _setting(
-        "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,"
-        "gpt-3.5-turbo=completion,gpt-4o-mini=completion", _aliases,
-        "Other names of models for the routes below /v1. The words embedding and completion mean EMBED_MODEL and "
-        "MODEL_NAME; any other word is a model's name.")
+        "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,text-embedding-3-large=embedding,"
+        "all-minilm=all-MiniLM-L6-v2,all-minilm:latest=all-MiniLM-L6-v2,"
+        "sentence-transformers/all-MiniLM-L6-v2=all-MiniLM-L6-v2,gpt-3.5-turbo=completion,gpt-4o-mini=completion",
+        _aliases,
+        "Other names of models. The words embedding and completion mean EMBED_MODEL and MODEL_NAME; any other word is "
+        "a model's name.")
     prompt_template: str = _setting(
         "", _template(("%1",), ("%1", "%2")),
         "How MODEL_NAME's model is prompted, in gpt4all's form: %1 is the prompt, %2 (if given) the answer, \\n a line "

@@ -206,14 +206,18 @@ def test_roles_parts_and_null_fields_are_taken(scripted: Service) -> None:
 @pytest.mark.parametrize(("field", "value"), [
     ("logprobs", True), ("top_logprobs", 2), ("logit_bias", {"5": 1}), ("seed", 1), ("frequency_penalty", 0.5),
     ("presence_penalty", -0.5), ("tools", [{"type": "function"}]), ("functions", [{"name": "f"}]),
-    ("response_format", {"type": "json_object"}), ("stop", ["a"] * 17), ("stop", [""]), ("n", 17), ("n", 0),
-    ("max_tokens", 65), ("max_completion_tokens", 0), ("temperature", 2.1), ("top_p", -0.1),
+    ("response_format", {"type": "json_object"}), ("stop", ["a"] * 17), ("n", 17), ("n", 0),
+    ("logit_bias", {"50256": "-100"}), ("logit_bias", {"50256": None}), ("logit_bias", {"50256": {}}),
+    ("metadata", {"a": 1}), ("max_tokens", 0), ("max_tokens", -2), ("max_completion_tokens", 0), ("temperature", 2.1),
+    ("top_p", -0.1),
     ("repeat_last_n", 65), ("thread_count", 0), ("prompt_batch_size", 0), ("stream_options", {"include_usage": True}),
-    ("nonsense", 1), ("audio", {}), ("store", True), ("messages", []), ("messages", None), ("messages", "hi"),
+    ("audio", {}), ("store", True), ("messages", []), ("messages", None), ("messages", "hi"),
     ("messages", [{"role": "tool", "content": "x"}]), ("messages", [{"role": "user", "content": None}]),
     ("messages", [{"role": "user", "content": "a\0b"}]), ("messages", [{"role": "user", "content": " "}]),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
     ("messages", [{"role": "user", "content": "x", "tool_calls": [{}]}]), ("messages", ["hi"]),
+    ("messages", [{"role": "user"}]), ("messages", [{"role": "system", "content": []}]),
+    ("messages", [{"role": "assistant", "content": None}]), ("messages", [{"role": "assistant", "audio": {"id": "a"}}]),
 ])
 def test_what_chat_cannot_do_is_refused_by_its_name(scripted: Service, field: str, value: Any) -> None:
     answer = chat(scripted, **{field: value})
@@ -225,7 +229,7 @@ def test_what_chat_cannot_do_is_refused_by_its_name(scripted: Service, field: st
 @pytest.mark.parametrize(("field", "value"), [
     ("suffix", "end"), ("logprobs", 0), ("seed", 7), ("best_of", 17), ("prompt", [1, 2]), ("prompt", [[1], [2]]),
     ("prompt", []), ("prompt", ["x"] * 65), ("prompt", ["fine", 5]), ("prompt", None), ("prompt_template", "no mark"),
-    ("prompt", "a\0"), ("prompt", ""), ("max_tokens", 0), ("max_tokens", -1), ("messages", []),
+    ("prompt", "a\0"), ("prompt", ""), ("max_tokens", 0), ("max_tokens", -1),
 ])
 def test_what_completions_cannot_do_is_refused_by_its_name(scripted: Service, field: str, value: Any) -> None:
     answer = scripted.post("/v1/completions", {"prompt": "count", field: value})
@@ -247,6 +251,13 @@ def test_a_prompt_beyond_the_window_is_refused_with_both_numbers(scripted: Servi
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["code"] == "context_length_exceeded"
     assert "70" in error["message"] and "64" in error["message"]
+    # The model's own window is no larger.
+    assert "N_CTX" not in error["message"] and error["param"] == "prompt" and "'prompt'" in error["message"]
+    for form in ("word " * 70, [{"type": "text", "text": "word " * 70}]):
+        for stream in (False, True):
+            error = chat(scripted, form, stream=stream).json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+            assert "'messages'" in error["message"]
 
 
 def test_an_unknown_model_is_404_and_one_of_the_other_kind_400(scripted: Service) -> None:
@@ -273,7 +284,7 @@ def test_embeddings_have_openais_form_on_both_paths(scripted: Service) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [
     ("input", []), ("input", 5), ("input", [1, 2]), ("input", [[1], [2]]), ("input", {"a": 1}), ("input", None),
-    ("dimensions", 96), ("dimensions", 0), ("encoding_format", "hex"), ("nonsense", 1)])
+    ("dimensions", 96), ("dimensions", 0), ("encoding_format", "hex"), ("user", 5)])
 def test_what_embeddings_cannot_do_is_refused_by_its_name(scripted: Service, field: str, value: Any) -> None:
     answer = scripted.post("/v1/embeddings", {"input": "x", field: value})
     error = answer.json()["error"]

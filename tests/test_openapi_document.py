@@ -106,6 +106,6 @@ def test_the_document_names_what_the_settings_change() -> None:
     document = openapi.document(parse({"ROUTE": "/ask", "N_CTX": "99", "MAX_TEXTS": "7"}))
     assert "/ask" in document["paths"] and "/gpt4all_api" not in document["paths"]
     schemas = document["components"]["schemas"]
-    assert schemas["CompletionBody"]["properties"]["max_tokens"]["maximum"] == 99
+    assert schemas["CompletionBody"]["properties"]["repeat_last_n"]["anyOf"][0]["maximum"] == 99
     assert schemas["EmbedBody"]["properties"]["input"]["anyOf"][1]["maxItems"] == 7
     assert "{n_ctx}" not in str(document)

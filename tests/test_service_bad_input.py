@@ -137,8 +137,6 @@ REFUSED: dict[str, tuple[str, bytes, int, str | None]] = {
     "100,000 words of prompt": (ASK, _ask(prompt="word " * 100_000), 400, "prompt"),
     "max_tokens 0": (ASK, _ask(max_tokens=0), 400, "max_tokens"),
     "max_tokens -1": (ASK, _ask(max_tokens=-1), 400, "max_tokens"),
-    "max_tokens 10^9": (ASK, _ask(max_tokens=10**9), 400, "max_tokens"),
-    "max_tokens 2^31": (ASK, _ask(max_tokens=2**31), 400, "max_tokens"),
     "max_tokens 10^30": (ASK, _ask(max_tokens=10**30), 400, "max_tokens"),
     "max_tokens in words": (ASK, _ask(max_tokens="4"), 400, "max_tokens"),
     "temperature -1": (ASK, _ask(temperature=-1), 400, "temperature"),
@@ -150,7 +148,8 @@ REFUSED: dict[str, tuple[str, bytes, int, str | None]] = {
     "min_p NaN": (ASK, b'{"prompt": "a", "min_p": NaN}', 400, None),
     "repeat_penalty 0": (ASK, _ask(repeat_penality=0), 400, "repeat_penality"),
     "repeat_last_n -5": (ASK, _ask(repeat_last_n=-5), 400, "repeat_last_n"),
-    "an empty stop string": (ASK, _ask(stop=""), 400, "stop.0"),
+    "a stop of numbers": (ASK, _ask(stop=[1]), 400, "stop.0"),
+    "a model that isn't there": (ASK, _ask(model="absent"), 404, "model"),
     "a server's setting": (ASK, _ask(n_batch=0), 400, "n_batch"),
     "a prompt template": (ASK, _ask(prompt_template="%1"), 400, "prompt_template"),
 }
@@ -162,7 +161,7 @@ def test_a_bad_body_is_refused_in_json_and_harms_nothing(running: Unharmed, name
     answer = requests.post(running.service.url + path, data=body, timeout=60,
                            headers={"Content-Type": "application/json"})
     error = _error(answer, status)
-    assert error["type"] == "invalid_request_error"
+    assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
     assert param is None or error["param"] == param
     if "window" in name or "100,000" in name:
         assert error["code"] == "context_length_exceeded"

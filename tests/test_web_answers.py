@@ -175,7 +175,10 @@ def test_failure_of_a_lane_has_its_status(failure: CallError, status: int, kind:
                            ("/gpt4all_api", {"prompt": "x", "stream": True})):
             got, headers, answer = service.post(path, body)
             assert got == status
-            assert answer == {"error": {"message": failure.message, "type": kind, "param": None, "code": code}}
+            message, param = failure.message, None
+            if code == "context_length_exceeded" and path != "/embed":
+                message, param = f"'prompt' is too long: {failure.message}; shorten it.", "prompt"
+            assert answer == {"error": {"message": message, "type": kind, "param": param, "code": code}}
             if status in (429, 503):
                 assert int(headers["Retry-After"]) == (8 if failure.retry_after == 7.2 else
                                                        max(1, int(headers["Retry-After"])))

@@ -93,13 +93,13 @@ def test_body_that_is_no_json_object_is_400(service: Service, path: str, name: s
     ({"input": ["a", ["b"]]}, "input.1"),
     ({"input": ["a"] * 101}, "input"),
     ({"input": "x", "model": 5}, "model"),
-    ({"input": "x", "model": None}, "model"),
     ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
-    ({"input": "x", "encoding_format": None}, "encoding_format"),
     ({"input": "x", "long_text": "cut"}, "long_text"),
-    ({"input": "x", "dimensions": 384}, "dimensions"),
-    ({"input": "x", "user": "me"}, "user"),
+    ({"input": "x", "dimensions": 0}, "dimensions"),
+    ({"input": "x", "dimensions": "384"}, "dimensions"),
+    ({"input": "x", "user": 5}, "user"),
     ({"input": "x", "inputs": SECRET}, "inputs"),
+    ({"input": "x", "prompt": None}, "prompt"),
 ])
 def test_bad_field_of_embed_is_named(service: Service, body: dict[str, Any], param: str) -> None:
     error = refused(service, "/embed", body)
@@ -109,21 +109,21 @@ def test_bad_field_of_embed_is_named(service: Service, body: dict[str, Any], par
 
 @pytest.mark.parametrize(("field", "values"), [
     ("prompt", [None, 5, True, ["x"], {"a": "b"}, "", "  \n", f"{SECRET}\0x"]),
-    ("persona", [None, 5, [], f"\0{SECRET}"]),
-    ("assist", [None, 5, {}, f"{SECRET}\0"]),
-    ("model", [None, 5]),
-    ("max_tokens", [0, -1, 513, 10**9, 2**31, 10**30, "5", 1.0, True, None, [1]]),
-    ("temperature", [-1, -0.001, 2.001, 1e300, "hot", "0.5", True, None, [0.5]]),
+    ("persona", [5, [], f"\0{SECRET}"]),
+    ("assist", [5, {}, f"{SECRET}\0"]),
+    ("model", [5]),
+    ("max_tokens", [0, -1, 10**30, "5", 1.0, True, [1]]),
+    ("temperature", [-1, -0.001, 2.001, 1e300, "hot", "0.5", True, [0.5]]),
     ("temp", [-1, 3, "hot", False]),
-    ("top_k", [-1, 100_001, 1.0, "40", True, None]),
-    ("top_p", [0, -0.1, 1.001, "1", True, None]),
-    ("min_p", [-0.1, 1.1, "0", False, None]),
-    ("repeat_penalty", [0, -1, 10.5, "1.1", True, None]),
+    ("top_k", [-1, 100_001, 1.0, "40", True]),
+    ("top_p", [0, -0.1, 1.001, "1", True]),
+    ("min_p", [-0.1, 1.1, "0", False]),
+    ("repeat_penalty", [0, -1, 10.5, "1.1", True]),
     ("repeat_penality", [0, "1"]),
-    ("repeat_last_n", [-1, 513, 64.0, "64", True, None]),
-    ("stop", [None, 5, "", [""], ["a"] * 17, [["a"]], {"a": "b"}]),
-    ("stream", [None, 0, 1, "true", "false"]),
-    ("n_batch", [8]),
+    ("repeat_last_n", [-1, 513, 64.0, "64", True]),
+    ("stop", [5, ["a"] * 17, [["a"]], {"a": "b"}, [None]]),
+    ("stream", [0, 1, "true", "false"]),
+    ("n_batch", [8, None]),
     ("n_threads", [0]),
 ])
 def test_bad_value_of_a_completion_field_is_named(service: Service, field: str, values: list[Any]) -> None:
@@ -141,8 +141,8 @@ def test_field_under_two_names_is_refused(service: Service) -> None:
 
 
 def test_message_says_what_is_allowed(service: Service) -> None:
-    error = refused(service, "/gpt4all_api", {"prompt": "x", "max_tokens": 0})
-    assert error["message"] == "'max_tokens' has to be a whole number from 1 to 512 (N_CTX)."
+    error = refused(service, "/gpt4all_api", {"prompt": "x", "repeat_last_n": 513})
+    assert error["message"] == "'repeat_last_n' has to be a whole number from 0 to 512 (N_CTX)."
     error = refused(service, "/gpt4all_api", {"prompt": "x", "temp": "hot"})
     assert error["message"] == "'temp' has to be a number from 0 to 2, not a string."
     error = refused(service, "/embed", {"input": ["a", 1]})
@@ -199,13 +199,39 @@ def test_defaults_of_a_completion_are_gpt4alls(service: Service) -> None:
 
 
 def test_every_field_of_a_completion_reaches_the_lane(service: Service) -> None:
-    body = {"prompt": "Hi", "persona": "You are terse.", "assist": "Before.", "model": "any", "max_tokens": 512,
+    body = {"prompt": "Hi", "persona": "You are terse.", "assist": "Before.", "model": "", "max_tokens": 512,
             "temp": 0, "top_k": 0, "top_p": 1, "min_p": 0.5, "repeat_penality": 1, "repeat_last_n": 0, "stop": "END"}
     assert service.post("/gpt4all_api", body)[0] == 200
     call = service.chat.calls[-1]
     assert call.messages == (Message("system", "You are terse."), Message("assistant", "Before."),
                              Message("user", "Hi"))
     assert call.sampling == Sampling(512, 0.0, 0, 1.0, 0.5, 1.0, 0, ("END",))
+
+
+def test_null_is_an_absent_field_on_native_routes(service: Service) -> None:
+    assert service.post("/embed", {"input": "x", **dict.fromkeys(["model", "encoding_format", "long_text", "dimensions",
+                                                                  "user"])})[0] == 200
+    optional = ["persona", "assist", "model", "max_tokens", "temperature", "temp", "top_k", "top_p", "min_p",
+                "repeat_penalty", "repeat_penality", "repeat_last_n", "stop", "stream"]
+    assert service.post("/gpt4all_api", {"prompt": "Hi", **dict.fromkeys(optional)})[0] == 200
+    assert service.chat.calls[-1].sampling == Sampling()
+    assert service.post("/gpt4all_api", {"prompt": "Hi", "temp": None, "temperature": 0.5})[0] == 200
+    assert service.post("/gpt4all_api", {"prompt": "Hi", "temp": 0.5, "temperature": None})[0] == 200
+    assert service.chat.calls[-1].sampling.temperature == 0.5
+    for path, field in (("/embed", "input"), ("/gpt4all_api", "prompt")):
+        assert refused(service, path, {field: None})["code"] == "missing_field"
+
+
+def test_more_tokens_than_the_window_holds_are_cut_to_it_and_an_empty_stop_is_none(service: Service) -> None:
+    for stop, kept in (("", ()), ([""], ()), ([], ()), (["", "END", ""], ("END",)), ([""] * 20, ())):
+        assert service.post("/gpt4all_api", {"prompt": "Hi", "max_tokens": 10**9, "stop": stop})[0] == 200
+        assert (service.chat.calls[-1].sampling.max_tokens, service.chat.calls[-1].sampling.stop) == (512, kept)
+
+
+def test_openais_embedding_fields_are_taken_by_embed(service: Service) -> None:
+    assert service.post("/embed", {"input": "x", "dimensions": 384, "user": "me"})[0] == 200
+    status, _, answer = service.post("/embed", {"input": "x", "dimensions": 96})
+    assert (status, answer["error"]["param"]) == (400, "dimensions")
 
 
 def test_small_window_bounds_the_defaults() -> None:

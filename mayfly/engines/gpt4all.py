@@ -481,8 +481,8 @@ def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:
     """Return the error for a prompt that leaves no room in the window."""
     size = f"{tokens} tokens" if tokens is not None else "more tokens"
     return ContextLengthExceeded(
-        f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together; "
-        "shorten the prompt or raise N_CTX", param="prompt")
+        f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together",
+        param="prompt", tokens=tokens)
 
 
 def _first_line(exc: BaseException) -> str:

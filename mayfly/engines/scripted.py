@@ -136,7 +136,7 @@ class ScriptedCompletions:
         words = self.count(segments) or 0
         if words >= self.context_length:
             raise ContextLengthExceeded(f"the prompt has {words} tokens, but the context window holds "
-                                        f"{self.context_length}", param="prompt")
+                                        f"{self.context_length}", param="prompt", tokens=words)
         rule = self._script.rule("".join(segment.text for segment in segments))
         if not on_progress():
             return Generated("refused", words, 0)

@@ -32,9 +32,11 @@ class _Logged(Task):  # type: ignore[misc]
             status = int(self.status[:3])
         except ClientDisconnected:
             raise
-        except Exception:
+        except Exception as exc:
             # waitress now answers with an error task, which writes the line, unless the answer had begun.
             status = 500 if self.wrote_header else None
+            self.channel.failed_as = request_id(self.request.headers.get("X_REQUEST_ID"))
+            problems.report(exc, self.channel.failed_as)
             raise
         finally:
             if status is not None:
@@ -111,7 +113,7 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
         problem = problem_of(self.request.error, self.channel.adj)
         body = problem.body()
         self.status = problem.status_line
-        identity = request_id(self.request.headers.get("X_REQUEST_ID"))
+        identity = self.channel.failed_as or request_id(self.request.headers.get("X_REQUEST_ID"))
         asking_page = self.channel.server.cross_origin.headers(self.request.environ(self.channel.addr[0]))
         self.response_headers.extend([*problem.headers(), ("X-Request-Id", identity), *asking_page])
         self.set_close_on_finish()

@@ -25,6 +25,7 @@ def build(service: Service) -> Flask:
     def admit() -> Response | None:
         g.request_id = request_id(request.headers.get("X-Request-Id"))
         g.trusted = False
+        g.ignored = ()
         if service.cross_origin.is_preflight(request.environ):
             return Response(status=204, headers=service.cross_origin.preflight_headers(request.environ))
         is_open = request.path in health.PATHS
@@ -41,13 +42,14 @@ def build(service: Service) -> Flask:
     @app.after_request
     def identify(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
+        response.headers.extend(service.ignored.headers(g.ignored))
         response.headers.extend(service.cross_origin.headers(request.environ))
         return response
 
     # The application's outermost boundary: whatever is raised below becomes JSON here.
     @app.errorhandler(Exception)
     def explain(exc: Exception) -> Response:
-        problem = problems.of_exception(exc, g.request_id)
+        problem = problems.of_exception(exc, g.request_id, request.path)
         return Response(problem.body(), status=problem.status_line, headers=problem.headers())
 
     readers = {**native.install(app, service), **openai.install(app, service)}

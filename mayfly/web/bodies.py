@@ -2,6 +2,9 @@
 
 orjson refuses what Python's own parser lets through: NaN and infinities, numbers beyond a double, lone surrogates,
 invalid UTF-8, and nesting so deep that it would exhaust the stack.
+
+While it parses nothing else of this process runs, and millions of lists in a body of some megabytes take it seconds. So
+the values are counted first, in the bytes as they are, and too many of them are refused unparsed.
 """
 
 from __future__ import annotations
@@ -13,9 +16,25 @@ from flask import Request
 
 from mayfly.errors import InvalidRequest
 
+# A request of this many values is parsed, beside those that belong to its texts.
+_MOST_VALUES = 50_000
+# The values of a text where a list holds most of them: an object of three fields, their names counted too.
+_VALUES_OF_A_TEXT = 8
+# Before each value but the first, and after each name, is one of these.
+_MARKS = (b",", b":", b"[", b"{")
+_BEGINNING = 1 << 20
 
-def json_object(request: Request) -> dict[str, Any]:
+
+def most_values(max_texts: int) -> int:
+    """Return how many values a body may hold in a service that takes so many texts at once."""
+    return _MOST_VALUES + _VALUES_OF_A_TEXT * max_texts
+
+
+def json_object(request: Request, most: int) -> dict[str, Any]:
     """Return the request's body, which has to be a JSON object.
+
+    Args:
+        most: values that it may hold, names of fields included.
 
     Raises:
         InvalidRequest: 415 unless it is said to be application/json, 400 unless it is a JSON object.
@@ -28,17 +47,21 @@ def json_object(request: Request) -> dict[str, Any]:
     if not codings <= {"", "identity"}:
         raise InvalidRequest("The body has to be sent as it is: leave out the header Content-Encoding.",
                              status=415, code="unsupported_media_type")
-    return parsed(request.get_data(cache=False))
+    return parsed(request.get_data(cache=False), most)
 
 
-def parsed(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body is.
+def parsed(raw: bytes, most: int) -> dict[str, Any]:
+    """Return the JSON object that a body is, and that may hold so many values.
 
     Raises:
-        InvalidRequest: 400, it is none.
+        InvalidRequest: 400, it is none, or holds more.
     """
     if not raw:
         raise InvalidRequest("The body is empty: send a JSON object.", code="empty_body")
+    if len(raw) > most and holds_more(raw, most):
+        raise InvalidRequest(f"The body holds more than {most} values (texts, numbers, lists, objects, names of "
+                             "fields): send fewer at once; and text instead of token ids, which LangChain sends unless "
+                             "it is told check_embedding_ctx_length=False.", code="too_many_values")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -48,6 +71,26 @@ def parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest(f"The body has to be a JSON object, not {kind(body)}.", code="invalid_json")
     return body
+
+
+def holds_more(raw: bytes, most: int) -> bool:
+    """Tell whether JSON holds more values than so many, names of fields included, without parsing it.
+
+    Right for what is JSON, and for its beginning where something follows that isn't: as far as a parser gets.
+    """
+    # What is full of values shows that at its beginning; what isn't has to be counted to its end.
+    return (len(raw) > _BEGINNING and _counts_more(raw[:_BEGINNING], most)) or _counts_more(raw, most)
+
+
+def _counts_more(raw: bytes, most: int) -> bool:
+    if sum(map(raw.count, _MARKS)) < most:
+        return False
+    # Strings hold marks too. Without what a backslash escapes, each quotation mark begins a string or ends one.
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 2 * most:
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, _MARKS)) >= most
 
 
 def kind(value: object) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mayfly.errors import InvalidRequest, NotFound
+from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.models import inventory, nano, pull
 from mayfly.models.inventory import Kind
 from mayfly.web.service import Service
 
 _COUNTED: tuple[Kind, ...] = ("completion", "embedding")
 _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
+# A name that no model has isn't looked up again for so long (s), where it does no harm; and so many are remembered.
+_STRANGE_FOR = 2.0
+_MOST_STRANGE = 256
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Catalogue:
         self._lanes = service.lanes
         self._switchboard = service.switchboard
         self._inventory = service.inventory
+        self._strange: dict[str, float] = {}
         self._configured: dict[Kind, str] = {"embedding": service.settings.embed_model,
                                              "completion": service.settings.model_name}
 
@@ -104,6 +110,42 @@ class Catalogue:
         meant = (self._configured_kind(name, "embedding") == "embedding"
                  or self._switchboard.configured_lane(word) == lane)
         return lane if meant and self._lanes[lane].configured() else None
+
+    def embedding_lane_of_any(self, name: str) -> str:
+        """Return the lane for a request whose model may be called anything: that of the embedding model which is listed
+        under the name, else the configured one's."""
+        if self._configured_kind(name, "embedding") != "embedding":
+            file = self._inventory.find(self._settings.model_aliases.get(name, name))
+            if file is not None and file.kind == "embedding" and not file.unusable:
+                return self._listed(file).lane
+            if len(self._strange) >= _MOST_STRANGE:
+                self._strange.clear()
+            self._strange[name] = time.monotonic() + _STRANGE_FOR
+        return _LANES["embedding"]
+
+    def embedding_lane_of_any_at_hand(self, name: str) -> str | None:
+        """Return what `embedding_lane_of_any` does if that needs no look at the disk, else None."""
+        lane = _LANES["embedding"]
+        if self._strange.get(name, 0.0) > time.monotonic() and self._lanes[lane].configured():
+            return lane
+        return self.embedding_lane_at_hand(name)
+
+    @contextmanager
+    def naming(self, field: str, asked: Model) -> Iterator[None]:
+        """Have a prompt that is too long for a model refused by the name of the field that it was sent in.
+
+        Raises:
+            ContextLengthExceeded: what was raised inside, with advice.
+        """
+        try:
+            yield
+        except ContextLengthExceeded as exc:
+            # Beyond what the model was made for a larger N_CTX changes nothing; a file that doesn't say may take more.
+            made_for = asked.file.context_length if asked.file is not None else 0
+            wider = not made_for or made_for > max(self._settings.n_ctx, exc.tokens or 0)
+            advice = " or raise N_CTX" if wider else ""
+            raise ContextLengthExceeded(f"'{field}' is too long: {exc.message}; shorten it{advice}.", param=field,
+                                        tokens=exc.tokens) from exc
 
     def _configured_kind(self, name: str, kind: Kind | None) -> Kind | None:
         """Return the kind whose configured model a request means that names no model, or has an alias for that one."""
@@ -167,13 +209,17 @@ class Catalogue:
 
 
 def _unknown(name: str, model_path: Path) -> NotFound:
-    harmless = name if re.fullmatch(r"[A-Za-z0-9._/-]{1,100}", name) else "NAME"
-    size = pull.listed(name, model_path) if harmless == name else 0
+    harmless = name if re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) else "NAME"
+    # No file of gpt4all's list is called so.
+    foreign = re.search(r"[:@]", harmless) is not None
+    size = None if foreign else pull.listed(name, model_path) if harmless == name else 0
     pulled = f"'python3 start.sh pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
     if harmless.removesuffix(".gguf") == nano.ID:
         known = f"{nano.ORIGIN}."
     elif size:
         known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
+    elif foreign:
+        known = "/v1/models names those that are."
     elif size is None:
         known = "Nor does gpt4all's list have it. /v1/models names those that are here."
     else:

@@ -70,6 +70,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.half_closed = False
         self.pulse = Pulse()
         self.lingering_until: float | None = None
+        # The id of the request that the application failed at, for waitress to answer with an error task.
+        self.failed_as: str | None = None
         self._droppable = 0
         self._together: list[bytes] | None = None
 
@@ -331,7 +333,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Close after a bug in the loop; the report holds no exception's message, which may quote the client."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            problems.report_unexpected(exc, "(not known)")
+            problems.report(exc, "(not known)")
         self.handle_close()
 
     # -- what the server asks ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mayfly.web.origins import Origins
 # How long a browser may remember a preflight's answer (s).
 _REMEMBERED = 600
 # Headers of answers that a page may read beside the usual ones.
-_EXPOSED = "X-Request-Id, Retry-After"
+_EXPOSED = "X-Request-Id, X-Ignored-Fields, Retry-After"
 
 
 @dataclass(frozen=True)

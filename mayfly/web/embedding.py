@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mayfly.errors import InvalidRequest
 from mayfly.lanes.calls import EmbedCall, Embeddings
+from mayfly.web.schemas import EmbedBody
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,32 @@ class Wanted:
         lane: see `Switchboard.lane`.
         encoding: of the vectors in the answer.
         dimensions: the length that they have to have; None is any.
+        ignored: names of fields that were sent and mean nothing here.
     """
 
     call: EmbedCall
     lane: str
     encoding: Literal["float", "base64"]
     dimensions: int | None = None
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, body: EmbedBody, identity: str, most: int, lane_of: Callable[[str], str | None]) -> Wanted | None:
+        """Return what a body asks for, None if its lane isn't known.
+
+        Args:
+            identity: the request's id.
+            most: texts at once.
+            lane_of: returns the lane of a model's name, or None.
+
+        Raises:
+            InvalidRequest: there are too many texts.
+        """
+        call = EmbedCall(identity, body.texts(most), body.long_text)
+        lane = lane_of(body.model)
+        if lane is None:
+            return None
+        return cls(call, lane, body.encoding_format, body.dimensions, body.ignored)
 
     def answer(self, made: Embeddings) -> bytes:
         """Return the answer's body, JSON.

@@ -1,5 +1,5 @@
-"""The supervised web process tells the watchdog of each request, and which model's lane it wants: a JSON line each
-through its standard output.
+"""The supervised web process tells the watchdog of each request, which model's lane it wants, and what belongs into the
+log: a JSON line each through its standard output.
 
 The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
 dropped and counted, and the next line that fits says how many were. A wish is repeated by whoever waits for it.
@@ -7,11 +7,16 @@ dropped and counted, and the next line that fits says how many were. A wish is r
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import threading
 import time
+from typing import TextIO
+
+# A line has to fit into one atomic write to the pipe; a character may take 6 bytes there.
+_LONGEST_LINE = 600
 
 
 class EventPipe:
@@ -40,6 +45,10 @@ class EventPipe:
         """Ask for the lane of a model, by the model's id."""
         self._send({"event": "want", "model": model, "at": time.monotonic()})
 
+    def log(self, line: str) -> None:
+        """Send a line for the log."""
+        self._send({"event": "log", "line": line[:_LONGEST_LINE]})
+
     def _send(self, event: dict[str, object]) -> None:
         with self._lock:
             if self._dropped:
@@ -51,3 +60,33 @@ class EventPipe:
                 self._dropped = 0
             except OSError:
                 self._dropped += 1
+
+
+class LoggedStream(io.TextIOBase):
+    """Standard error as Python writes it: each line goes to the log too. May be used by several threads.
+
+    Args:
+        stream: standard error as it was, of which the watchdog keeps the last lines for a report.
+    """
+
+    def __init__(self, events: EventPipe, stream: TextIO) -> None:
+        self._events = events
+        self._stream = stream
+        self._begun = ""
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        """Write; a line is logged when it has ended."""
+        with self._lock:
+            *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._events.log(line)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor of standard error."""
+        return self._stream.fileno()

@@ -59,7 +59,7 @@ class Express:
         try:
             self._service.access.check(environ)
             identity = request_id(request.headers.get("X_REQUEST_ID"))
-            wanted = reader(parsed(request.body_rcv.buf.get(_LARGEST_BODY)), identity)
+            wanted = reader(parsed(request.body_rcv.buf.get(_LARGEST_BODY), _LARGEST_BODY), identity)
         except Exception:
             # Whatever it is, the application meets it too, and tells the client or reports it.
             return False
@@ -107,7 +107,8 @@ class Express:
         try:
             if isinstance(made, CallError):
                 raise made
-            prepared = Prepared("200 OK", asked.wanted.answer(made), [("Content-Type", "application/json")])
+            prepared = Prepared("200 OK", asked.wanted.answer(made), [("Content-Type", "application/json"),
+                                                                      *self._service.ignored.headers(asked.wanted.ignored)])
         except Exception as exc:
             # The boundary of a request, as in the application.
             problem = problems.of_exception(exc, asked.wanted.call.id)
@@ -168,6 +169,6 @@ class _Asked:
         """After a bug: nothing is known of the answer, so the connection ends."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            problems.report_unexpected(exc, self.wanted.call.id)
+            problems.report(exc, self.wanted.call.id)
         self._express.leave_to_application(self)
         self.connection.handle_close()

@@ -10,9 +10,9 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import CompletionCall, EmbedCall
+from mayfly.lanes.calls import CompletionCall
 from mayfly.web.batch import Batch
-from mayfly.web.bodies import json_object
+from mayfly.web.bodies import json_object, most_values
 from mayfly.web.catalogue import Catalogue, Model
 from mayfly.web.embedding import Reader, Wanted
 from mayfly.web.events import EventStream
@@ -26,6 +26,7 @@ def install(app: Flask, service: Service) -> dict[str, Reader]:
     """Add OpenAI's routes to an application; return how those for embeddings read a request, by their paths."""
     settings = service.settings
     catalogue = Catalogue(service)
+    most = most_values(settings.max_texts)
 
     def models() -> Response:
         return _json({"object": "list", "data": [model.as_object() for model in catalogue.list()]})
@@ -35,10 +36,7 @@ def install(app: Flask, service: Service) -> dict[str, Reader]:
 
     def read(sent: dict[str, Any], identity: str, lane_of: Callable[[str], str | None]) -> Wanted | None:
         refuse_token_ids("input", sent.get("input"))
-        body = validate(EmbeddingsBody, sent)
-        call = EmbedCall(identity, body.texts(settings.max_texts), body.long_text)
-        lane = lane_of(body.model)
-        return Wanted(call, lane, body.encoding_format, body.dimensions) if lane is not None else None
+        return Wanted.of(validate(EmbeddingsBody, sent), identity, settings.max_texts, lane_of)
 
     def embeddings(engine: str = "") -> Response:
         def lane_of(model: str) -> str:
@@ -47,16 +45,18 @@ def install(app: Flask, service: Service) -> dict[str, Reader]:
                 raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
             return asked.lane
 
-        wanted = read(json_object(request), g.request_id, lane_of)
+        wanted = read(json_object(request, most), g.request_id, lane_of)
         assert wanted is not None
+        g.ignored = wanted.ignored
         with service.seat(wanted.lane, request.environ) as lane:
             made = lane.embed(wanted.call, service.watch(request.environ))
         return Response(wanted.answer(made), mimetype="application/json")
 
     def completions() -> Response:
-        sent = json_object(request)
+        sent = json_object(request, most)
         refuse_token_ids("prompt", sent.get("prompt"))
         body = validate(TextBody, sent, n_ctx=settings.n_ctx, aliases=ALIASES)
+        g.ignored = body.ignored
         candidates = body.candidates()
         texts = [text for text in body.prompts() for _ in range(candidates)]
         sampling = body.sampling(settings.n_ctx)
@@ -66,7 +66,8 @@ def install(app: Flask, service: Service) -> dict[str, Reader]:
                          body.prompt if body.echo else [])
 
     def chat() -> Response:
-        body = validate(ChatBody, json_object(request), n_ctx=settings.n_ctx, aliases=ALIASES)
+        body = validate(ChatBody, json_object(request, most), n_ctx=settings.n_ctx, aliases=ALIASES)
+        g.ignored = body.ignored
         call = CompletionCall(g.request_id, messages=body.turns(), sampling=body.sampling(settings.n_ctx),
                               threads=body.thread_count, prompt_batch=body.prompt_batch_size)
         return _complete("chat", catalogue.resolve(body.model, "completion"), [call] * body.n, body, body.n, [])
@@ -75,12 +76,13 @@ def install(app: Flask, service: Service) -> dict[str, Reader]:
                   candidates: int, echoes: Sequence[str]) -> Response:
         include_usage = body.include_usage()
         batch = Batch(service, asked.lane, calls, service.watch(request.environ))
-        if body.stream:
-            chunks = Chunks(form, asked.id, len(calls), candidates=candidates, include_usage=include_usage,
-                            echoes=echoes)
-            return EventStream(contextlib.nullcontext(batch), Batch.stream, chunks.render, request.environ,
-                               g.request_id, chunks.is_end).response()
-        return _json(answer(form, batch.complete(), candidates=candidates, wanted=body.n, echoes=echoes))
+        with catalogue.naming("prompt" if form == "text" else "messages", asked):
+            if body.stream:
+                chunks = Chunks(form, asked.id, len(calls), candidates=candidates, include_usage=include_usage,
+                                echoes=echoes)
+                return EventStream(contextlib.nullcontext(batch), Batch.stream, chunks.render, request.environ,
+                                   g.request_id, chunks.is_end).response()
+            return _json(answer(form, batch.complete(), candidates=candidates, wanted=body.n, echoes=echoes))
 
     for path, view, method in (
         ("/v1/models", models, "GET"),

@@ -1,20 +1,18 @@
 """The bodies of OpenAI's routes, validated by pydantic.
 
-They differ from the native ones in two ways, because OpenAI's clients do: null is an absent field, and a field that
-gpt4all has nothing for is taken with its neutral value and refused by name with any other.
+They differ from the native ones in two ways, because OpenAI's clients do: fields that aren't known are ignored, and a
+known one that gpt4all has nothing for is taken with its neutral value and refused by name with any other.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from mayfly.errors import InvalidRequest
 from mayfly.lanes.calls import Message, Sampling
-from mayfly.web.schemas import STOPS, Body, EmbedBody, Stops, listed
+from mayfly.web.schemas import MAX_TOKENS, STOPS, UNUSED, Body, EmbedBody, Stops, listed
 
 _GPT4ALL = Sampling()
 
@@ -22,43 +20,21 @@ MOST_CHOICES = 16
 # LangChain asks for 20 prompts at a time; each may be asked for several choices.
 MOST_PROMPTS = 64
 MOST_COMPLETIONS = 128
+MOST_MESSAGES = 4096
+# Characters that all prompts of a request have at most, once they are put into its template.
+MOST_CHARACTERS = 1 << 24
 
 # A field's other names: the seeds' clients send this one.
 ALIASES = {"repeat_penality": "repeat_penalty"}
 
-# Fields that name the caller or tune the provider's own cache: there is nothing here that they could change.
-_UNUSED = "a string, which changes nothing"
-
-
 class OpenAIBody(Body):
-    """What OpenAI's bodies have in common: null means that a field is left out."""
+    """What OpenAI's bodies have in common."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in values.items() if value is not None or name not in optional}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Say in the JSON schema too that null is allowed."""
-        schema = handler(core_schema)
-        resolved = handler.resolve_ref_schema(schema)
-        for name, field in resolved.get("properties", {}).items():
-            nullable = field.get("type") == "null" or {"type": "null"} in field.get("anyOf", [])
-            if name not in resolved.get("required", []) and not nullable:
-                outer = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
-                resolved["properties"][name] = {"anyOf": [field, {"type": "null"}], **outer}
-        return schema
+    model_config = ConfigDict(extra="ignore")
 
 
-class EmbeddingsBody(OpenAIBody, EmbedBody):
+class EmbeddingsBody(EmbedBody, OpenAIBody):
     """`POST /v1/embeddings`."""
-
-    dimensions: int | None = Field(None, ge=1, description="the length of the model's vectors, or left out")
-    user: str = Field("", description=_UNUSED)
 
 
 class StreamOptions(OpenAIBody):
@@ -66,6 +42,12 @@ class StreamOptions(OpenAIBody):
 
     include_usage: bool = Field(False, description="true or false")
     include_obfuscation: Literal[False] = Field(False, description="false or left out: nothing is padded here")
+
+
+# What asks for nothing while it is empty. What is in it isn't looked at: it may be much.
+_Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+_None = Annotated[list[Any], Field(max_length=0)]
+_NO_TOOLS = "left out: there are no tools here"
 
 
 class _Sampled(OpenAIBody):
@@ -85,9 +67,9 @@ class _Sampled(OpenAIBody):
     prompt_batch_size: int | None = Field(None, ge=1, description="a whole number from 1 (above 128 it is 128)")
     thread_count: int | None = Field(None, ge=1, description="a whole number from 1 (above THREADS it is THREADS)")
     reload: bool = Field(True, description="true or false; every completion begins with an empty state anyway")
-    user: str = Field("", description=_UNUSED)
+    user: str = Field("", description=UNUSED)
     seed: None = Field(None, description="left out: gpt4all takes no seed")
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = Field(
+    logit_bias: _Nothing = Field(
         {}, description="empty or left out: gpt4all can't bias tokens")
     frequency_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
     presence_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
@@ -98,11 +80,10 @@ class _Sampled(OpenAIBody):
         Raises:
             InvalidRequest: a number is larger than the window.
         """
-        most = self._most_tokens(n_ctx)
         if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
-            raise _beyond("repeat_last_n", n_ctx)
-        return Sampling(max_tokens=most, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
-                        min_p=self.min_p, repeat_penalty=self.repeat_penalty,
+            raise InvalidRequest(f"'repeat_last_n' has to be at most {n_ctx} (N_CTX).", param="repeat_last_n")
+        return Sampling(max_tokens=self._most_tokens(n_ctx), temperature=self.temperature, top_k=self.top_k,
+                        top_p=self.top_p, min_p=self.min_p, repeat_penalty=self.repeat_penalty,
                         repeat_last_n=min(self.repeat_last_n, n_ctx), stop=tuple(self.stop))
 
     def include_usage(self) -> bool:
@@ -121,7 +102,7 @@ class _Sampled(OpenAIBody):
         raise NotImplementedError
 
 
-_PromptList = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+_PromptList = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
 _Prompts = Annotated[_PromptList, BeforeValidator(listed, json_schema_input_type=str | _PromptList)]
 
 
@@ -130,7 +111,7 @@ class TextBody(_Sampled):
 
     prompt: _Prompts = Field(
         description=f"a string or a non-empty list of up to {MOST_PROMPTS} strings")
-    max_tokens: int = Field(16, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    max_tokens: int = Field(16, ge=1, description=MAX_TOKENS)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES, description=f"a whole number from n to {MOST_CHOICES}")
     echo: bool = Field(False, description="true or false")
     prompt_template: str = Field("%1", pattern="%1", description="a string with %1 where the prompt goes")
@@ -158,19 +139,22 @@ class TextBody(_Sampled):
         """Return the texts to be completed, put into the client's template. That is the client's text too.
 
         Raises:
-            InvalidRequest: a prompt is empty, or a text holds NUL, at which gpt4all would cut it.
+            InvalidRequest: a prompt is empty, a text holds NUL, at which gpt4all would cut it, or the template makes
+                too much of them.
         """
         for name, text in [*((f"prompt.{index}", text) for index, text in enumerate(self.prompt)),
                            ("prompt_template", self.prompt_template)]:
             refuse_nul(name, text)
+        places, rest = self.prompt_template.count("%1"), len(self.prompt_template)
+        if sum(rest + places * len(prompt) for prompt in self.prompt) > MOST_CHARACTERS:
+            raise InvalidRequest("'prompt_template' has to be shorter, or 'prompt': together they make more than "
+                                 f"{MOST_CHARACTERS} characters.", param="prompt_template")
         texts = [self.prompt_template.replace("%1", prompt) for prompt in self.prompt]
         if not all(text.strip() for text in texts):
             raise InvalidRequest("'prompt' has to hold strings that aren't empty or blank.", param="prompt")
         return texts
 
     def _most_tokens(self, n_ctx: int) -> int | None:
-        if "max_tokens" in self.model_fields_set and self.max_tokens > n_ctx:
-            raise _beyond("max_tokens", n_ctx)
         return min(self.max_tokens, n_ctx)
 
 
@@ -185,24 +169,38 @@ def _as_parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-_PartList = Annotated[list[TextPart], Field(min_length=1)]
+_PartList = Annotated[list[TextPart], Field(fail_fast=True)]
 _Content = Annotated[_PartList, BeforeValidator(_as_parts, json_schema_input_type=str | _PartList)]
+
+
+_TEXT_OR_PARTS = 'a string or a non-empty list of {"type": "text", "text": a string}'
 
 
 class ChatMessage(OpenAIBody):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"] = Field(
-        description='"system", "developer", "user" or "assistant"')
+        description='"system", "developer", "user" or "assistant" (there are no tools here)')
     content: _Content = Field(
-        description='a string or a list of {"type": "text", "text": a string}')
+        [], description=f"{_TEXT_OR_PARTS}; an assistant's may be left out")
     name: str = Field("", description="a string, which the model isn't told")
     refusal: None = Field(None, description="left out")
-    tool_calls: Annotated[list[Any], Field(max_length=0)] = Field([], description="left out: there are no tools here")
+    audio: None = Field(None, description="left out: the model only reads text")
+    tool_calls: _None = Field([], description=_NO_TOOLS)
+    function_call: None = Field(None, description=_NO_TOOLS)
 
     def text(self) -> str:
         """Return the content, its parts on lines of their own."""
         return "\n".join(part.text for part in self.content)
+
+
+def _without_limit(value: Any) -> Any:
+    return None if type(value) is int and value == -1 else value
+
+
+_From1 = Annotated[int, Field(ge=1)]
+_MostTokens = Annotated[_From1 | None, BeforeValidator(
+    _without_limit, json_schema_input_type=_From1 | Literal[-1] | None)]
 
 
 class ResponseFormat(OpenAIBody):
@@ -214,23 +212,24 @@ class ResponseFormat(OpenAIBody):
 class ChatBody(_Sampled):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, description="a non-empty list of messages")
-    max_tokens: int | None = Field(None, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
-    max_completion_tokens: int | None = Field(None, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    messages: list[ChatMessage] = Field(
+        fail_fast=True, min_length=1, max_length=MOST_MESSAGES,
+        description=f"a non-empty list of up to {MOST_MESSAGES} messages")
+    max_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
+    max_completion_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
     response_format: ResponseFormat | None = Field(None, description='{"type": "text"} or left out')
     logprobs: Literal[False] = Field(False, description="false or left out: gpt4all gives no probabilities")
     top_logprobs: int = Field(0, ge=0, le=0, description="0 or left out: gpt4all gives no probabilities")
-    tools: Annotated[list[Any], Field(max_length=0)] = Field([], description="left out: there are no tools here")
-    tool_choice: Literal["none", "auto"] = Field("none", description="left out: there are no tools here")
+    tools: _None = Field([], description=_NO_TOOLS)
+    tool_choice: Literal["none", "auto"] = Field("none", description=_NO_TOOLS)
     parallel_tool_calls: bool = Field(True, description="true or false; there are no tools here")
-    functions: Annotated[list[Any], Field(max_length=0)] = Field(
-        [], description="left out: there are no functions here")
-    function_call: Literal["none", "auto"] = Field("none", description="left out: there are no functions here")
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] = Field(
+    functions: _None = Field([], description=_NO_TOOLS)
+    function_call: Literal["none", "auto"] = Field("none", description=_NO_TOOLS)
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1, fail_fast=True)] = Field(
         ["text"], description='["text"] or left out')
+    audio: None = Field(None, description="left out: the model only writes")
     store: Literal[False] = Field(False, description="false or left out: nothing is kept here")
-    metadata: Annotated[dict[str, str], Field(max_length=0)] = Field(
-        {}, description="empty or left out: nothing is kept here")
+    metadata: _Nothing = Field({}, description="empty or left out: nothing is kept here")
     service_tier: Literal["auto", "default"] = Field("auto", description='"auto", "default" or left out')
 
     def turns(self) -> tuple[Message, ...]:
@@ -241,6 +240,9 @@ class ChatBody(_Sampled):
         """
         turns = []
         for index, message in enumerate(self.messages):
+            if not message.content and message.role != "assistant":
+                raise InvalidRequest(f"The field 'messages.{index}.content' is missing: add it, with {_TEXT_OR_PARTS}.",
+                                     param=f"messages.{index}.content", code="missing_field")
             text = message.text()
             refuse_nul(f"messages.{index}.content", text)
             turns.append(Message("system" if message.role == "developer" else message.role, text))
@@ -249,13 +251,11 @@ class ChatBody(_Sampled):
         return tuple(turns)
 
     def _most_tokens(self, n_ctx: int) -> int | None:
-        for name in ("max_tokens", "max_completion_tokens"):
-            if (getattr(self, name) or 0) > n_ctx:
-                raise _beyond(name, n_ctx)
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise InvalidRequest("'max_tokens' and 'max_completion_tokens' are two names of one field: send one of "
                                  "them.", param="max_tokens")
-        return self.max_completion_tokens or self.max_tokens
+        most = self.max_completion_tokens or self.max_tokens
+        return most if most is None else min(most, n_ctx)
 
 
 def refuse_token_ids(name: str, value: object) -> None:
@@ -281,7 +281,3 @@ def refuse_nul(name: str, text: str) -> None:
     """
     if "\0" in text:
         raise InvalidRequest(f"'{name}' has to be a string without NUL characters.", param=name)
-
-
-def _beyond(name: str, n_ctx: int) -> InvalidRequest:
-    return InvalidRequest(f"'{name}' has to be at most {n_ctx} (N_CTX).", param=name)

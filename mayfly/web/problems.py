@@ -2,8 +2,9 @@
 
 Errors come from three sides: a CallError that some room raised, an HTTPException of werkzeug (no such path, wrong
 method, body too large), and an error that waitress found while it read the request, before the application was
-asked. All of them become a `Problem`. Anything else is a bug: the client gets a 500 with the request's id, and the
-process's error stream the stack without the exception's message, which may hold a client's text.
+asked. All of them become a `Problem`. Anything else is a bug: the client gets a 500 with the request's id.
+
+Whatever the 500, the log gets the stack under that id, without the exception's message, which may hold a client's text.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from __future__ import annotations
 import json
 import math
 import sys
-import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
 
-from mayfly.errors import CallError
+from mayfly.errors import CallError, stack_of
 from mayfly.lanes.calls import ClientGone
 
 # The status that access logs use for "the client hung up before its answer"; it is never sent.
 CLIENT_GONE = 499
 
 _DEFAULT_RETRY_AFTER = {429: 1.0, 503: 2.0}
+
+# How the paths of OpenAI's API end, where they are asked for in a wrong place.
+_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/models")
 
 
 @dataclass(frozen=True)
@@ -80,22 +83,29 @@ class Problem:
         return headers
 
 
-def of_exception(exc: BaseException, request_id: str) -> Problem:
-    """Return the problem that an exception means to the client; an unexpected one is reported on stderr."""
+def of_exception(exc: BaseException, request_id: str, path: str = "") -> Problem:
+    """Return the problem that an exception means to the client; that of a 500 is logged.
+
+    Args:
+        path: what was asked for, if that may be what is wrong.
+    """
     if isinstance(exc, CallError):
-        return Problem(exc.status, exc.message, exc.type, exc.code, exc.param, exc.retry_after)
-    if isinstance(exc, ClientGone):
-        return Problem(CLIENT_GONE, "the client hung up")
-    if isinstance(exc, HTTPException) and exc.code is not None:
-        return _of_http_exception(exc, exc.code)
-    report_unexpected(exc, request_id)
-    return Problem(500, f"Something went wrong inside the service; its log tells more of the request {request_id}.",
-                   "server_error", "internal_error")
+        problem = Problem(exc.status, exc.message, exc.type, exc.code, exc.param, exc.retry_after)
+    elif isinstance(exc, ClientGone):
+        problem = Problem(CLIENT_GONE, "the client hung up")
+    elif isinstance(exc, HTTPException) and exc.code is not None:
+        problem = _of_http_exception(exc, exc.code, path)
+    else:
+        problem = Problem(500, "Something went wrong inside the service; its log tells more of the request "
+                               f"{request_id}.", "server_error", "internal_error")
+    if problem.status == 500:
+        report(exc, request_id)
+    return problem
 
 
-def _of_http_exception(exc: HTTPException, status: int) -> Problem:
+def _of_http_exception(exc: HTTPException, status: int, path: str) -> Problem:
     if status == 404:
-        return no_such_path()
+        return no_such_path(path)
     if status == 405:
         allow = ", ".join(sorted(getattr(exc, "valid_methods", None) or ()))
         return Problem(405, f"This path takes {allow or 'another method'} only.", code="method_not_allowed",
@@ -108,9 +118,12 @@ def _of_http_exception(exc: HTTPException, status: int) -> Problem:
     return Problem(status, f"The request was refused: {phrase}.", code="bad_request")
 
 
-def no_such_path() -> Problem:
+def no_such_path(path: str) -> Problem:
     """Return the answer to a path that doesn't exist."""
-    return Problem(404, "There is nothing at this path.", "not_found_error", "path_not_found")
+    meant = next((end for end in _OPENAI if path.endswith(end)), "")
+    advice = (f"What is meant is at /v1{meant}: end the client's base URL in /v1, once." if meant
+              else "OpenAI's routes are below /v1, which a client's base URL ends in; /docs shows all.")
+    return Problem(404, f"There is nothing at this path. {advice}", "not_found_error", "path_not_found")
 
 
 def body_too_large(limit: int | None) -> Problem:
@@ -160,15 +173,6 @@ def stopping() -> Problem:
     return Problem(503, "The service is stopping: try again when it is back.", "server_error", "model_unavailable")
 
 
-def report_unexpected(exc: BaseException, request_id: str) -> None:
-    """Write the stack of a bug to the error stream, without messages: they may hold a client's text."""
-    lines = [f"request {request_id}: unexpected {_names(exc)}\n", *traceback.format_tb(exc.__traceback__)]
-    sys.stderr.write("".join(lines))
-
-
-def _names(exc: BaseException) -> str:
-    names = [type(exc).__name__]
-    while len(names) < 5 and (cause := exc.__cause__ or exc.__context__) is not None:
-        names.append(type(cause).__name__)
-        exc = cause
-    return " from ".join(names)
+def report(exc: BaseException, request_id: str) -> None:
+    """Write the stack of a failure under its request's id to standard error, which the log gets."""
+    sys.stderr.write(f"request {request_id} failed: " + "\n".join(stack_of(exc)) + "\n")

@@ -1,24 +1,39 @@
 """The bodies of the native routes, validated by pydantic.
 
-Nothing is converted: "5" isn't 5, true isn't 1, 1.0 isn't a whole number, null isn't an absent field, and an unknown
-field is refused by its name. Of several mistakes the client is told the first, in one sentence that says what is
-allowed; never with text of its own but the name of a field.
+Nothing is converted: "5" isn't 5, true isn't 1, 1.0 isn't a whole number, and an unknown field is refused by its name.
+Null is an absent field. Of several mistakes the client is told the first, which ends the validation, in one sentence
+that says what is allowed; never with text of its own but the name of a field.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    ValidationError,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from mayfly.errors import InvalidRequest
 from mayfly.lanes.calls import Message, Sampling
 from mayfly.web.bodies import kind
+from mayfly.web.sieve import harmless, object_in, sift
 
 _GPT4ALL = Sampling()
 
 MOST_STOPS = 16
+
+# Of fields that name the caller or tune the provider's own cache: there is nothing here that they could change.
+UNUSED = "a string, which changes nothing"
+
+MAX_TOKENS = "a whole number from 1 on; more than the window holds means up to its end"
 
 
 class Body(BaseModel):
@@ -26,6 +41,25 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True,
                               allow_inf_nan=False)
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The names of fields that the client has sent and this body doesn't know; see `sift`."""
+        return self._ignored
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say in the JSON schema too that null is allowed."""
+        schema = handler(core_schema)
+        resolved = handler.resolve_ref_schema(schema)
+        for name, field in resolved.get("properties", {}).items():
+            nullable = field.get("type") == "null" or {"type": "null"} in field.get("anyOf", [])
+            if name not in resolved.get("required", []) and not nullable:
+                outer = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
+                resolved["properties"][name] = {"anyOf": [field, {"type": "null"}], **outer}
+        return schema
 
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -36,13 +70,17 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_Stop = Annotated[str, Field(min_length=1)]
-_StopList = Annotated[list[_Stop], Field(max_length=MOST_STOPS)]
-Stops = Annotated[_StopList, BeforeValidator(listed, json_schema_input_type=_Stop | _StopList)]
-STOPS = f"a non-empty string or a list of up to {MOST_STOPS} of them"
+def _stops(value: Any) -> Any:
+    """Return the strings at which to stop: an empty one, as a form has it that wasn't filled, is none."""
+    return [stop for stop in listed(value) if stop != ""] if isinstance(value, str | list) else value
 
 
-_TextList = Annotated[list[str], Field(min_length=1)]
+_StopList = Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)]
+Stops = Annotated[_StopList, BeforeValidator(_stops, json_schema_input_type=str | _StopList)]
+STOPS = f"a string or a list of up to {MOST_STOPS} of them"
+
+
+_TextList = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str | _TextList)]
 
 
@@ -53,6 +91,8 @@ class EmbedBody(Body):
     model: str = Field("", description="a string")
     encoding_format: Literal["float", "base64"] = Field("float", description='"float" or "base64"')
     long_text: Literal["mean", "truncate"] = Field("mean", description='"mean" or "truncate"')
+    dimensions: int | None = Field(None, ge=1, description="the length of the model's vectors, or left out")
+    user: str = Field("", description=UNUSED)
 
     def texts(self, most: int) -> tuple[str, ...]:
         """Return the texts to embed, at most `most` of them.
@@ -73,7 +113,7 @@ class CompletionBody(Body):
     assist: str = Field("", description="a string")
     model: str = Field("", description="a string")
     # What gpt4all would do with less than 1 token or more than the window holds is not what anybody wants.
-    max_tokens: int = Field(_GPT4ALL.max_tokens or 200, ge=1, description="a whole number from 1 to {n_ctx} (N_CTX)")
+    max_tokens: int = Field(_GPT4ALL.max_tokens or 200, ge=1, description=MAX_TOKENS)
     temperature: float = Field(_GPT4ALL.temperature, ge=0, le=2, description="a number from 0 to 2")
     top_k: int = Field(_GPT4ALL.top_k, ge=0, le=100_000, description="a whole number from 0 (all tokens) to 100000")
     top_p: float = Field(_GPT4ALL.top_p, gt=0, le=1, description="a number above 0, up to 1")
@@ -99,9 +139,9 @@ class CompletionBody(Body):
 
     def sampling(self, n_ctx: int) -> Sampling:
         """Return how tokens are to be chosen, for a window of `n_ctx` tokens."""
-        for name in ("max_tokens", "repeat_last_n"):
-            if name in self.model_fields_set and getattr(self, name) > n_ctx:
-                raise InvalidRequest(f"'{name}' has to be {_allowed(type(self), name, n_ctx)}.", param=name)
+        if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
+            raise InvalidRequest(f"'repeat_last_n' has to be {_allowed(type(self), 'repeat_last_n', n_ctx)}.",
+                                 param="repeat_last_n")
         return Sampling(max_tokens=min(self.max_tokens, n_ctx), temperature=self.temperature, top_k=self.top_k,
                         top_p=self.top_p, min_p=self.min_p, repeat_penalty=self.repeat_penalty,
                         repeat_last_n=min(self.repeat_last_n, n_ctx), stop=tuple(self.stop))
@@ -121,41 +161,38 @@ def validate(model: type[BodyT], body: dict[str, Any], *, n_ctx: int = 0,
         aliases: other names of fields.
 
     Raises:
-        InvalidRequest: a field is missing, unknown, given under two names, or not what it has to be.
+        InvalidRequest: a field is missing, unknown where that isn't ignored, given under two names, or not what it has
+            to be.
     """
     sent_as: dict[str, str] = {}
     for alias, name in (aliases or {}).items():
-        if alias in body:
-            if name in body:
+        value = body.pop(alias, None)
+        if value is not None:
+            if body.get(name) is not None:
                 raise InvalidRequest(f"'{alias}' and '{name}' are two names of one field: send one of them.",
                                      param=alias)
-            body[name] = body.pop(alias)
+            body[name] = value
             sent_as[name] = alias
+    ignored: dict[str, None] = {}
+    kept = sift(model, body, ignored)
     try:
-        return model.model_validate(body)
+        made = model.model_validate(kept)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_context=False)[0]
         raise _refusal(model, error["type"], error["loc"], error["input"], n_ctx, sent_as) from None
+    made._ignored = tuple(ignored)
+    return made
 
 
-def _refusal(model: type[Body], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
+def _refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
              sent_as: dict[str, str]) -> InvalidRequest:
-    inner = _innermost(model, location)
     name = str(location[0])
-    sent = sent_as.get(name, name)
-    param = ".".join([sent, *(_harmless(str(part)) for part in location[1:])])
-    if problem == "extra_forbidden":
-        shown = _harmless(param) if len(location) == 1 else param
-        known = ", ".join(inner.model_fields)
-        return InvalidRequest(f"There is no field '{shown}' here: remove it. The fields are {known}.", param=shown,
-                              code="unknown_field")
-    last = location[-1]
-    if isinstance(last, str):
-        allowed = _allowed(inner, last, n_ctx)
-    elif inner is not model:
-        allowed = "an object"
+    param = ".".join([sent_as.get(name, name), *(harmless(str(part)) for part in location[1:])])
+    owner, field, below = _field_at(model, location)
+    if not below or problem not in ("string_type", "model_type"):
+        allowed = _allowed(owner, field, n_ctx)
     else:
-        allowed = "a string" if problem == "string_type" else "a non-empty string"
+        allowed = "a string" if problem == "string_type" else "an object"
     if problem == "missing":
         return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param,
                               code="missing_field")
@@ -163,25 +200,17 @@ def _refusal(model: type[Body], problem: str, location: tuple[int | str, ...], v
     return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
 
 
-def _innermost(model: type[Body], location: tuple[int | str, ...]) -> type[Body]:
-    """Return the kind of object that the last name of a location is a field of (or its list a list of)."""
-    for part, after in zip(location, (*location[1:], None), strict=True):
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is not None and after is not None:
-            model = _object_in(field.annotation) or model
-    return model
+def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str, bool]:
+    """Return the innermost field of a location: the model that it is of, its name, and whether the location goes on
+    below it, to an entry of its list or a key of the client's."""
+    owner, inner, name, below = model, model, str(location[0]), False
+    for part in location:
+        below = part not in inner.model_fields
+        if not below:
+            owner, name = inner, str(part)
+            inner = object_in(inner.model_fields[name].annotation) or inner
+    return owner, name, below
 
 
-def _object_in(annotation: Any) -> type[Body] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Body):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _object_in(part)) is not None), None)
-
-
-def _allowed(model: type[Body], name: str, n_ctx: int) -> str:
+def _allowed(model: type[BaseModel], name: str, n_ctx: int) -> str:
     return (model.model_fields[name].description or "").replace("{n_ctx}", str(n_ctx))
-
-
-def _harmless(name: str) -> str:
-    """Return the name of an unknown field in a form that does no harm in an answer or a log."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:40])

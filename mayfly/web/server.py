@@ -237,7 +237,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Go on after a bug while accepting: waitress would close the listening socket."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            problems.report_unexpected(exc, "(not known)")
+            problems.report(exc, "(not known)")
         self._accept_again = time.monotonic() + 0.1
 
     # -- connections ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from mayfly.settings import Settings
 from mayfly.web.access import Access
 from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.draining import Draining
+from mayfly.web.ignored import IgnoredFields
 
 # Threads that no model call can take: for /health, refusals and errors.
 SPARE_THREADS = 8
@@ -51,6 +52,7 @@ class Service:
     Attributes:
         switchboard: the lanes of all models; `lanes` are those of the configured ones.
         inventory: what models there are.
+        ignored: what clients are told of fields that mean nothing here.
         seats: for each of SHARES, how many calls may still take a thread; each has its own, so that a crowd at one
             lane can't shut out the others or /health.
     """
@@ -63,6 +65,7 @@ class Service:
     seats: Mapping[str, threading.Semaphore]
     switchboard: Switchboard
     inventory: Inventory
+    ignored: IgnoredFields = field(default_factory=IgnoredFields)
     started: float = field(default_factory=time.monotonic)
 
     @classmethod

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.schemas import Body, listed
+from mayfly.web.openai_schemas import OpenAIBody
+from mayfly.web.schemas import Texts
 
 
-class TokenizeBody(Body):
+class TokenizeBody(OpenAIBody):
     """`POST /v1/tokenize`."""
 
-    input: Annotated[list[str], BeforeValidator(listed, json_schema_input_type=str | list[str])] = Field(
-        min_length=1, description="a string or a non-empty list of strings")
+    input: Texts = Field(description="a string or a non-empty list of strings")
     model: str = Field("", description="a string")
 
     def texts(self, most: int) -> tuple[str, ...]:
@@ -23,7 +21,7 @@ class TokenizeBody(Body):
         return tuple(self.input)
 
 
-class TokenCheckItem(Body):
+class TokenCheckItem(OpenAIBody):
     """One prompt of `POST /api/v1/token_check`."""
 
     model: str = Field(description="a string")
@@ -31,11 +29,11 @@ class TokenCheckItem(Body):
     max_tokens: int = Field(ge=0, le=1 << 31, description="a whole number from 0 on")
 
 
-class TokenCheckBody(Body):
+class TokenCheckBody(OpenAIBody):
     """`POST /api/v1/token_check`, in FastChat's form."""
 
     prompts: list[TokenCheckItem] = Field(
-        min_length=1, description="a non-empty list of objects with model, prompt and max_tokens")
+        fail_fast=True, min_length=1, description="a non-empty list of objects with model, prompt and max_tokens")
 
     def items(self, most: int) -> list[TokenCheckItem]:
         """Return the prompts, at most `most` of them."""

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 
 from mayfly.errors import InvalidRequest, NotFound
 from mayfly.lanes.calls import TokenizeCall, Watch
-from mayfly.web.bodies import json_object
+from mayfly.web.bodies import json_object, most_values
 from mayfly.web.catalogue import Catalogue, Model
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
@@ -22,10 +22,12 @@ from mayfly.web.token_schemas import TokenCheckBody, TokenizeBody
 def install(app: Flask, service: Service) -> None:
     """Add the routes to an application."""
     most = service.settings.max_texts
+    values = most_values(most)
     catalogue = Catalogue(service)
 
     def tokenize() -> Response:
-        body = validate(TokenizeBody, json_object(request))
+        body = validate(TokenizeBody, json_object(request, values))
+        g.ignored = body.ignored
         texts = body.texts(most)
         asked = catalogue.countable(body.model)
         ids = _tokens(asked, texts, service.watch(request.environ))
@@ -33,7 +35,9 @@ def install(app: Flask, service: Service) -> None:
         return _json({"object": "list", "data": data, "model": asked.id})
 
     def token_check() -> Response:
-        items = validate(TokenCheckBody, json_object(request)).items(most)
+        body = validate(TokenCheckBody, json_object(request, values))
+        g.ignored = body.ignored
+        items = body.items(most)
         watch = service.watch(request.environ)
         asked = []
         for index, item in enumerate(items):

@@ -317,7 +317,7 @@ class Embedder:
         vectors = []
         for index, text in enumerate(caller.texts):
             if text.error is not None:
-                raise EngineFailed(text.error.message, param=f"input.{index}")
+                raise EngineFailed(text.error.message, param=f"input.{index}") from text.error
             if text.vector is not None:
                 vectors.append(text.vector)
         caller.send({"event": "done", "dimensions": self._engine.dimensions, "model": self._engine.model,
