@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mayfly import listening
+from mayfly import listening, spelling
 from mayfly.errors import MayflyError, SettingError
 from mayfly.models import nano
 from mayfly.settings import Settings, load_settings
@@ -107,6 +107,8 @@ class _StopSignal:
 
 def run_alone() -> int:
     """Serve with the models in this process, until Ctrl-C or SIGTERM; return the exit code."""
+    for message in spelling.messages():
+        print(message, file=sys.stderr)
     from mayfly.compat import forbid_core_dumps
 
     try:

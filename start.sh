@@ -46,6 +46,7 @@ if sys.version_info[:2] < NEEDED_PYTHON:
 
 
 import contextlib  # noqa: E402
+import errno  # noqa: E402
 import hashlib  # noqa: E402
 import importlib.util  # noqa: E402
 import re  # noqa: E402
@@ -497,8 +498,11 @@ def doctor():
     tell(os.path.exists(env_file()), "settings in %s%s" % (env_file(), keys), "settings: no file %s yet" % env_file())
     if complete:
         check = subprocess.run([environment_python(folder), "-c", CHECK_SETTINGS], cwd=PROJECT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-        tell(check.returncode == 0, "every setting has an allowed value", check.stdout.decode(errors="replace").strip())
+                               stderr=subprocess.PIPE)
+        tell(check.returncode == 0, "every setting has an allowed value", check.stderr.decode(errors="replace").strip())
+        for line in check.stdout.decode(errors="replace").splitlines():
+            mark, message = line.split(" ", 1)
+            tell(mark == "ok", message, message)
     path = model_file(settings, "EMBED_MODEL")
     if path:
         tell(os.path.isfile(path), "embedding model %s" % path, "embedding model: no file %s yet" % path)
@@ -524,11 +528,35 @@ CHECK_SETTINGS = """\
 import sys
 from mayfly.errors import SettingError
 from mayfly.settings import load_settings
+from mayfly.spelling import doubts
 try:
+    for doubt in doubts():
+        print("NO" if doubt.misspelt else "ok", doubt.message)
     load_settings()
 except SettingError as exc:
     sys.exit(str(exc))
 """
+
+
+# What the service listens on together, as mayfly/listening.py has it.
+TOGETHER = {"127.0.0.1": ("127.0.0.1", "::1"), "0.0.0.0": ("0.0.0.0", "::1"), "::": ("::", "0.0.0.0")}
+
+
+def bind_fault(address, port):
+    """Return the OSError that keeps the service from listening on an address, or None."""
+    import socket
+
+    target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    try:
+        with socket.socket(*target[:3]) as trial:
+            if os.name != "nt":  # as the service does: a port whose last connections linger is free
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if target[0] == socket.AF_INET6:
+                trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            trial.bind(target[4])
+    except OSError as exc:
+        return exc
+    return None
 
 
 def port_state(address, port):
@@ -538,18 +566,19 @@ def port_state(address, port):
     import socket
 
     where = "%s port %s" % (address, port)
+    together = TOGETHER.get(address, (address,))
     try:
-        target = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(*target[:3]) as trial:
-            if os.name != "nt":  # as the service does: a port whose last connections linger is free
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(target[4])
-        return True, where + " is free", ""
+        faults = [(one, bind_fault(one, int(port))) for one in together]
     except (ValueError, OverflowError, socket.gaierror) as exc:
         return False, "", "%s: not an address and a port (%s)" % (where, exc)
-    except OSError as exc:
-        reason = exc.strerror
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    # Of several addresses the service leaves those out that the machine hasn't.
+    absent = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    faults = [(one, fault) for one, fault in faults if fault and (len(together) == 1 or fault.errno not in absent)]
+    if not faults:
+        return True, where + " is free", ""
+    taken, fault = faults[0]
+    where = "%s port %s" % (taken, port)
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(taken, taken)
     connection = http.client.HTTPConnection(reached, int(port), timeout=5)
     try:
         connection.request("GET", "/health", headers={"Host": "localhost"})
@@ -558,7 +587,7 @@ def port_state(address, port):
             raise ValueError("some other service")
         return True, where + ": a mayfly service is running there", ""
     except (OSError, ValueError, http.client.HTTPException):
-        return False, "", "%s: %s. Set LISTEN_PORT in .env, or end the other program" % (where, reason)
+        return False, "", "%s: %s. Set LISTEN_PORT in .env, or end the other program" % (where, fault.strerror)
     finally:
         connection.close()
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mayfly import __version__, flags, listening
+from mayfly import __version__, flags, listening, spelling
 from mayfly.compat import forbid_core_dumps, lock_file, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         with lock:
             return _serve(settings)
     except SettingError as exc:
-        print(f"mayfly: {exc}", file=sys.stderr)
+        # A setting may be missing because its name is wrong.
+        for line in (*spelling.messages(), exc):
+            print(f"mayfly: {line}", file=sys.stderr)
         return EXIT_SETTING
     except Refused as exc:
         print(f"mayfly: {exc}", file=sys.stderr)
@@ -112,6 +114,8 @@ def _serve(settings: Settings) -> int:
     journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
     if own and others:
         journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
+    for message in spelling.messages():
+        journal.event(message)
     for name, lane in sockets.lanes.items():
         if lane.model_file is None:
             journal.event(f"{name}: {lane.missing}")

@@ -79,7 +79,7 @@ def _from_json(flag: str, text: str) -> str:
 def _from_file(path: Path) -> str:
     """Return the keys in a file: one a line, or separated by commas."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or "it isn't text"
         raise SettingError(f"--api-keys names the file {path}, which can't be read: {reason}") from exc

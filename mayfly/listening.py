@@ -68,7 +68,10 @@ def urls(sockets: Iterable[socket.socket]) -> tuple[list[str], list[str]]:
         address, port = socket.getnameinfo(sock.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
         ip = ipaddress.ip_address(address)
         if ip.is_unspecified:
-            own.append(_url("127.0.0.1" if ip.version == 4 else "::1", port))
+            loopback = "127.0.0.1" if ip.version == 4 else "::1"
+            with contextlib.suppress(OSError):  # where IPv6 is switched off, :: can be bound all the same
+                bind_public(loopback, 0).close()
+                own.append(_url(loopback, port))
             others.extend(_url(one, port) for one in own_addresses() if (":" in one) == (ip.version == 6))
         else:
             (own if ip.is_loopback else others).append(_url(address, port))

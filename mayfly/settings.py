@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import logging
 import math
 import os
 import re
@@ -420,6 +421,47 @@ def in_environment(name: str) -> bool:
     return bool(os.environ.get(name, "").strip())
 
 
+def written(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the names and raw values in `.env` (or the file that MAYFLY_ENV names), settings' and others.
+
+    Raises:
+        SettingError: it can't be read, or MAYFLY_ENV names none.
+    """
+    from dotenv import dotenv_values
+
+    environ = os.environ if environ is None else environ
+    file = env_file(environ)
+    if file.exists():
+        try:
+            # spelling.py names what dotenv would warn of.
+            logging.getLogger("dotenv.main").setLevel(logging.ERROR)
+            # Editors on Windows begin a file with a byte-order mark, which would become a part of the first name.
+            lines = dotenv_values(file, interpolate=False, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingError(f"{file} can't be read: {exc}") from exc
+        return {key: text for key, text in lines.items() if text is not None}
+    if environ.get("MAYFLY_ENV"):
+        raise SettingError(f"MAYFLY_ENV is {str(file)!r}, which doesn't exist; allowed: the path of a .env file")
+    return {}
+
+
+def lines_without_value(environ: Mapping[str, str] | None = None) -> list[int]:
+    """Return the numbers of the lines in `.env` that set nothing: neither blank, nor comments, nor NAME=VALUE."""
+    from dotenv.parser import parse_stream
+
+    file = env_file(environ)
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8-sig") as lines:
+        return [binding.original.line + _blank_lines(binding.original.string) for binding in parse_stream(lines)
+                if binding.error or (binding.key is not None and binding.value is None)]
+
+
+def _blank_lines(text: str) -> int:
+    # They belong to what follows them.
+    return text.count("\n", 0, len(text) - len(text.lstrip()))
+
+
 def load_settings(environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None) -> Settings:
     """Read `.env` (or the file that MAYFLY_ENV names) and the environment; the environment wins.
 
@@ -429,18 +471,8 @@ def load_settings(environ: Mapping[str, str] | None = None, flags: Mapping[str, 
     Raises:
         SettingError: a value isn't allowed, or `.env` can't be read.
     """
-    from dotenv import dotenv_values
-
     environ = os.environ if environ is None else environ
-    file = env_file(environ)
-    values: dict[str, str] = {}
-    if file.exists():
-        try:
-            values = {key: text or "" for key, text in dotenv_values(file, interpolate=False).items()}
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingError(f"{file} can't be read: {exc}") from exc
-    elif environ.get("MAYFLY_ENV"):
-        raise SettingError(f"MAYFLY_ENV is {str(file)!r}, which doesn't exist; allowed: the path of a .env file")
+    values = written(environ)
     # A variable that is set to nothing doesn't hide the line in `.env`.
     values.update({name: environ[name] for name in names() if environ.get(name, "").strip()})
     values.update(flags or {})

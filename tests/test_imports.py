@@ -16,6 +16,7 @@ ALLOWED = {
     "keys": {"errors", "compat", "settings"},
     "errors": set(),
     "flags": {"errors"},
+    "spelling": {"errors", "settings"},
     "listening": {"errors", "compat"},
     "compat": set(),
     "supervision.sentinel": set(),

@@ -17,7 +17,7 @@ from service import PROJECT, Service
 from mayfly import keys
 from mayfly.errors import SettingError
 from mayfly.keys.__main__ import add, describe, remove
-from mayfly.settings import parse
+from mayfly.settings import load_settings, parse
 from mayfly.web.access import Access
 
 FILE = """\
@@ -115,6 +115,9 @@ def test_a_file_keeps_its_mode_and_a_new_one_is_its_owners_alone(env: Path, tmp_
     ("export API_KEYS = 'one-key-1, two-key-2'\n", "export API_KEYS = one-key-1,two-key-2,NEW\n"),
     ('API_KEYS="one-key-1"\r\nA=1\r\n', "API_KEYS=one-key-1,NEW\r\nA=1\r\n"),
     ("API_KEYS=old-key-1\nAPI_KEYS=one-key-1\n", "API_KEYS=old-key-1\nAPI_KEYS=one-key-1,NEW\n"),
+    ("\ufeffAPI_KEYS=one-key-1\r\nA=1\r\n", "\ufeffAPI_KEYS=one-key-1,NEW\r\nA=1\r\n"),
+    ("\ufeffA=1\nAPI_KEYS=one-key-1\n", "\ufeffA=1\nAPI_KEYS=one-key-1,NEW\n"),
+    ("\ufeff", "\ufeff\nAPI_KEYS=NEW\n"),
     ("#API_KEYS=one-key-1\n", "#API_KEYS=one-key-1\nAPI_KEYS=NEW\n")])
 def test_the_line_is_found_in_each_of_its_forms(tmp_path: Path, text: str, after: str) -> None:
     env = tmp_path / ".env"
@@ -122,6 +125,19 @@ def test_the_line_is_found_in_each_of_its_forms(tmp_path: Path, text: str, after
     add(env, "new")
     written = re.sub("new:sha256:[0-9a-f]{64}", "NEW", env.read_bytes().decode())
     assert written == after
+
+
+def test_after_a_byte_order_mark_no_key_is_lost(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("API_KEYS=first-start-key\nN_CTX=512\n", encoding="utf-8-sig")
+    key = add(env, "second")
+    assert [line.split()[0] for line in describe(env)] == ["(no", "second"]
+    loaded = load_settings({"MAYFLY_ENV": str(env)})
+    assert [keys.parse(entry) for entry in loaded.api_keys] == [
+        keys.Key(name, keys.digest(text.encode()), name != "") for name, text in (("", "first-start-key"),
+                                                                                  ("second", key))]
+    remove(env, "second")
+    assert env.read_text(encoding="utf-8") == "\ufeffAPI_KEYS=first-start-key\nN_CTX=512\n"
 
 
 @pytest.mark.parametrize("text", ['API_KEYS="one-key-1\ntwo"\n', "API_KEYS='a\\'b-key-1'\n", b"\xff\xfe"])

@@ -28,7 +28,7 @@ def free_port() -> str:
 def equipped(ready_tree: Tree) -> Tree:
     """A ready tree with pytest and the service's own settings."""
     ready_tree.lend_packages()
-    for name in ("settings.py", "errors.py", "compat.py"):
+    for name in ("settings.py", "spelling.py", "errors.py", "compat.py"):
         shutil.copy(ROOT / "mayfly" / name, ready_tree.folder / "mayfly")
     shutil.copytree(ROOT / "mayfly" / "keys", ready_tree.folder / "mayfly" / "keys")
     return ready_tree
@@ -119,6 +119,30 @@ def test_doctor_says_what_is_wrong_with_settings_models_and_packages(equipped: T
     assert "not an address and a port" in equipped.run("doctor", LISTEN_PORT="port").out
     equipped.require("2.0")
     assert "not installed as requirements.txt says" in equipped.run("doctor", LISTEN_PORT=port).out
+
+
+def test_doctor_names_misspelt_settings_and_what_is_there_for_others(equipped: Tree) -> None:
+    path = equipped.folder / ".env"
+    path.write_text("\ufeffMODELNAME=a\nHF_TOKEN=a\nLISTEN_PORT: 1\n" + path.read_text(encoding="utf-8"),
+                    encoding="utf-8")
+    result = equipped.run("doctor", LISTEN_PORT=free_port(), listen_ip="0.0.0.0")
+    assert (result.code, result.err) == (1, "")
+    for line in (f"NO  {path} sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?",
+                 f"NO  {path}, line 3: this isn't NAME=VALUE and has no effect",
+                 "NO  the environment sets listen_ip, which is no setting and has no effect: is LISTEN_IP meant?",
+                 f"ok  {path} sets what is no setting and has no effect here: HF_TOKEN"):
+        assert line in result.out.splitlines()
+
+
+def test_doctor_looks_at_both_loopback_addresses(equipped: Tree) -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = taken.getsockname()[1]
+        result = equipped.run("doctor", LISTEN_PORT=str(port))
+    assert result.code == 1 and f"NO  ::1 port {port}: " in result.out
 
 
 def test_doctor_knows_that_a_model_may_be_none_and_where_the_demonstration_model_lies(equipped: Tree) -> None:

@@ -11,7 +11,7 @@ import dotenv
 import pytest
 from start_tree import ROOT, Tree, load_start
 
-from mayfly import settings
+from mayfly import listening, settings
 
 pytest_plugins = ["start_fixtures"]
 
@@ -130,3 +130,7 @@ def test_no_env_file_is_made_where_mayfly_env_names_another(fresh_tree: Tree, mo
     monkeypatch.setenv("MAYFLY_ENV", str(fresh_tree.folder / "mine.env"))
     load_start(fresh_tree.folder).write_first_env()
     assert not (fresh_tree.folder / ".env").exists()
+
+
+def test_what_is_listened_on_together_is_what_the_service_listens_on() -> None:
+    assert start.TOGETHER == listening._TOGETHER

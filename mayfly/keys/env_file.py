@@ -15,12 +15,13 @@ from pathlib import Path
 from mayfly.compat import WINDOWS, lock_now, open_new
 from mayfly.errors import SettingError
 
-# A value that `start.sh key` may rewrite: one line, quoted or not, perhaps with a comment behind it.
-_LINE = re.compile(r"""^(?P<head>[ \t]*(?:export[ \t]+)?API_KEYS[ \t]*=[ \t]*)
+# A value that `start.sh key` may rewrite: one line, quoted or not, perhaps with a comment behind it. Before the first
+# line there may be a byte-order mark, which stays.
+_LINE = re.compile(r"""^(?P<head>(?:\A\ufeff)?[ \t]*(?:export[ \t]+)?API_KEYS[ \t]*=[ \t]*)
                        (?P<quote>['"]?)(?P<value>[^'"\r\n\#]*?)(?P=quote)
                        (?P<tail>[ \t]*(?:(?<=[ \t])\#[^\r\n]*)?)(?=\r?$)""",
                    re.VERBOSE | re.MULTILINE)
-_ANY_LINE = re.compile(r"^[ \t]*(?:export[ \t]+)?API_KEYS[ \t]*=", re.MULTILINE)
+_ANY_LINE = re.compile(r"^(?:\A\ufeff)?[ \t]*(?:export[ \t]+)?API_KEYS[ \t]*=", re.MULTILINE)
 
 
 def entries(path: Path) -> list[str]:
