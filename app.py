@@ -75,10 +75,9 @@ def _local_lanes(settings: Settings, folder: str) -> Switchboard:
 
 def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,
            log_access: Callable[[str], None], *, announce: Callable[[], None], beat: Callable[[], None],
-           should_stop: _StopSignal) -> None:
+           should_stop: _StopSignal, draining: Draining) -> None:
     from mayfly.web.server import Server
 
-    draining = Draining()
     app = create_app(settings, lanes, draining)
     server = Server(app.wsgi_app, sockets, settings, log_access=log_access, draining=draining,
                     express=app.extensions["mayfly.express"])
@@ -127,7 +126,7 @@ def run_alone() -> int:
             where = " and ".join(own + others)
             _serve(sockets, settings, lanes, _print_line,
                    announce=lambda: print(f"serving on {where} (without the watchdog); Ctrl-C stops", flush=True),
-                   beat=lambda: None, should_stop=_StopSignal())
+                   beat=lambda: None, should_stop=_StopSignal(), draining=Draining())
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except SettingError as exc:
@@ -171,7 +170,7 @@ def run_supervised() -> int:
     sentinel = Sentinel(Path(spec["sentinel"]))
     facts = {"pid": os.getpid(), "generation": spec["generation"], "model": None, "when": time.time()}
     _serve(sockets, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,
-           should_stop=should_stop)
+           should_stop=should_stop, draining=Draining(events.draining))
     sentinel.remove()
     return EXIT_STOPPED
 

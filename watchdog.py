@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -123,7 +124,7 @@ def _serve(settings: Settings) -> int:
             journal.event(f"{name}: {nano.ANNOUNCEMENT}")
     try:
         _supervise(supervisor, inbox, stops)
-        _stop(supervisor, inbox, stops, journal)
+        _stop(supervisor, inbox, stops, journal, public)
     finally:
         supervisor.end_workers(kill=True)
         _clean(run_folder, sockets)
@@ -138,13 +139,20 @@ def _supervise(supervisor: Supervisor, inbox: Inbox, stops: list[float]) -> None
         supervisor.tick(time.monotonic())
 
 
-def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Journal) -> None:
-    """Let the web process finish what it has, then end the workers. A second signal ends everything at once."""
+def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Journal, public: list[socket.socket]
+          ) -> None:
+    """Let the web process finish what it has, then end the workers. A second signal ends everything at once.
+
+    Once the web process drains, the listening sockets are its alone: who waits in them when the last copy is closed is
+    reset, and it accepts everybody before it closes its own.
+    """
     journal.event(f"stopping: requests in flight have {GRACE:g} s to finish")
-    supervisor.drain()
     grace_ends = stops[0] + GRACE + _FLUSH
-    while not supervisor.reap_app() and time.monotonic() < grace_ends and len(stops) == 1:
+    while not supervisor.drain(time.monotonic()) and time.monotonic() < grace_ends and len(stops) == 1:
         _take_events(supervisor, inbox, TICK / 2)
+        if supervisor.drains:
+            for sock in public:
+                sock.close()
         supervisor.tick_workers(time.monotonic())
     supervisor.end_app()
     supervisor.end_workers(kill=False)

@@ -1,4 +1,4 @@
-"""The public address: what LISTEN_IP means, the sockets for it, and the addresses by which the service is called.
+"""The public address: what LISTEN_IP means, the sockets for it, their end, and the addresses by which it is called.
 
 A program that is told `localhost` takes 127.0.0.1 or ::1, as its language and its machine like it, and some try only
 one of them. So whoever may call by one loopback address may call by the other.
@@ -11,6 +11,7 @@ import ctypes
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from mayfly.compat import LINUX, WINDOWS, bind_public
@@ -57,6 +58,26 @@ def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
             raise AddressTaken(f"{addresses[0]} isn't an address of this machine: set LISTEN_IP in .env to one that is")
         undo.pop_all()
         return sockets
+
+
+def accept_no_newcomers(sock: socket.socket) -> None:
+    """Have the system leave new callers of a listening TCP socket unanswered, so that those who wait can be accepted
+    to the last one before it is closed: closing resets whoever still waits.
+
+    The caller's system tries again a second later, and is refused then. Linux only: a socket filter that drops what
+    opens a connection (SYN) before it is looked at. It holds for all processes that have the socket.
+    """
+    if not LINUX:
+        return
+    so_attach_filter = 26
+    # In the classic BPF of linux/filter.h: load the byte with the flags of the TCP header; if SYN isn't set, skip one;
+    # drop all of it; or take all of it.
+    program = b"".join(struct.pack("HBBI", *step) for step in (
+        (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)))
+    steps = ctypes.create_string_buffer(program)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, so_attach_filter, struct.pack("HP", len(program) // 8,
+                                                                         ctypes.addressof(steps)))
 
 
 def urls(sockets: Iterable[socket.socket]) -> tuple[list[str], list[str]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -22,6 +25,7 @@ GRACE = 10.0
 # What a busy machine may need beyond the second that the service has after its grace.
 ALLOWANCE = 5.0
 AT_ONCE = 20
+STOPS = 2
 
 
 def _ask(service: Service, prompt: str, *, stream: bool) -> tuple[str, float]:
@@ -138,3 +142,96 @@ def test_a_second_signal_ends_everything_now(start: Callable[..., Service], mode
         assert isinstance(hanging.exception(60), requests.RequestException)
     assert [pid for pid in family if runs(pid)] == []
     assert [path.name for path in service.run_folder.iterdir()] == ["watchdog.lock"]
+
+
+class _Caller:
+    """A client that asks for vectors as fast as it can until the service is gone, and notes what became of each try."""
+
+    def __init__(self, address: tuple[str, int], *, keeps: bool) -> None:
+        self._address = address
+        self._keeps = keeps
+        self.outcomes: Counter[str] = Counter()
+
+    def run(self) -> None:
+        connection: socket.socket | None = None
+        while True:
+            if connection is None:
+                try:
+                    connection = socket.create_connection(self._address, timeout=30)
+                except ConnectionRefusedError:
+                    return
+                except OSError as exc:
+                    self.outcomes[f"not connected: {exc!r}"] += 1
+                    return
+            try:
+                connection.sendall(_post(self._keeps))
+                status, goes_on = _one_answer(connection)
+                self.outcomes[status] += 1
+            except OSError as exc:
+                self.outcomes[repr(exc)] += 1
+                goes_on = False
+            if not goes_on:
+                connection.close()
+                connection = None
+
+
+def _addresses(service: Service) -> list[tuple[str, int]]:
+    """Return where a service listens."""
+    urls = service.printed(r"listening on (http.*)")[1].split(" and ")
+    return [(str(parts.hostname), int(parts.port or 0)) for parts in map(urlsplit, urls)]
+
+
+def _post(keep: bool) -> bytes:
+    body = b'{"input": "a"}'
+    return (b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s\r\n"
+            % (len(body), b"" if keep else b"Connection: close\r\n")) + body
+
+
+def _one_answer(connection: socket.socket) -> tuple[str, bool]:
+    """Read an answer; return its status, or what is wrong with it, and whether the connection goes on."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    content = answer.read()
+    if answer.status == 503 and json.loads(content)["error"]["code"] != "model_unavailable":
+        return content.decode(), False
+    return str(answer.status), not answer.will_close
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["with a call in flight", "with nothing else to do"])
+def test_whoever_calls_while_the_service_stops_is_served_or_told(
+        start: Callable[..., Service], model_path: Path, busy: bool) -> None:
+    model = scripts.write(model_path, scripts.slowly("", 0.5))
+    outcomes: Counter[str] = Counter()
+    for stop in range(STOPS):
+        service = start(folder=f"service {stop}", MODEL_NAME=model, EMBED_MODEL=_embeddings(model_path))
+        addresses = _addresses(service)
+        callers = [_Caller(addresses[number % len(addresses)], keeps=number % 4 < 2) for number in range(8)]
+        with ThreadPoolExecutor(len(callers) + 1) as pool:
+            running = [pool.submit(caller.run) for caller in callers]
+            until(lambda callers=callers: all(caller.outcomes["200"] > 20 for caller in callers), what="all served")
+            flying = pool.submit(_ask, service, "slow", stream=False) if busy else None
+            until(lambda service=service: service.lane("chat")["active"] == busy, what="what is in flight")
+            service.process.send_signal(signal.SIGTERM)
+            for entry in running:
+                entry.result()
+            assert flying is None or flying.result()[0] == "200"
+        assert service.process.wait(30) == 0
+        outcomes += sum((caller.outcomes for caller in callers), Counter())
+    print(dict(outcomes))
+    assert set(outcomes) == {"200", "503"}
+
+
+def test_whoever_waits_for_a_web_process_that_died_is_told_that_the_service_stops(
+        start: Callable[..., Service], model_path: Path) -> None:
+    service = start(MODEL_NAME="none", EMBED_MODEL=_embeddings(model_path))
+    (address, *_), app = _addresses(service), service.pid("app")
+    os.kill(app, signal.SIGKILL)
+    until(lambda: not runs(app), what="its end")
+    waiting = [socket.create_connection(address, timeout=30) for _ in range(20)]
+    for connection in waiting:
+        connection.sendall(_post(False))
+    service.process.send_signal(signal.SIGTERM)
+    for connection in waiting:
+        with connection:
+            assert _one_answer(connection)[0] in ("200", "503")
+    assert service.process.wait(30) == 0

@@ -537,3 +537,38 @@ def test_places_in_the_thread_budget_are_emptied_and_used_again(many: Rig) -> No
         seen.append(many.supervisor.lanes[f"model:{name}"].places)
     assert set(seen) == {(2,), (3,)}
     assert many.table.busy() == []
+
+
+def test_a_stop_is_told_to_a_web_process_that_listens_to_it_and_waits_for_its_end(rig: Rig) -> None:
+    rig.tick()
+    _, process = rig.spawner.latest("app")
+    assert not rig.supervisor.drain(rig.now)
+    assert process.said == []  # it is loading, and the signal would just end it
+    rig.come_up("app")
+    for _ in range(3):
+        assert not rig.supervisor.drain(rig.now)
+    assert process.said == ["terminate"]
+    process.code = 0
+    assert rig.supervisor.drain(rig.now)
+    assert rig.reports() == []
+    assert rig.spawner.count("app") == 1
+
+
+def test_a_web_process_that_dies_before_it_drains_is_replaced_and_told_again(rig: Rig) -> None:
+    rig.tick()
+    rig.come_up("app")
+    rig.supervisor.drain(rig.now)
+    rig.spawner.latest("app")[1].code = -9
+    for _ in range(20):
+        rig.now += 0.1
+        assert not rig.supervisor.drain(rig.now)
+    assert rig.spawner.count("app") == 2
+    assert len(rig.reports()) == 1
+    watched, process = rig.come_up("app")
+    assert not rig.supervisor.drain(rig.now)
+    assert process.said == ["terminate"]
+    rig.send(watched, event="draining")
+    assert rig.supervisor.drains
+    process.code = -9
+    assert rig.supervisor.drain(rig.now)  # the listening sockets were its alone
+    assert rig.spawner.count("app") == 2

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from mayfly.compat import WINDOWS
 from mayfly.lanes import board
 from mayfly.settings import Settings
 from mayfly.supervision import policy, sentinel
@@ -77,6 +78,8 @@ class Supervisor:
         self._leaving: list[tuple[LaneState, list[Position]]] = []
         self.lanes: dict[str, LaneState] = {}
         self.app = Position("app", "app", "app", start_at=now)
+        self._told: Watched | None = None
+        self.drains = False
         self.workers: list[Position] = []
         for lane in lanes.values():
             self._join(lane, now)
@@ -176,6 +179,8 @@ class Supervisor:
             self._served(watched, event, now)
         elif kind in FORKS_EVENTS:
             self._forks.handle(self.lanes[watched.lane], watched, event, now)
+        elif kind == "draining":
+            self.drains = True
         elif kind == "want" and self._residency is not None:
             self._residency.want(event, self.lanes, now)
 
@@ -384,10 +389,28 @@ class Supervisor:
 
     # -- stopping ---------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Ask the web process to finish what it has."""
-        if self.app.watched is not None and self.app.watched.process is not None:
-            self.app.watched.process.terminate()
+    def drain(self, now: float) -> bool:
+        """Have the web process finish what it has; call it again and again until it is True, when that has ended.
+
+        One that dies before it says that it drains is replaced, and told again: callers wait in the listening sockets,
+        and somebody has to answer them. `drains` is True from then on.
+        """
+        watched = self.app.watched
+        if watched is None or watched is not self._told:
+            self._look(self.app, now)
+            watched = self.app.watched
+            if watched is not None and watched.process and watched.ready and watched.condemned is None:
+                watched.process.terminate()
+                self._told = watched
+            return False
+        assert watched.process is not None
+        code = watched.process.poll()
+        if code is not None and (code == 0 or self.drains or WINDOWS):  # there being told is being ended
+            watched.process.close()
+            self.app.watched = None
+            return True
+        self._look(self.app, now)
+        return False
 
     def tick_workers(self, now: float) -> None:
         """While the web process drains: the workers are watched and replaced as ever, for those who still wait."""
@@ -438,14 +461,6 @@ class Supervisor:
                 watched.process.close()
                 position.watched = None
         return all(position.watched is None for position in positions)
-
-    def reap_app(self) -> bool:
-        """Take note of the web process's exit without judging it; tell whether it is gone."""
-        watched = self.app.watched
-        if watched is not None and watched.process is not None and watched.process.poll() is not None:
-            watched.process.close()
-            self.app.watched = None
-        return self.app.watched is None
 
 
 def _spoken(watched: Watched) -> str:

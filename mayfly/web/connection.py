@@ -358,6 +358,14 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Tell whether a request has been answered, and no other has begun."""
         return not (self.serving() or self.writing() or self.receiving() or self.lingering())
 
+    def silent_for(self, now: float) -> float:
+        """Return how long (s) it is the client's turn, and nothing has come from it; 0 while it isn't its turn."""
+        if self.lingering_until is not None:
+            return now - (self.lingering_until - _LINGER_SILENCE)
+        if self.serving() or self.writing():
+            return 0.0
+        return now - (self.receiving_since or max(self.active, self.writing_since or 0.0))
+
     def has_unread(self) -> bool:
         """Tell whether bytes have arrived that this connection would read."""
         if self.socket is None or not self.readable():

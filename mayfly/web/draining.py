@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Draining:
-    """Whether the service stops, and how long it still waits for the calls in flight. Never goes back."""
+    """Whether the service stops, and how long it still waits for the calls in flight. Never goes back.
 
-    def __init__(self) -> None:
+    Args:
+        begins: called when it starts to stop.
+    """
+
+    def __init__(self, begins: Callable[[], None] = lambda: None) -> None:
+        self._begins = begins
         self._ends: float | None = None
 
     @property
@@ -23,6 +29,8 @@ class Draining:
 
     def start(self, grace: float) -> None:
         """Stop; the calls in flight have `grace` seconds. A second start can only shorten that."""
+        if self._ends is None:
+            self._begins()
         self._ends = min(self.ends, time.monotonic() + grace)
 
     def expired(self, now: float | None = None) -> bool:

@@ -1,5 +1,5 @@
-"""The supervised web process tells the watchdog of each request, which model's lane it wants, and what belongs into the
-log: a JSON line each through its standard output.
+"""The supervised web process tells the watchdog of each request, which model's lane it wants, what belongs into the log,
+and that it drains: a JSON line each through its standard output.
 
 The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
 dropped and counted, and the next line that fits says how many were. A wish is repeated by whoever waits for it.
@@ -48,6 +48,10 @@ class EventPipe:
     def log(self, line: str) -> None:
         """Send a line for the log."""
         self._send({"event": "log", "line": line[:_LONGEST_LINE]})
+
+    def draining(self) -> None:
+        """Say that this process stops, and answers whoever still comes."""
+        self._send({"event": "draining"})
 
     def _send(self, event: dict[str, object]) -> None:
         with self._lock:

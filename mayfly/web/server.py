@@ -22,6 +22,7 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
+from mayfly.listening import accept_no_newcomers
 from mayfly.settings import Settings
 from mayfly.web import problems
 from mayfly.web.access import Access
@@ -46,9 +47,12 @@ MAX_HEADERS = 64 * 1024
 _TURN = 0.25
 # After the grace, how long the answers of calls that were ended may take to be made and sent (s).
 _LAST_ANSWERS = 0.4
-# While stopping: how long a connection may take to send what it has begun (s), and how long new ones are answered
-# when nothing else is left to do.
+# ... and how long it may take until nobody sends any more.
+_LAST_WORDS = 0.6
+# While stopping: how long a connection may take to go on with what it has begun, or to ask again (s); how long nobody
+# may have come, so that those whose connection was being opened are here; and how long all that may take.
 _PATIENCE = 0.3
+_QUIET = 0.1
 _SETTLING = 2.0
 # However many connections come: so long each may take to send its request (s).
 _FAIR_CHANCE = 0.1
@@ -168,30 +172,48 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         in_flight = self._connections()
         while any(c.connected and (c.serving() or c.writing()) for c in in_flight) and time.monotonic() < last:
             self._turn(beat, 0.05)
-        # Others may have come meanwhile, and wait in the kernel; they get a short answer, not a reset.
-        last = min(last, time.monotonic() + _SETTLING)
-        while (now := time.monotonic()) < last:
+        self._answer_the_last(beat, min(last, time.monotonic() + _SETTLING))
+        self._close_doors()
+        self._part(beat, self.draining.ends + _LAST_WORDS)
+
+    def _answer_the_last(self, beat: Callable[[], None], until: float) -> None:
+        """Answer those who have come meanwhile, to the last one; whoever has nothing to ask is told that it ends."""
+        for door in self._doors:
+            accept_no_newcomers(door)
+        quiet_since = time.monotonic()
+        while (now := time.monotonic()) < until and now - quiet_since < _QUIET:
             self._accept()
             for connection in self._connections():
-                began = connection.receiving_since
-                if connection.receiving() and began is not None and now - began > _PATIENCE:
+                if connection.silent_for(now) > _PATIENCE:
                     if connection.request is not None:
                         connection.refuse(problems.stopping())
                     else:
                         connection.linger()
-            if not self._somebody_waits and all(c.idle() or c.lingering() for c in self._connections()):
-                break
+            if self._somebody_waits or not all(c.lingering() for c in self._connections()):
+                quiet_since = now
             self._turn(beat, 0.02)
-        self.accepting = False
-        last = time.monotonic() + _PATIENCE / 2
-        # A busy thread may still write the log line of an answer whose client has left.
-        while (self.active_channels or self.task_dispatcher.busy()) and time.monotonic() < last:
+
+    def _part(self, beat: Callable[[], None], until: float) -> None:
+        """Close the connections, each when its client has closed it or sends nothing more: closing one on which bytes
+        are on their way would reset it, and with it the answer that may not have been read."""
+        patience = time.monotonic() + _PATIENCE / 2
+        while (now := time.monotonic()) < until:
             for connection in self._connections():
                 if connection.has_unread():
                     connection.handle_read()
-                if connection.idle():
-                    connection.linger()
+                elif now > patience and connection.silent_for(now) > _PATIENCE / 2:
+                    connection.handle_close()
+            # A busy thread may still write the log line of an answer whose client has left.
+            if not self.active_channels and (now > patience or not self.task_dispatcher.busy()):
+                break
             self._turn(beat, 0.02)
+
+    def _close_doors(self) -> None:
+        self.accepting = False
+        for door in self._doors:
+            self.forget_descriptor(door.fileno())
+            door.close()
+        self._doors.clear()
 
     def kept_bytes(self) -> int:
         """Return how many bytes of answers wait for their clients."""
@@ -202,13 +224,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def _close(self) -> None:
         self._closed = True
-        self.accepting = False
+        self._close_doors()
         self.task_dispatcher.dismiss()
         for connection in self._connections():
             connection.handle_close()
-        for door in self._doors:
-            self.forget_descriptor(door.fileno())
-            door.close()
         self.close()
 
     def pull_trigger(self) -> None:
