@@ -262,5 +262,5 @@ def test_client_that_leaves_behind_a_pipelined_queue_is_noticed() -> None:
         # The third request stays unread in the kernel, and the end of the connection behind it.
         sock.sendall(http_post("/gpt4all_api", b'{"prompt": "x"}') * 3)
         eventually(lambda: chat.held == 1)
-        sock.shutdown(socket.SHUT_WR)
+        sock.close()
         eventually(lambda: chat.left >= 1)

@@ -1,5 +1,5 @@
-"""The supervised web process tells the watchdog of each request, which model's lane it wants, what belongs into the log,
-and that it drains: a JSON line each through its standard output.
+"""What the supervised web process tells the watchdog: each request, which model's lane it wants, what belongs into the
+log, and that it drains; a JSON line each through its standard output.
 
 The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
 dropped and counted, and the next line that fits says how many were. A wish is repeated by whoever waits for it.
