@@ -17,6 +17,8 @@ _HEAD = struct.Struct("<4sII")
 _MAGIC = b"mfl1"
 _CHUNK = 1 << 20
 
+#: Bytes before a frame's JSON.
+HEAD_SIZE = _HEAD.size
 #: Largest JSON part and largest raw part of one frame, in bytes. MAX_BODY ends at 1 GiB, and JSON grows little.
 LARGEST_JSON = (1 << 30) + (1 << 28)
 LARGEST_RAW = (1 << 32) - 1
@@ -54,7 +56,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
         FrameError: not a frame, one over the caps, or one cut off.
         OSError: the connection broke (or the socket's timeout has passed).
     """
-    head = _read(sock, _HEAD.size, at_start=True)
+    head = _read(sock, HEAD_SIZE, at_start=True)
     if head is None:
         return None
     json_size, raw_size = _sizes(head)
@@ -62,6 +64,15 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     raw = _read(sock, raw_size) if raw_size else b""
     assert encoded is not None and raw is not None
     return _message(encoded), raw
+
+
+def is_whole(head: bytes, size: int) -> bool:
+    """Tell whether `size` bytes that begin with `head` (HEAD_SIZE bytes, or all that there are) hold a whole frame.
+
+    Raises:
+        FrameError: not a frame, or one over the caps.
+    """
+    return len(head) == HEAD_SIZE and size >= HEAD_SIZE + sum(_sizes(head))
 
 
 def _sizes(head: bytes | bytearray) -> tuple[int, int]:
@@ -87,10 +98,10 @@ def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
     Raises:
         FrameError: not a frame, or one over the caps.
     """
-    if len(received) < _HEAD.size:
+    if len(received) < HEAD_SIZE:
         return None
     json_size, raw_size = _sizes(received)
-    ends = _HEAD.size + json_size
+    ends = HEAD_SIZE + json_size
     if len(received) < ends + raw_size:
         return None
     message = _message(received[_HEAD.size:ends])

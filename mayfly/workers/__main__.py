@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, forbid_core_dumps, inherited_socket
@@ -23,7 +24,7 @@ from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
-from mayfly.workers.accept import TICK, ModelFile, call_waits, take_call
+from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.budget import Budget, Table
 from mayfly.workers.embedding import Embedder
 from mayfly.workers.serving import Served, serve_completion, serve_tokens
@@ -32,6 +33,8 @@ from mayfly.workers.vocabularies import Vocabularies
 
 # How often the watchdog is told of calls for embeddings that were served, at most (s).
 _TELL_INTERVAL = 0.1
+
+_Serve = Callable[[socket.socket, dict[str, Any]], Served]
 
 
 def main() -> int:
@@ -85,15 +88,16 @@ def _vocabulary(spec: Spec, listener: socket.socket, events: Events) -> int:
     budget = worker.budget(lambda threads: None)
     names = (spec.settings.embed_model, spec.settings.model_name)
     vocabularies = Vocabularies(Inventory(spec.model_file, names))
-    return worker.run(lambda connection: serve_tokens(
-        connection, vocabularies, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
+    return worker.run(lambda connection, request: serve_tokens(
+        connection, request, vocabularies, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
         facts=worker.facts))
 
 
-def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> Callable[[socket.socket], Served]:
+def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> _Serve:
     budget = worker.budget(engine.set_threads)
-    return lambda connection: serve_completion(connection, engine, generation=generation, sentinel=worker.sentinel,
-                                               budget=budget, facts=worker.facts)
+    return lambda connection, request: serve_completion(
+        connection, request, engine, generation=generation, sentinel=worker.sentinel, budget=budget,
+        facts=worker.facts)
 
 
 class _Worker:
@@ -115,22 +119,25 @@ class _Worker:
         return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, sleeping=sleeping,
                       set_spinning=set_spinning)
 
-    def run(self, serve: Callable[[socket.socket], Served]) -> int:
+    def run(self, serve: _Serve) -> int:
         """Serve until done; return the exit code."""
         self.sentinel.write(self.facts)
         self._events.send("ready", model=self.facts["model"], generation=self._spec.generation)
         if self._spec.role == "once":
             self._stand_by()
+        door = Door(self._listener, self._spec.address, Line.take, lambda: self._occupy(1))
         while True:
             self.sentinel.beat()
             if self._model_file is not None and self._model_file.changed():
                 self.sentinel.remove()
                 return exits.MODEL_CHANGED
-            connection = self._next_call()
-            if connection is None:
+            came = door.hear(TICK, 1)
+            if not came:
+                self._occupy(0)
                 continue
-            served = serve(connection)
-            self._table[self._spec.places[0]] = 0
+            ((line, request),) = came
+            served = serve(line.connection, request)
+            self._occupy(0)
             if self._spec.role == "once":
                 self.sentinel.remove()
             else:
@@ -146,11 +153,8 @@ class _Worker:
         parallel = engine if isinstance(engine, ParallelEmbeddingEngine) else None
         budget = self.budget(engine.set_threads, sleeping=bool(parallel) or isinstance(engine, BatchEmbeddingEngine),
                              set_spinning=parallel.set_spinning if parallel else None)
-        generation, place = self._spec.generation, self._spec.places[0]
+        generation = self._spec.generation
         self._events.send("ready", model=self.facts["model"], generation=generation, facts=engine.facts)
-
-        def occupied(taken: bool) -> None:
-            self._table[place] = int(taken)
 
         # Each event wakes the watchdog, which would take the processor from the next call: a few a second are enough.
         calls, tell_at = 0, 0.0
@@ -167,9 +171,8 @@ class _Worker:
                 calls, tell_at = 0, now + _TELL_INTERVAL
 
         embedder = Embedder(
-            engine, self._listener, lambda: take_call(self._listener, self._spec.address), generation=generation,
-            sentinel=self.sentinel, budget=budget, facts=self.facts, occupied=occupied,
-            served=served, queue_limit=self._spec.settings.queue_limit)
+            engine, self._listener, self._spec.address, generation=generation, sentinel=self.sentinel, budget=budget,
+            facts=self.facts, occupied=self._occupy, served=served, queue_limit=self._spec.settings.queue_limit)
         while True:
             changed = self._model_file is not None and self._model_file.changed()
             if changed and embedder.idle:
@@ -178,15 +181,8 @@ class _Worker:
             embedder.step(accepting=not changed)
             tell()
 
-    def _next_call(self) -> socket.socket | None:
-        if not call_waits(self._listener):
-            return None
-        # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
-        self._table[self._spec.places[0]] = 1
-        connection = take_call(self._listener, self._spec.address)
-        if connection is None:
-            self._table[self._spec.places[0]] = 0
-        return connection
+    def _occupy(self, threads: int) -> None:
+        self._table[self._spec.places[0]] = threads
 
     def _stand_by(self) -> None:
         """Wait, loaded, until the watchdog says that it is this process's turn."""

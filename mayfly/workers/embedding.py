@@ -12,19 +12,18 @@ process that follows another takes calls one by one until none waits: then whoev
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat import hung_up, readable
+from mayfly.compat import hung_up
 from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
 from mayfly.lanes import framing
 from mayfly.lanes.calls import GATHERED, EmbedCall, LongText
 from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers.accept import TICK
+from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
 from mayfly.workers.batches import Chunk, Queue, Scheduler, Text
 from mayfly.workers.budget import Budget
 from mayfly.workers.serving import Outcome
@@ -35,46 +34,26 @@ _IO_TIMEOUT = 10.0
 _LOOK_INTERVAL = 0.05
 
 
-class _Gone(Exception):
-    """Nobody waits for this any more."""
-
-
-class _Line:
-    """A connection, which may bring one call after another, and the call that it has brought."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.caller: _Caller | None = None
-
-
 class _Caller:
-    """One call: its connection, and once the request has come, its texts."""
+    """One call, with the connection that has brought it, and its texts."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: Line, deadline: float, call: EmbedCall, *, keeps: bool) -> None:
         self.line = line
         self.connection = line.connection
-        self.kept = False
-        self.call: EmbedCall | None = None
-        self.deadline = float("inf")
+        self.deadline = deadline
+        self.call = call
+        self.keeps = keeps  # the connection, for the next call
         self.texts: list[Text] = []
         self.missing: set[Text] = set()
         self.queue = Queue([])
         self.since = time.monotonic()
+        self.connection.settimeout(_IO_TIMEOUT)
 
     def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
         try:
             framing.send(self.connection, message, raw)
         except OSError as exc:
-            raise _Gone from exc
-
-    def receive(self) -> dict[str, Any]:
-        try:
-            frame = framing.receive(self.connection)
-        except (OSError, framing.FrameError) as exc:
-            raise _Gone from exc
-        if frame is None:
-            raise _Gone
-        return frame[0]
+            raise Gone from exc
 
 
 class Embedder:
@@ -82,23 +61,22 @@ class Embedder:
 
     Args:
         listener: the lane's socket, not blocking.
-        accept: takes a call from it that is still wanted, or None.
+        address: the lane's.
         generation: of this process; one that follows another begins with calls one by one.
         facts: what the sentinel says of this process; the requests' ids and sizes are added.
-        occupied: told that a call may be taken now, and that none is held any more.
+        occupied: told that a call may be taken now (1), and that none is held any more (0).
         served: told of each call that ended: how, after how many seconds, with how many tokens.
         queue_limit: calls that may have waited for the process before this one.
     """
 
-    def __init__(self, engine: EmbeddingEngine, listener: socket.socket, accept: Callable[[], socket.socket | None], *,
+    def __init__(self, engine: EmbeddingEngine, listener: socket.socket, address: dict[str, Any], *,
                  generation: int, sentinel: Sentinel, budget: Budget, facts: Mapping[str, Any],
-                 occupied: Callable[[bool], None] = lambda taken: None,
+                 occupied: Callable[[int], None] = lambda taken: None,
                  served: Callable[[Outcome, float, int], None] = lambda outcome, seconds, tokens: None,
                  queue_limit: int = 0) -> None:
         self._engine = engine
         self._scheduler = Scheduler(engine) if isinstance(engine, BatchEmbeddingEngine) else None
-        self._listener = listener
-        self._accept = accept
+        self._door = Door(listener, address, Line.take, self._taking)
         self._generation = generation
         self._sentinel = sentinel
         self._budget = budget
@@ -114,9 +92,7 @@ class Embedder:
         self._next_look = 0.0
         self._oldest_next = False
         self._prepared = False
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._listening = self._accepting = True
+        self._accepting = True
 
     @property
     def idle(self) -> bool:
@@ -150,85 +126,38 @@ class Embedder:
         self._settle()
 
     def _hear(self, timeout: float) -> bool:
-        """Take the calls that have come, and end those that left; wait so long for the first. True if there was any."""
-        held = len(self._callers)
-        room = (1 if self._one_by_one else GATHERED) - held
-        self._listen(self._accepting and room > 0)
-        ready = self._selector.select(timeout)
-        for key, _ in ready:
-            if key.fileobj is self._listener:
-                self._take_calls(room - len(self._callers) + held)
-            elif key.data.caller is not None:
-                self._heard(key.data.caller)
-            elif self._accepting and len(self._callers) - held < room:
-                self._take_next(key.data)
-        return bool(ready)
+        """Take the calls that have come; wait so long for the first. True if there was any."""
+        room = (1 if self._one_by_one else GATHERED) - len(self._callers)
+        came = self._door.hear(timeout, room if self._accepting else 0)
+        for line, request in came:
+            self._begin(line, request)
+        return bool(came)
 
     def _working(self) -> bool:
         return any(caller.missing for caller in self._callers)
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def _listen(self, listening: bool) -> None:
-        if listening != self._listening:
-            if listening:
-                self._selector.register(self._listener, selectors.EVENT_READ)
-            else:
-                self._selector.unregister(self._listener)
-            self._listening = listening
-
-    def _take_calls(self, room: int) -> None:
-        # Before a call leaves the socket: the watchdog looks in both places, and must see it in one of them.
+    def _taking(self) -> None:
         self._busy = True
-        self._occupied(True)
-        for _ in range(room):
-            connection = self._accept()
-            if connection is None:
-                return
-            connection.settimeout(_IO_TIMEOUT)
-            line = _Line(connection)
-            self._selector.register(connection, selectors.EVENT_READ, line)
-            caller = self._begin(line)
-            with self._ending(caller):
-                caller.send({"event": "began", "generation": self._generation})
-                if readable(connection):
-                    # A small request comes with the connection: it needn't go through the selector.
-                    self._take_request(caller, caller.receive())
+        self._occupied(1)
 
-    def _take_next(self, line: _Line) -> None:
-        """Take the next call of a connection that was kept, or see that it has ended."""
-        self._busy = True
-        self._occupied(True)
+    def _begin(self, line: Line, request: dict[str, Any]) -> None:
+        self._one_by_one = max(0, self._one_by_one - 1)
         try:
-            frame = framing.receive(line.connection)
-        except (OSError, framing.FrameError):
-            frame = None
-        if frame is None:
-            self._selector.unregister(line.connection)
+            deadline, call = read_request(request, "embed", EmbedCall.from_wire)
+        except Gone:
             line.connection.close()
             return
-        # Nothing tells the other side that this call has begun: it knows which process it has sent it to.
-        caller = self._begin(line)
-        with self._ending(caller):
-            self._take_request(caller, frame[0])
-
-    def _begin(self, line: _Line) -> _Caller:
-        self._one_by_one = max(0, self._one_by_one - 1)
-        caller = line.caller = _Caller(line)
+        caller = _Caller(line, deadline, call, keeps=bool(request.get("keep")))
         self._callers.append(caller)
-        return caller
-
-    def _heard(self, caller: _Caller) -> None:
         with self._ending(caller):
-            if caller.call is not None:
-                # Whoever has sent its request has nothing more to say: it has left.
-                raise _Gone
-            self._take_request(caller, caller.receive())
+            if not line.kept:
+                # Nothing tells the caller of a kept one: it knows which process it has sent its call to.
+                caller.send({"event": "began", "generation": self._generation})
+            self._take_texts(caller)
 
-    def _take_request(self, caller: _Caller, request: dict[str, Any]) -> None:
-        caller.kept = bool(request.get("keep"))
-        caller.deadline = float(request["deadline"])
-        caller.call = EmbedCall.from_wire(request["embed"])
+    def _take_texts(self, caller: _Caller) -> None:
         long_text = caller.call.long_text
         for sent in caller.call.texts:
             found = self._texts.get((sent, long_text))
@@ -245,7 +174,7 @@ class Embedder:
     def _note(self) -> None:
         """Write into the sentinel what is being served, for a report if this process dies of it."""
         self._noted = True
-        calls = [caller.call for caller in self._callers if caller.call is not None]
+        calls = [caller.call for caller in self._callers]
         sizes = [call.sizes() for call in calls]
         request: dict[str, Any] = {name: sum(size[name] for size in sizes) for name in ("texts", "characters")}
         if len(calls) == 1:
@@ -263,16 +192,16 @@ class Embedder:
             outcome: Outcome = "refused"
             try:
                 caller.send({"event": "error", "error": exc.to_wire()})
-            except _Gone:
+            except Gone:
                 outcome = "cancelled"
             self._end(caller, outcome)
-        except _Gone:
+        except Gone:
             self._end(caller, "cancelled")
 
     def _end(self, caller: _Caller, outcome: Outcome) -> None:
-        caller.line.caller = None
-        if outcome != "answered" or not caller.kept:
-            self._selector.unregister(caller.connection)
+        if outcome == "answered" and caller.keeps:
+            self._door.keep(caller.line)
+        else:
             caller.connection.close()
         self._callers.remove(caller)
         self._noted = False
@@ -293,8 +222,8 @@ class Embedder:
             with self._ending(caller):
                 if now >= caller.deadline:
                     raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
-                if hung_up(caller.connection) or (caller.call is None and now >= caller.since + _IO_TIMEOUT):
-                    raise _Gone
+                if hung_up(caller.connection):
+                    raise Gone
 
     def _settle(self) -> None:
         """Answer the calls that are done, and rest if none is held."""
@@ -305,10 +234,10 @@ class Embedder:
                 self._computing = False
                 self._budget.leave()
                 self._sentinel.write(dict(self._facts))
-            self._occupied(False)
+            self._occupied(0)
 
     def _answer_those_done(self) -> None:
-        for caller in [caller for caller in self._callers if caller.call is not None]:
+        for caller in list(self._callers):
             if not caller.missing:
                 with self._ending(caller):
                     self._answer(caller)
@@ -377,7 +306,7 @@ class Embedder:
             text.vector, text.tokens = self._engine.embed(text.text, text.long_text, lambda: self._step_within([text]))
         except EngineFailed as exc:
             text.error = exc
-        except _Gone:
+        except Gone:
             text.error = EngineFailed("nobody waited for it any more")
         self._done({text})
 
@@ -414,18 +343,18 @@ class Embedder:
         try:
             engine.embed_each([(text.text, text.long_text) for text in texts],
                               lambda: self._step_within(list(running.values())), on_done)
-        except _Gone:
+        except Gone:
             for text in running.values():
                 text.error = EngineFailed("nobody waited for it any more")
             self._done(set(running.values()))
 
     def _step_within(self, texts: Collection[Text]) -> None:
-        """Between two parts of long texts: raise _Gone if nobody waits for any of them any more."""
+        """Between two parts of long texts: raise Gone if nobody waits for any of them any more."""
         self._sentinel.beat()
         self._budget.look()
         self._look()
         if not any(text in caller.missing for caller in self._callers for text in texts):
-            raise _Gone
+            raise Gone
 
     def _compute_batch(self, batch: list[Chunk]) -> None:
         assert isinstance(self._engine, BatchEmbeddingEngine)

@@ -1,30 +1,35 @@
 """A generation: a process forked from a loaded model that answers exactly one completion call, and exits.
 
 Its parent is the template, which forks it ahead of its call. It tells the watchdog that it is there, and its parent
-that it is ready and that it is done; its end it tells by the end of the channel.
+that it is ready, that it has read a request which wasn't whole when it got it, and that it is done; its end it tells by
+the end of the channel.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
 from typing import Any
 
+from mayfly.compat import hung_up, readable
 from mayfly.engines.base import CompletionEngine
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
-from mayfly.workers.accept import TICK
+from mayfly.workers.accept import TICK, Gone, Line
 from mayfly.workers.budget import Budget, Table
 from mayfly.workers.serving import serve_completion
 from mayfly.workers.spec import Events, Spec
 
 READY = b"r"
+READ = b"c"
 DONE = b"d"
 
-# With a connection goes the place in the thread budget.
+#: For no place in the thread budget.
+NO_PLACE = 0xFFFF
+
+# With a connection, or after it, goes the place.
 _PLACE = struct.Struct("<H")
 
 
@@ -47,12 +52,20 @@ class Generation:
     def live(self, channel: socket.socket) -> int:
         """Wait for the parent to hand a connection over, and serve it; return the exit code."""
         self._come_up(channel)
-        while not select.select([channel], [], [], TICK)[0]:
+        while not readable(channel, TICK):
             self._sentinel.beat()
         message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")
-        self._serve(channel, socket.socket(fileno=descriptors[0]), _PLACE.unpack(message)[0])
+        (place,) = _PLACE.unpack(message)
+        with socket.socket(fileno=descriptors[0]) as connection:
+            request = self._read(channel, connection)
+            if request is not None and place == NO_PLACE:
+                place = self._wait_for_place(channel, connection)
+            if request is not None and place != NO_PLACE:
+                self._serve(connection, request, place)
+        self._sentinel.remove()
+        channel.send(DONE)
         return exits.DONE
 
     def _come_up(self, channel: socket.socket) -> None:
@@ -63,20 +76,53 @@ class Generation:
                           seconds=round(time.monotonic() - self._made, 5))
         channel.send(READY)
 
-    def _serve(self, channel: socket.socket, connection: socket.socket, place: int) -> None:
+    def _read(self, channel: socket.socket, connection: socket.socket) -> dict[str, Any] | None:
+        """Read the request; None if it doesn't come, or the parent says that it is enough."""
+        line = Line(connection)
+        try:
+            while (request := line.take()) is None:
+                self._sentinel.beat()
+                if line.overdue(time.monotonic()) or readable(channel):
+                    return None
+                readable(connection, TICK)
+        except Gone:
+            return None
+        return request
+
+    def _wait_for_place(self, channel: socket.socket, connection: socket.socket) -> int:
+        """Say that the request is there, and return the place that the parent gives; NO_PLACE if it is of no use."""
+        channel.send(READ)
+        while not readable(channel, TICK):
+            self._sentinel.beat()
+            if hung_up(connection):
+                return NO_PLACE
+        return int(_PLACE.unpack(channel.recv(_PLACE.size))[0])
+
+    def _serve(self, connection: socket.socket, request: dict[str, Any], place: int) -> None:
         budget = Budget(self._table, place, self._spec.settings.threads, self._engine.set_threads)
-        served = serve_completion(connection, self._engine, generation=self._number, sentinel=self._sentinel,
+        served = serve_completion(connection, request, self._engine, generation=self._number, sentinel=self._sentinel,
                                   budget=budget, facts=self._facts)
         self._sentinel.remove()
         self._events.send("served", generation=self._number, outcome=served.outcome, seconds=round(served.seconds, 4),
                           tokens=served.tokens)
-        channel.send(DONE)
 
 
 def hand_over(channel: socket.socket, place: int, connection: socket.socket) -> None:
     """Give a waiting generation its call.
 
+    Args:
+        place: where it computes; with NO_PLACE it reads the request, says so, and waits for `give_place`.
+
     Raises:
         OSError: it has died.
     """
     socket.send_fds(channel, [_PLACE.pack(place)], [connection.fileno()])
+
+
+def give_place(channel: socket.socket, place: int) -> None:
+    """Give a generation that has read its request the place where it computes, or end it with NO_PLACE.
+
+    Raises:
+        OSError: it has died.
+    """
+    channel.send(_PLACE.pack(place))

@@ -24,7 +24,7 @@ from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory, Kind, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers.accept import take_call, wait_for_call
+from mayfly.workers.accept import TICK, Door, Line
 from mayfly.workers.budget import Budget, Table
 from mayfly.workers.embedding import Embedder
 from mayfly.workers.serving import serve_completion
@@ -120,13 +120,13 @@ class _Worker:
     def serve(self, listener: socket.socket, address: dict[str, Any]) -> NoReturn:
         """Answer calls as long as the process lives."""
         if self._embedder is not None:
-            embedder = Embedder(self._embedder, listener, lambda: take_call(listener, address), generation=1,
+            embedder = Embedder(self._embedder, listener, address, generation=1,
                                 sentinel=self._sentinel, budget=self._budget, facts=self._facts)
             while True:
                 embedder.step()
         assert self._completer is not None
+        door = Door(listener, address, Line.take)
         while True:
-            connection = wait_for_call(listener, address)
-            if connection is not None:
-                serve_completion(connection, self._completer, generation=1, sentinel=self._sentinel,
+            for line, request in door.hear(TICK, 1):
+                serve_completion(line.connection, request, self._completer, generation=1, sentinel=self._sentinel,
                                  budget=self._budget, facts=self._facts)

@@ -1,5 +1,5 @@
-"""One call over one connection: read it, compute, answer. What workers for completions and tokens do with a connection;
-those for embeddings hold several (`embedding.py`).
+"""One call over one connection: compute, answer. What workers for completions and tokens do with a request that has
+come; those for embeddings hold several (`embedding.py`).
 
 The working loop is here, so the heartbeat, the deadline, the look at the client and the thread budget are here too:
 at every prompt batch and token.
@@ -10,8 +10,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine
@@ -19,6 +20,7 @@ from mayfly.errors import CallError, DeadlinePassed
 from mayfly.lanes import framing
 from mayfly.lanes.calls import CompletionCall, TokenizeCall
 from mayfly.supervision.sentinel import Sentinel
+from mayfly.workers.accept import Gone, read_request
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
 from mayfly.workers.vocabularies import Vocabularies
@@ -30,7 +32,7 @@ _IO_TIMEOUT = 10.0
 # A look at the client costs two system calls: not at every token of a fast model.
 _LOOK_INTERVAL = 0.05
 
-_KINDS: dict[str, type[CompletionCall] | type[TokenizeCall]] = {"complete": CompletionCall, "tokenize": TokenizeCall}
+_Wanted = TypeVar("_Wanted", CompletionCall, TokenizeCall)
 
 
 @dataclass
@@ -45,78 +47,56 @@ class Served:
     tokens: int
 
 
-class _Cancelled(Exception):
-    """Nobody waits for this answer any more."""
-
-
 class _Call:
     """The connection of one call, and the checks between two steps of its work."""
 
     def __init__(self, connection: socket.socket, generation: int, sentinel: Sentinel, budget: Budget) -> None:
-        connection.setblocking(True)
         connection.settimeout(_IO_TIMEOUT)
-        self._connection = connection
+        self.connection = connection
         self._sentinel = sentinel
-        self._budget = budget
+        self.budget = budget
         self._next_look = 0.0
         self._deadline = float("inf")
         self.generation = generation
         self.tokens = 0
-        self.threads: int | None = None
 
-    def begin(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Read the call, say that it has a process, and note in the sentinel what is being served."""
-        try:
-            frame = framing.receive(self._connection)
-        except (OSError, framing.FrameError) as exc:
-            raise _Cancelled from exc
-        if frame is None:
-            raise _Cancelled
+    def begin(self, wanted: CompletionCall | TokenizeCall, deadline: float, facts: dict[str, Any]) -> None:
+        """Say that the call has a process, and note in the sentinel what is being served."""
+        self._deadline = deadline
         self.send({"event": "began", "generation": self.generation})
-        request = frame[0]
-        self._deadline = float(request["deadline"])
-        name, kind = next((name, kind) for name, kind in _KINDS.items() if name in request)
-        call = request[name]
-        sizes = kind.from_wire(call).sizes()
-        self._sentinel.write({**facts, "request": {"id": call.get("id"), **sizes}})
-        self.threads = call.get("threads")
-        return request
+        self._sentinel.write({**facts, "request": {"id": wanted.id, **wanted.sizes()}})
 
     def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
         """Send a frame of the answer."""
         try:
-            framing.send(self._connection, message, raw)
+            framing.send(self.connection, message, raw)
         except OSError as exc:
-            raise _Cancelled from exc
+            raise Gone from exc
 
     def step(self) -> None:
         """Between two steps: beat, share the threads, and see whether the call is still wanted."""
         self._sentinel.beat()
-        self._budget.look()
+        self.budget.look()
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_INTERVAL
         if now >= self._deadline:
             raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
-        if hung_up(self._connection):
-            raise _Cancelled
+        if hung_up(self.connection):
+            raise Gone
 
 
-class _Work(Protocol):
-    def __call__(self, call: _Call, request: dict[str, Any]) -> None: ...
-
-
-def serve_completion(connection: socket.socket, engine: CompletionEngine, *, generation: int, sentinel: Sentinel,
-                     budget: Budget, facts: dict[str, Any]) -> Served:
+def serve_completion(connection: socket.socket, request: dict[str, Any], engine: CompletionEngine, *, generation: int,
+                     sentinel: Sentinel, budget: Budget, facts: dict[str, Any]) -> Served:
     """Answer one completion call and close its connection.
 
     Args:
+        request: what it has brought.
         facts: what the sentinel says of this process; the request's id and sizes are added.
     """
 
-    def work(call: _Call, request: dict[str, Any]) -> None:
-        wanted = CompletionCall.from_wire(request["complete"])
+    def work(call: _Call, wanted: CompletionCall) -> None:
         text = TextFilter([*wanted.sampling.stop, *engine.turn_marks(wanted)])
 
         def on_progress() -> bool:
@@ -143,15 +123,15 @@ def serve_completion(connection: socket.socket, engine: CompletionEngine, *, gen
             "completion_tokens": generated.completion_tokens,
         })
 
-    return _serve(connection, work, generation, sentinel, budget, facts)
+    call = _Call(connection, generation, sentinel, budget)
+    return _serve(call, request, "complete", CompletionCall.from_wire, work, facts)
 
 
-def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, generation: int, sentinel: Sentinel,
-                 budget: Budget, facts: dict[str, Any]) -> Served:
+def serve_tokens(connection: socket.socket, request: dict[str, Any], vocabularies: Vocabularies, *, generation: int,
+                 sentinel: Sentinel, budget: Budget, facts: dict[str, Any]) -> Served:
     """Answer one call for the tokens of texts and close its connection."""
 
-    def work(call: _Call, request: dict[str, Any]) -> None:
-        wanted = TokenizeCall.from_wire(request["tokenize"])
+    def work(call: _Call, wanted: TokenizeCall) -> None:
         tokenize = vocabularies.of(wanted.model)
         counts, parts = [], []
         for text in wanted.texts:
@@ -162,28 +142,29 @@ def serve_tokens(connection: socket.socket, vocabularies: Vocabularies, *, gener
         call.tokens = sum(counts)
         call.send({"event": "done", "counts": counts, "generation": generation}, b"".join(parts))
 
-    return _serve(connection, work, generation, sentinel, budget, facts)
-
-
-def _serve(connection: socket.socket, work: _Work, generation: int, sentinel: Sentinel, budget: Budget,
-           facts: dict[str, Any]) -> Served:
-    started = time.monotonic()
     call = _Call(connection, generation, sentinel, budget)
+    return _serve(call, request, "tokenize", TokenizeCall.from_wire, work, facts)
+
+
+def _serve(call: _Call, request: dict[str, Any], name: str, parsed: Callable[[dict[str, Any]], _Wanted],
+           work: Callable[[_Call, _Wanted], None], facts: dict[str, Any]) -> Served:
+    started = time.monotonic()
     outcome: Outcome = "answered"
-    with connection:
+    with call.connection:
         try:
-            request = call.begin(facts)
-            budget.enter(call.threads)
+            deadline, wanted = read_request(request, name, parsed)
+            call.begin(wanted, deadline, facts)
+            call.budget.enter(wanted.threads if isinstance(wanted, CompletionCall) else None)
             try:
-                work(call, request)
+                work(call, wanted)
             finally:
-                budget.leave()
+                call.budget.leave()
         except CallError as exc:
             outcome = "refused"
             try:
                 call.send({"event": "error", "error": exc.to_wire()})
-            except _Cancelled:
+            except Gone:
                 outcome = "cancelled"
-        except _Cancelled:
+        except Gone:
             outcome = "cancelled"
     return Served(outcome, time.monotonic() - started, call.tokens)

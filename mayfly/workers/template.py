@@ -1,13 +1,15 @@
 """The chat template: a process with the model loaded that only forks (ISOLATION=fork).
 
 Started by the watchdog. It keeps one generation forked ahead - reseeded, waiting - and, while fewer than
-CHAT_PROCESSES calls are being served, accepts a call, hands its connection to that generation and forks the next.
-Further calls wait in the lane's socket. The template never computes and never reads a request, so its loop beats and
-reaps whatever the others do. It stays single-threaded: a fork beside threads is how deadlocks are made.
+CHAT_PROCESSES calls are being served, takes a call, hands its connection to that generation and forks the next. Further
+calls wait in the lane's socket. The template never computes and never reads a request, only how long it is, so its loop
+beats and reaps whatever the others do. A generation whose request isn't whole yet counts once it has read it. The
+template stays single-threaded: a fork beside threads is how deadlocks are made.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import os
@@ -18,7 +20,7 @@ import time
 from mayfly.engines.base import CompletionEngine
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits, generation
-from mayfly.workers.accept import TICK, ModelFile, take_call
+from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.budget import Table
 from mayfly.workers.forks import Fork, Forks
 from mayfly.workers.generation import Generation
@@ -27,6 +29,8 @@ from mayfly.workers.spec import Events, Spec
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
+# Generations that read a request at the same time; for one more, the one that has read longest gives up.
+_MOST_READERS = 8
 
 
 class Template:
@@ -36,15 +40,17 @@ class Template:
                  events: Events) -> None:
         self._spec = spec
         self._engine = engine
-        self._listener = listener
+        self._door = Door(listener, spec.address, Line.look)
         self._model_file = model_file
         self._events = events
         self._sentinel = Sentinel(spec.sentinel())
         self._table = Table(spec.budget)
         self._places = set(spec.places)
         self._next_number = spec.generation
-        self._forks = Forks(listener.close)
+        self._forks = Forks(self._door.close)
         self._ahead: Fork | None = None
+        self._readers: list[Fork] = []
+        self._waiting: collections.deque[Fork] = collections.deque()  # with a request, for a place
         self._pause = 0.0
         self._fork_at = 0.0
 
@@ -61,7 +67,7 @@ class Template:
             self._sentinel.beat()
             if self._model_file.changed():
                 # Those being served finish; calls that wait are served by the next template.
-                if self._free_places() == self._places:
+                if len(self._forks) == (self._ahead is not None):
                     self._sentinel.remove()
                     return exits.MODEL_CHANGED
             elif self._ahead is None and time.monotonic() >= self._fork_at:
@@ -76,35 +82,53 @@ class Template:
             poll.register(descriptor, select.POLLIN)
         ready = self._ahead is not None and self._ahead.ready
         if ready and self._free_places() and not self._model_file.changed():
-            poll.register(self._listener, select.POLLIN)
+            poll.register(self._door, select.POLLIN)
         timeout = TICK if self._ahead is not None else min(TICK, max(0.0, self._fork_at - time.monotonic()))
         for descriptor, _ in poll.poll(timeout * 1000):
             fork = self._forks.of(descriptor)
-            if descriptor == self._listener.fileno():
-                self._accept()
+            if descriptor == self._door.fileno():
+                self._take_call()
             elif fork is not None:
                 self._listen_to(fork)
+        self._door.send_away()
+        while self._waiting and (free := self._free_places()):
+            self._give_place(self._waiting.popleft(), min(free))
 
     def _free_places(self) -> set[int]:
         return self._places.difference(fork.place for fork in self._forks if fork.place is not None)
 
-    def _accept(self) -> None:
+    def _take_call(self) -> None:
         fork = self._ahead
         if fork is None:
             return  # it has died this moment
         place = min(self._free_places())
         # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
         self._table[place] = 1
-        connection = take_call(self._listener, self._spec.address)
-        if connection is None:
+        came = self._door.hear(0, 1)
+        for line, whole in came:
+            if not whole:
+                self._let_read(fork)
+            else:
+                fork.place = place
+            # If it died this moment, the caller sees a connection that ended before it began, and tries again.
+            with line.connection, contextlib.suppress(OSError):
+                generation.hand_over(fork.channel, place if whole else generation.NO_PLACE, line.connection)
+            self._ahead = None
+            self._fork_at = 0.0
+        if fork.place is None:
             self._table[place] = 0
-            return
-        # If it died this moment, the caller sees a connection that ended before it began, and tries again.
-        with connection, contextlib.suppress(OSError):
-            generation.hand_over(fork.channel, place, connection)
+
+    def _let_read(self, fork: Fork) -> None:
+        self._readers.append(fork)
+        if len(self._readers) > _MOST_READERS:
+            with contextlib.suppress(OSError):
+                generation.give_place(self._readers.pop(0).channel, generation.NO_PLACE)
+
+    def _give_place(self, fork: Fork, place: int) -> None:
+        self._table[place] = 1
         fork.place = place
-        self._ahead = None
-        self._fork_at = 0.0
+        with contextlib.suppress(OSError):
+            generation.give_place(fork.channel, place)
 
     # -- generations ------------------------------------------------------------------------------------------
 
@@ -118,19 +142,28 @@ class Template:
         said = fork.hear()
         if said == generation.READY:
             fork.ready = True
+        elif said == generation.READ:
+            if fork in self._readers:
+                self._readers.remove(fork)
+                self._waiting.append(fork)
         elif said == generation.DONE:
-            self._empty(fork)
+            self._leave(fork)
             self._pause = 0.0
         elif not said:
             code = self._forks.reap(fork)
             self._events.send("exited", generation=fork.number, pid=fork.pid, code=code)
-            self._empty(fork)
+            self._leave(fork)
             if fork is self._ahead:
                 self._ahead = None
                 self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
                 self._fork_at = time.monotonic() + self._pause
 
-    def _empty(self, fork: Fork) -> None:
+    def _leave(self, fork: Fork) -> None:
+        """Take note that a generation computes no more and waits for nothing."""
+        if fork in self._readers:
+            self._readers.remove(fork)
+        if fork in self._waiting:
+            self._waiting.remove(fork)
         if fork.place is not None:
             self._table[fork.place] = 0
             fork.place = None

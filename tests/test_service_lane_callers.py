@@ -1,0 +1,101 @@
+"""Connections to the lanes' sockets that bring no request, or half of one: they hold nobody up and break nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+from service import Service, until
+
+from mayfly.compat import LaneAddress, hung_up
+from mayfly.lanes import framing
+from mayfly.lanes.calls import CompletionCall
+
+SMALL = framing.frame({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello").to_wire()})
+LARGE = framing.frame({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello " * 300_000).to_wire()})
+# What is sent, and by how many at a time: more of the silent than an embedding process takes calls.
+KINDS = {"nothing": (b"", 40), "half a head": (SMALL[:6], 5), "a head": (SMALL[:12], 5),
+         "half a frame": (SMALL[:60], 5), "half a large frame": (LARGE[:100_000], 5)}
+
+NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.frame({}), framing.frame({"deadline": 1}),
+            framing.frame({"deadline": "soon"}),
+            framing.frame({"deadline": 1e12, "complete": {}, "embed": {}, "tokenize": {}}),
+            framing.frame({"deadline": 1e12, "complete": 5, "embed": [], "tokenize": None}),
+            SMALL + SMALL, SMALL + b"more")
+
+
+@contextlib.contextmanager
+def _callers(service: Service, sent: bytes, number: int) -> Iterator[list[socket.socket]]:
+    """Connect so many callers to each lane's socket, all of which send the same and no more."""
+    with contextlib.ExitStack() as stack:
+        callers = []
+        for path in sorted(service.run_folder.glob("*.sock")):
+            for _ in range(number):
+                callers.append(stack.enter_context(LaneAddress.connect({"path": str(path)}, timeout=20)))
+                callers[-1].sendall(sent)
+        yield callers
+
+
+def _tokenize(service: Service) -> int:
+    answer = service.post("/v1/tokenize", {"input": "Hello"})
+    answer.raise_for_status()
+    return int(answer.json()["data"][0]["count"])
+
+
+@pytest.mark.parametrize("isolation", ["fork", "respawn", "none"])
+def test_a_caller_that_does_not_bring_its_request_holds_nobody_up(
+        start: Callable[..., Service], isolation: str) -> None:
+    """Others are answered while it is still connected: nobody waited for it, or for its end."""
+    service = start(ISOLATION=isolation)
+    count = _tokenize(service)
+    assert len(list(service.run_folder.glob("*.sock"))) == 3  # embeddings, completions, tokens
+    for kind, (sent, number) in KINDS.items():
+        with _callers(service, sent, number) as callers:
+            assert service.complete("Hello")["response"]
+            assert len(service.embed(["Hello"])) == 1
+            assert _tokenize(service) == count
+            assert (kind, sum(map(hung_up, callers)) < len(callers) / 2) == (kind, True)
+    assert service.complete("Hello")["response"]
+    assert service.reports() == []
+    assert service.lane("chat")["restarts"]["crashed"] == service.lane("embed")["restarts"]["crashed"] == 0
+
+
+@pytest.mark.parametrize("isolation", ["fork", "none"])
+def test_as_many_such_callers_as_there_can_be_break_nothing(start: Callable[..., Service], isolation: str) -> None:
+    service = start(ISOLATION=isolation)
+    _tokenize(service)
+    with contextlib.ExitStack() as stack:
+        for sent, _ in KINDS.values():
+            stack.enter_context(_callers(service, sent, 60))
+        for _ in range(3):
+            assert service.complete("Hello")["response"]
+            assert len(service.embed(["Hello"])) == 1
+            assert _tokenize(service)
+    assert service.reports() == []
+
+
+@pytest.mark.parametrize("isolation", ["fork", "none"])
+def test_a_caller_that_sends_nonsense_is_hung_up_on_and_kills_nothing(
+        start: Callable[..., Service], isolation: str) -> None:
+    service = start(ISOLATION=isolation)
+    _tokenize(service)
+    for sent in NONSENSE:
+        with _callers(service, sent, 2) as callers:
+            for caller in callers:
+                until(lambda caller=caller: hung_up(caller), what=f"its end after {sent[:99]!r}")
+        assert service.complete("Hello")["response"]
+        assert len(service.embed(["Hello"])) == 1
+        assert _tokenize(service)
+    assert service.reports() == []
+
+
+def test_a_large_request_is_served_beside_callers_that_stop_in_the_middle_of_one(start: Callable[..., Service]) -> None:
+    """It doesn't fit into the socket, so its process takes it before it is whole."""
+    service = start(MAX_BODY="8MB")
+    with _callers(service, *KINDS["half a large frame"]):
+        answer = service.post("/gpt4all_api", {"prompt": "word " * 300_000})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert service.complete("Hello")["response"]
+    assert service.reports() == []
