@@ -41,7 +41,8 @@ def plain(embedding_model: Path) -> Gpt4AllEmbeddings:
 @pytest.fixture(scope="module")
 def ids(embedding_model: Path) -> Callable[[str], list[int]]:
     """The ids that the service counts, for a whole text at once."""
-    return open_tokenizer(embedding_model, "embedding", read_header(embedding_model).vocabulary_size)
+    tokenize = open_tokenizer(embedding_model, "embedding", read_header(embedding_model).vocabulary_size)
+    return lambda text: [token for ids in tokenize(text) for token in ids]
 
 
 def vector(made: bytes) -> np.ndarray:

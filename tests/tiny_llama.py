@@ -63,6 +63,8 @@ def make(
     ids: Mapping[str, str] | None = None,
     pre: str = "",
     add_bos: bool | None = None,
+    joins: Sequence[tuple[str, str]] = (),
+    markers: Sequence[str] = (),
 ) -> Path:
     """Write the model to `path` (2.2 MB with these sizes) and return `path`.
 
@@ -79,10 +81,15 @@ def make(
         pre: the name of a pre-tokenizer, such as "llama-bpe" or "qwen2", for a byte-level BPE vocabulary (\u2581 is
             written \u0120 there, here too in the pieces given); "" for a SentencePiece one.
         add_bos: what the file says of a bos token before each prompt; None: nothing.
+        joins: neighbours that make a piece of their own, the first before the others and all before the words.
+        markers: pieces that are found in a text before anything else ("user-defined" tokens).
     """
     more = [(piece, 0.0, int(gguf.TokenType.CONTROL), value) for piece, value in (control or {}).items()]
     # Their scores let the tokenizer prefer them to all others.
     more += [(piece, 100.0, int(gguf.TokenType.NORMAL), value) for piece, value in (words or {}).items()]
+    more += [(piece, 0.0, int(gguf.TokenType.USER_DEFINED), -30.0) for piece in markers]
+    joined = dict.fromkeys(left + right for left, right in joins)
+    more += [(piece, 100.0 + len(joined) - rank, int(gguf.TokenType.NORMAL), -8.0) for rank, piece in enumerate(joined)]
     pieces, scores, types, bias = _vocabulary(eos_bias, more, byte_level=bool(pre))
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.MODEL)
@@ -101,7 +108,7 @@ def make(
     writer.add_tokenizer_pre(pre or "default")
     writer.add_token_list(pieces)
     if pre:
-        writer.add_token_merges(_merges())
+        writer.add_token_merges([*(f"{left} {right}" for left, right in joins), *_merges()])
     else:
         writer.add_token_scores(scores)
     writer.add_token_types(types)
@@ -144,10 +151,10 @@ def _vocabulary(eos_bias: float, more: Sequence[tuple[str, float, int, float]], 
     if byte_level:
         # The alphabet of bytes: printable ones stand for themselves, the rest for characters from U+0100 on.
         known = {piece for piece, *_ in entries}
-        entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in _alphabet() if letter not in known]
+        entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in alphabet() if letter not in known]
     else:
         entries += [(letter, -1.0, kinds.NORMAL, -8.0) for letter in ["\u2581", *letters]]
-    entries += more
+    entries = list({entry[0]: entry for entry in [*reversed(more), *reversed(entries)]}.values())[::-1]
     pieces, scores, types, bias = zip(*entries, strict=True)
     return (
         [piece.encode() for piece in pieces],
@@ -157,7 +164,7 @@ def _vocabulary(eos_bias: float, more: Sequence[tuple[str, float, int, float]], 
     )
 
 
-def _alphabet() -> list[str]:
+def alphabet() -> list[str]:
     """Return the character that stands for each byte in a byte-level vocabulary (GPT-2's)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from mayfly.engines.base import CompletionEngine, EmbeddingEngine
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
 from mayfly.errors import ModelUnavailable
 
 _SCRIPT_SUFFIX = ".script.json"
@@ -79,14 +79,14 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
     return Gpt4AllCompletions(path, threads, context_length, device, model, form)
 
 
-def load_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Callable[[str], list[int]]:
+def load_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
     """Open a model's vocabulary without the model.
 
     Args:
         size: how many tokens the file's header says there are.
 
     Returns:
-        A function that gives the token ids for a text, those included that begin and end it for this model.
+        A function that gives the token ids for a text in steps, those included that begin and end it for this model.
 
     Raises:
         ModelUnavailable: the vocabulary can't be read.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -12,6 +13,10 @@ from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 if TYPE_CHECKING:  # not needed by the workers that complete
     import numpy as np
     import numpy.typing as npt
+
+
+#: Gives the token ids of a text, some milliseconds of work at a time; some of the steps have none.
+Tokenize = Callable[[str], "Iterator[array[int]]"]
 
 
 @dataclass(frozen=True)
@@ -167,9 +172,6 @@ class CompletionEngine(Protocol):
         """Return the texts that end an answer because the next turn begins with them: for models that mark their turns
         with text ("### Human:") and not with tokens."""
 
-    def count(self, segments: Sequence[Segment]) -> int | None:
-        """Count the prompt's tokens without evaluating them; None where that isn't possible."""
-
     def generate(
         self,
         segments: Sequence[Segment],
@@ -184,7 +186,7 @@ class CompletionEngine(Protocol):
             segments: the prompt.
             sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
             prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
-            on_progress: called during the prompt's evaluation, at least once a batch; False stops.
+            on_progress: called while the prompt is tokenised and evaluated, at least once a batch; False stops.
             on_token: called with each token's bytes (which may end inside a character); False stops.
 
         Raises:

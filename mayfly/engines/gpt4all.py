@@ -50,6 +50,8 @@ from mayfly.models.header import Header, read_header
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
+# A prompt that is too long is counted to its end if it isn't longer than this, which takes some tenths of a second.
+_COUNTED_BYTES = 256 << 10
 _MERSENNE_NUMBERS = 624
 # Texts that are embedded side by side. Each copy of MiniLM takes some 4 MB beside the weights.
 _MOST_COPIES = 4
@@ -263,10 +265,6 @@ class Gpt4AllCompletions:
         """See CompletionEngine."""
         return () if call.text is not None else self._template.turn_marks
 
-    def count(self, segments: Sequence[Segment]) -> int | None:
-        """See CompletionEngine."""
-        return None if self._vocabulary is None else len(self._vocabulary.tokenize(list(segments)))
-
     def _bos_added(self, header: Header) -> str:
         """Return the text of the bos token if gpt4all begins each prompt with that token, else "".
 
@@ -299,6 +297,7 @@ class Gpt4AllCompletions:
             return None
         try:
             vocabulary = Vocabulary(library, path)
+            _ = vocabulary.survey  # once, and not in each fork
             probe = [Segment("Hello there", special=True), Segment("</s> 1, 2", special=False)]
             same = vocabulary.tokenize(probe) == self._evaluated_ids(probe)
         except (AttributeError, OSError, ModelUnavailable) as exc:
@@ -357,15 +356,41 @@ class Gpt4AllCompletions:
         prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
-        counted = self.count(segments)
-        if counted is not None and counted >= self.context_length:
-            raise too_long(counted, self.context_length)
+        pieces, counted = self._fitting(segments, on_progress)
         try:
-            return self._run(segments, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
+            return self._run(pieces, sampling, lambda _: on_progress(), lambda _, piece: on_token(piece),
                              min(prompt_batch or _BATCH, _BATCH))
         except ContextLengthExceeded as exc:
             # gpt4all wants some tokens more room than it needs, and doesn't say how long the prompt is.
             raise too_long(counted, self.context_length) from exc
+
+    def _fitting(self, segments: Sequence[Segment], on_progress: Callable[[], bool]
+                 ) -> tuple[Sequence[Segment], int | None]:
+        """Return the segments of a prompt, long ones in pieces, and how many tokens it has.
+
+        Where tokens can't be counted the segments are as they were, and the number is None.
+
+        Raises:
+            ContextLengthExceeded: it leaves no room in the window. That is known before the end of a very long one.
+        """
+        if self._vocabulary is None:
+            return segments, None
+        left = sum(len(segment.text.encode()) for segment in segments)
+        pieces: list[Segment] = []
+        counted = seen = 0
+        for piece, ids in self._vocabulary.pieces(segments):
+            pieces.append(piece)
+            counted += len(ids)
+            size = len(piece.text.encode())
+            seen, left = seen + size, left - size
+            # Each token takes some of what is left with it.
+            least = counted + left // self._vocabulary.longest
+            if seen > _COUNTED_BYTES and least >= self.context_length:
+                raise too_long(least, self.context_length, at_least=True)
+            on_progress()
+        if counted >= self.context_length:
+            raise too_long(counted, self.context_length)
+        return pieces, counted
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -477,9 +502,9 @@ def _end_ids(header: Header) -> frozenset[int]:
     return end_ids(header.pieces) | named
 
 
-def too_long(tokens: int | None, context_length: int) -> ContextLengthExceeded:
+def too_long(tokens: int | None, context_length: int, *, at_least: bool = False) -> ContextLengthExceeded:
     """Return the error for a prompt that leaves no room in the window."""
-    size = f"{tokens} tokens" if tokens is not None else "more tokens"
+    size = f"{'at least ' if at_least else ''}{tokens} tokens" if tokens is not None else "more tokens"
     return ContextLengthExceeded(
         f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together",
         param="prompt", tokens=tokens)

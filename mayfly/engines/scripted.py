@@ -25,7 +25,7 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,9 +76,9 @@ class _Script:
             os.close(counter)
 
 
-def tokenize(text: str) -> list[int]:
-    """Return a number for each word."""
-    return [zlib.crc32(word.encode()) & 0x7FFF for word in text.split()]
+def tokenize(text: str) -> Iterator[array.array[int]]:
+    """Yield a number for each word."""
+    yield array.array("i", (zlib.crc32(word.encode()) & 0x7FFF for word in text.split()))
 
 
 def _hang() -> NoReturn:

@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterator
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mayfly.engines.base import Segment
-from mayfly.errors import ModelUnavailable
-from mayfly.models import wordpiece
+from mayfly.engines import cuts, long_texts
+from mayfly.engines.base import Segment, Tokenize
+from mayfly.errors import InvalidRequest, ModelUnavailable
 
 # What the structures and functions below were taken from.
 _VERSION = "2.8.2"
 
-# llama.h of the wheel: LLAMA_TOKEN_ATTR_UNKNOWN, _CONTROL, _USER_DEFINED. After such a token gpt4all puts a space
+# llama.h of the wheel: llama_token_attr. After an unknown, a control or a user-defined token gpt4all puts a space
 # before the next text (where the vocabulary asks for one), as it does at the start.
-_ATTRIBUTES_BEFORE_SPACE = 1 << 0 | 1 << 3 | 1 << 4
+_CONTROL, _USER_DEFINED, _BYTE = 1 << 3, 1 << 4, 1 << 5
+_ATTRIBUTES_BEFORE_SPACE = 1 << 0 | _CONTROL | _USER_DEFINED
+_STRIPS_BEFORE, _STRIPS_AFTER = 1 << 7, 1 << 8
+# llama_vocab_type
+_SENTENCEPIECE, _BPE = 1, 2
+
+# Tokens on either side of a cut that are tokenised together at least: what one is may depend on the next ones.
+_BESIDE_A_CUT = 4
+# Places where a cut is tried before a longer piece is.
+_TRIES = 16
 
 
 class _ModelParams(ctypes.Structure):
@@ -65,6 +77,10 @@ class Vocabulary:
         llama.llama_tokenize_gpt4all.restype = ctypes.c_int32
         llama.llama_token_get_attr.argtypes = [ctypes.c_void_p, ctypes.c_int32]
         llama.llama_token_get_attr.restype = ctypes.c_int
+        llama.llama_token_get_text.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        llama.llama_token_get_text.restype = ctypes.c_char_p
+        llama.llama_vocab_type.argtypes = [ctypes.c_void_p]
+        llama.llama_vocab_type.restype = ctypes.c_int
         llama.llama_n_vocab.argtypes = [ctypes.c_void_p]
         llama.llama_n_vocab.restype = ctypes.c_int32
         llama.llama_free_model.argtypes = [ctypes.c_void_p]
@@ -76,6 +92,8 @@ class Vocabulary:
         self._model = llama.llama_load_model_from_file(str(path).encode(), params)
         if not self._model:
             raise ModelUnavailable(f"the vocabulary of {path.name} can't be read")
+        self._kind = llama.llama_vocab_type(self._model)
+        self._bytes: dict[int, bytes | None] = {}
 
     def __del__(self) -> None:
         """Give its memory back."""
@@ -85,27 +103,203 @@ class Vocabulary:
     def __len__(self) -> int:
         return int(self._llama.llama_n_vocab(self._model))
 
-    def tokenize(self, segments: list[Segment]) -> list[int]:
+    @property
+    def longest(self) -> int:
+        """The most bytes of a text that one token stands for, at most."""
+        return self.survey[0]
+
+    @functools.cached_property
+    def survey(self) -> tuple[int, Sequence[cuts.Marker]]:
+        """The length of the longest token in bytes, and the markers: what long texts need to know of all tokens."""
+        longest, markers = 1, []
+        for token in range(len(self)):
+            text = self._text(token)
+            longest = max(longest, len(text))
+            attributes = self._llama.llama_token_get_attr(self._model, token)
+            if attributes & _USER_DEFINED:
+                markers.append(cuts.Marker(text.decode(errors="replace"), bool(attributes & _STRIPS_BEFORE),
+                                           bool(attributes & _STRIPS_AFTER)))
+        return longest, sorted(markers, key=lambda marker: len(marker.text.encode()), reverse=True)
+
+    def _text(self, token: int) -> bytes:
+        return bytes(self._llama.llama_token_get_text(self._model, token))
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Return the token ids that gpt4all evaluates for a prompt fed in these segments."""
-        ids: list[int] = []
+        return [token for _, ids in self.pieces(segments) for token in ids]
+
+    def pieces(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, array[int]]]:
+        """Yield the segments of a prompt, a long text of a client in pieces, each with the ids that gpt4all evaluates.
+
+        The ids, one after another, are those of the segments as they are; each is some milliseconds of work.
+
+        Raises:
+            InvalidRequest: a text has no place where it may be cut, and is too long to be tokenised in one go.
+        """
+        last: int | None = None
         for segment in segments:
-            at_start = not ids
-            space = at_start or bool(
-                self._llama.llama_token_get_attr(self._model, ids[-1]) & _ATTRIBUTES_BEFORE_SPACE)
-            encoded = segment.text.encode()
-            buffer = (ctypes.c_int32 * (len(encoded) + 4))()
-            count = self._llama.llama_tokenize_gpt4all(
-                self._model, encoded, len(encoded), buffer, len(buffer), at_start, segment.special, space)
-            ids.extend(buffer[:max(0, count)])
+            for text, ids in self._cut(segment, last):
+                yield Segment(text, segment.special), ids
+                last = ids[-1] if ids else last
+
+    def _cut(self, segment: Segment, last: int | None) -> Iterator[tuple[str, array[int]]]:
+        """Yield the pieces of a segment and their ids; `last` is the id before them, None at the prompt's beginning."""
+        text = segment.text
+        if segment.special or len(text) <= cuts.PIECE or self._kind not in (_SENTENCEPIECE, _BPE):
+            yield text, self._ids(text, last, special=segment.special)
+            return
+        for part in _gathered(cuts.around_markers(text, self.survey[1])):
+            for piece, ids in self._in_pieces(part, last):
+                yield piece, ids
+                last = ids[-1] if ids else last
+
+    def _in_pieces(self, text: str, last: int | None) -> Iterator[tuple[str, array[int]]]:
+        start, ends = 0, self._ends(text, 0, last)
+        end, ids = _first(ends, start)
+        while end < len(text):
+            further = self._ends(text, end, ids[-1])
+            next_end, next_ids = _first(further, end)
+            if self._joins(text[start:end], ids, text[end:next_end], next_ids):
+                yield text[start:end], ids
+                start, ends, end, ids = end, further, next_end, next_ids
+            else:
+                end, ids = _first(ends, start)
+        yield text[start:end], ids
+
+    def _ends(self, text: str, start: int, last: int | None) -> Iterator[tuple[int, array[int]]]:
+        """Yield where a piece may end and its ids, the best place first; the end of the text if it's near."""
+        sizes = [cuts.PIECE, cuts.LONGEST_PIECE]
+        if self._kind == _SENTENCEPIECE:
+            sizes.append(len(text))  # which takes its time, but no stack
+        for size in sizes:
+            end = min(start + size, len(text))
+            ids = self._ids(text[start:end], last)
+            if end == len(text):
+                yield end, ids
+                return
+            yield from itertools.islice(self._places(text, start, end, ids), _TRIES)
+
+    def _places(self, text: str, start: int, end: int, ids: array[int]) -> Iterator[tuple[int, array[int]]]:
+        """Yield where the text between `start` and `end` may be cut between two of its tokens, and those before it.
+
+        In a run of one character no other place will do: its tokens are counted from its beginning.
+        """
+        plain = self._plain(text[start:end])
+        at, size = end, len(plain)
+        for count in range(len(ids), 0, -1):
+            if count < len(ids):
+                part = self._bytes_of(ids[count])
+                # A text that spells a byte's token becomes that token.
+                if part is None or plain[size - len(part):size] != part:
+                    return
+                size -= len(part)
+                at -= sum(not _continues(part[index:index + 1]) for index in range(len(part)))
+            if size <= len(plain) // 2:
+                return
+            if not _continues(plain[size:size + 1]) and (self._kind == _SENTENCEPIECE or cuts.may_cut(text, at, start)):
+                yield at, ids[:count]
+
+    def _joins(self, before: str, before_ids: array[int], after: str, after_ids: array[int]) -> bool:
+        """Tell whether the tokens of two neighbouring pieces are those of both together; see `cuts`."""
+        # More of them if a character's bytes are spread over tokens.
+        for count in range(_BESIDE_A_CUT, 3 * _BESIDE_A_CUT):
+            left, right = before_ids[-count:], after_ids[:count]
+            texts = self._joined(left), self._joined(right), self._joined(after_ids[count:count + 1])
+            if None in texts:
+                return False
+            left_text, right_text, following = (text or b"" for text in texts)
+            if _continues(left_text) or _continues(following):
+                continue
+            # A text that spells a byte's token becomes that token.
+            if not (self._plain(before).endswith(left_text) and self._plain(after).startswith(right_text)):
+                return False
+            whole = (left_text + right_text).decode()
+            return self._raw_ids(whole, at_start=False, special=False, space=False) == left + right
+        return False
+
+    def _plain(self, text: str) -> bytes:
+        # What stands for a blank in such a vocabulary is one.
+        return (text.replace("\u2581", " ") if self._kind == _SENTENCEPIECE else text).encode()
+
+    def _joined(self, ids: Iterable[int]) -> bytes | None:
+        """Return the bytes that tokens stand for; None if one stands for none."""
+        parts = [self._bytes_of(token) for token in ids]
+        return None if None in parts else b"".join(part for part in parts if part is not None)
+
+    def _bytes_of(self, token: int) -> bytes | None:
+        if token not in self._bytes:
+            self._bytes[token] = self._find_bytes(token)
+        return self._bytes[token]
+
+    def _find_bytes(self, token: int) -> bytes | None:
+        attributes = self._llama.llama_token_get_attr(self._model, token)
+        if attributes & _ATTRIBUTES_BEFORE_SPACE:
+            return None
+        text = self._text(token)
+        if self._kind == _SENTENCEPIECE:
+            return bytes([int(text[3:5], 16)]) if attributes & _BYTE else text.replace("\u2581".encode(), b" ")
+        found = [_BYTE_LEVEL.get(character) for character in text.decode(errors="replace")]
+        return None if None in found else bytes(byte for byte in found if byte is not None)
+
+    def _ids(self, text: str, last: int | None, *, special: bool = False) -> array[int]:
+        """Return the ids of a text that follows the token `last`, or begins a prompt (None)."""
+        space = last is None or bool(
+            self._llama.llama_token_get_attr(self._model, last) & _ATTRIBUTES_BEFORE_SPACE)
+        return self._raw_ids(text, at_start=last is None, special=special, space=space)
+
+    def _raw_ids(self, text: str, *, at_start: bool, special: bool, space: bool) -> array[int]:
+        encoded = text.encode()
+        buffer = (ctypes.c_int32 * (len(encoded) + 4))()
+        count = self._llama.llama_tokenize_gpt4all(
+            self._model, encoded, len(encoded), buffer, len(buffer), at_start, special, space)
+        ids = array("i")
+        ids.frombytes(ctypes.string_at(buffer, ids.itemsize * max(0, count)))
         return ids
 
 
-def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Callable[[str], list[int]]:
+def _gathered(parts: Iterable[str]) -> Iterator[str]:
+    """Put neighbours together as long as they make no more than a piece."""
+    held: list[str] = []
+    length = 0
+    for part in parts:
+        if held and length + len(part) > cuts.PIECE:
+            yield "".join(held)
+            held, length = [], 0
+        held.append(part)
+        length += len(part)
+    if held:
+        yield "".join(held)
+
+
+def _first(ends: Iterator[tuple[int, array[int]]], start: int) -> tuple[int, array[int]]:
+    end = next(ends, None)
+    if end is None:
+        raise InvalidRequest(f"The text can't be tokenised: more than {cuts.LONGEST_PIECE} characters of it, from the "
+                             f"{start}th on, hang together. Break them up.", code="text_too_long")
+    return end
+
+
+def _continues(text: bytes) -> bool:
+    """Tell whether bytes begin inside a character."""
+    return bool(text) and text[0] & 0xC0 == 0x80
+
+
+def _byte_level() -> dict[str, int]:
+    """Return the bytes by the characters that stand for them in a byte-level vocabulary: GPT-2's `bytes_to_unicode`."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = itertools.count(0x100)
+    return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
+
+
+_BYTE_LEVEL = _byte_level()
+
+
+def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
     """Open a model's vocabulary in a process that doesn't load the model.
 
     Args:
         path: the model file.
-        kind: an embedding model's text is cleaned first, as for its vectors.
+        kind: an embedding model's text is cleaned first, and a very long one cut, as for its vectors.
         size: how many tokens the file's header says there are.
 
     Returns:
@@ -116,11 +310,25 @@ def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: i
     """
     vocabulary = open_vocabulary(path, size)
 
-    def tokenize(text: str) -> list[int]:
-        cleaned = wordpiece.normalise(text) if kind == "embedding" else text
-        return vocabulary.tokenize([Segment(cleaned, special=False)])
+    def of_prompt(text: str) -> Iterator[array[int]]:
+        return (ids for _, ids in vocabulary.pieces([Segment(text, special=False)]))
 
-    return tokenize
+    def of_embedded(text: str) -> Iterator[array[int]]:
+        """Each part is tokenised between the tokens that begin and end a text; those in the middle don't count."""
+        held: array[int] | None = None
+        for part in long_texts.cleaned_parts(text):
+            if part is None:
+                yield array("i")
+                continue
+            ids = array("i", vocabulary.tokenize([Segment(part, special=False)]))
+            if held is not None:
+                yield held[:-1]
+                ids = ids[1:]
+            held = ids
+        assert held is not None
+        yield held
+
+    return of_embedded if kind == "embedding" else of_prompt
 
 
 def open_vocabulary(path: Path, size: int) -> Vocabulary:

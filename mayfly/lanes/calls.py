@@ -110,24 +110,38 @@ class EmbedCall:
 
 @dataclass(frozen=True)
 class TokenizeCall:
-    """Texts whose tokens are asked for, in order; `model` is the model's id."""
+    """Texts whose tokens are asked for, or with `counted_only` their numbers, in order; `model` is the model's id."""
 
     id: str
     model: str
     texts: tuple[str, ...]
+    counted_only: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"id": self.id, "model": self.model, "texts": list(self.texts)}
+        return {"id": self.id, "model": self.model, "texts": list(self.texts), "counted_only": self.counted_only}
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> TokenizeCall:
         """Rebuild what `to_wire` made."""
-        return cls(id=wire["id"], model=wire["model"], texts=tuple(wire["texts"]))
+        return cls(id=wire["id"], model=wire["model"], texts=tuple(wire["texts"]), counted_only=wire["counted_only"])
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
         return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of the texts of one call.
+
+    Attributes:
+        counts: how many each text has.
+        ids: those of all texts, one after another, as int32 of this machine; b"" if they weren't asked for.
+    """
+
+    counts: tuple[int, ...]
+    ids: bytes
 
 
 class Place(Protocol):
@@ -251,8 +265,8 @@ class Lane(Protocol):
         choose the HTTP status. Closing the iterator cancels the completion.
         """
 
-    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
-        """Return the token ids that the model would be given for each text; nothing is computed with them."""
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> Tokens:
+        """Return the tokens that the model would be given for each text; nothing is computed with them."""
 
     def status(self) -> dict[str, Any]:
         """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""

@@ -12,9 +12,7 @@ brought its answer, it takes the next call to the same process, which has nothin
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -38,6 +36,7 @@ from mayfly.lanes.calls import (
     Piece,
     Place,
     TokenizeCall,
+    Tokens,
     Waiting,
     Watch,
 )
@@ -174,13 +173,12 @@ class SocketLane:
                     return Completion("".join(pieces), _finished(message))
         raise AssertionError("an answer ends with done, or by raising")
 
-    def tokenize(self, call: TokenizeCall, watch: Watch) -> list[list[int]]:
+    def tokenize(self, call: TokenizeCall, watch: Watch) -> Tokens:
         """See Lane."""
         with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
             for message, raw in answer:
                 if message is not None and message["event"] == "done":
-                    ids = iter(struct.unpack(f"<{len(raw) // 4}i", raw))
-                    return [list(itertools.islice(ids, count)) for count in message["counts"]]
+                    return Tokens(tuple(message["counts"]), raw)
         raise AssertionError("an answer ends with done, or by raising")
 
     def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:

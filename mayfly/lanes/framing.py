@@ -1,8 +1,8 @@
 """Frames: how both sides of a lane's socket talk.
 
 A frame is a fixed 12-byte head (magic, length of the JSON, length of the raw part; little-endian u32), JSON in
-UTF-8, and raw bytes (vectors as little-endian float32, or nothing). Lengths are capped before anything is
-allocated. Never pickle: a frame can't run code.
+UTF-8, and raw bytes (vectors as little-endian float32, ids of tokens, or nothing). Lengths are capped before anything
+is allocated. Never pickle: a frame can't run code.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ https://github.com/google-research/bert/blob/master/tokenization.py
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
 # Control characters that BERT drops and gpt4all takes for blanks.
 _DROPPED = dict.fromkeys((0x0B, 0x0C, 0x85))
@@ -23,3 +24,27 @@ def normalise(text: str) -> str:
     if text.isascii():
         return text
     return "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+
+
+# Characters that are normalised at once: some milliseconds of work.
+_AT_ONCE = 16_000
+# Accents that one letter may have for a text to be cut only before a letter.
+_MOST_ACCENTS = 100
+
+
+def normalised(text: str) -> Iterator[str]:
+    """Normalise a text piece by piece; see `normalise`."""
+    start = 0
+    while True:
+        end = start + _AT_ONCE
+        # Accents are put in order within those of one letter.
+        while end < len(text) and end < start + _AT_ONCE + _MOST_ACCENTS and _is_accent(text[end]):
+            end += 1
+        yield normalise(text[start:end])
+        start = end
+        if start >= len(text):
+            return
+
+
+def _is_accent(character: str) -> bool:
+    return unicodedata.combining(unicodedata.normalize("NFD", character)[0]) != 0

@@ -6,14 +6,13 @@ The counts are those of a text given as it is: to an embedding model, or as the 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from flask import Flask, Response, g, request
 
 from mayfly.errors import InvalidRequest, NotFound
-from mayfly.lanes.calls import TokenizeCall, Watch
+from mayfly.lanes.calls import TokenizeCall, Tokens, Watch
 from mayfly.web.bodies import json_object, most_values
-from mayfly.web.catalogue import Catalogue, Model
+from mayfly.web.catalogue import Catalogue
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
 from mayfly.web.token_schemas import TokenCheckBody, TokenizeBody
@@ -30,9 +29,11 @@ def install(app: Flask, service: Service) -> None:
         g.ignored = body.ignored
         texts = body.texts(most)
         asked = catalogue.countable(body.model)
-        ids = _tokens(asked, texts, service.watch(request.environ))
-        data = [{"index": index, "tokens": tokens, "count": len(tokens)} for index, tokens in enumerate(ids)]
-        return _json({"object": "list", "data": data, "model": asked.id})
+        found = _tokens(TokenizeCall(g.request_id, asked.id, texts), service.watch(request.environ))
+        # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
+        from mayfly.web.vectors import token_lists
+
+        return Response(token_lists(found, asked.id), mimetype="application/json")
 
     def token_check() -> Response:
         body = validate(TokenCheckBody, json_object(request, values))
@@ -49,20 +50,17 @@ def install(app: Flask, service: Service) -> None:
         counts = [0] * len(items)
         for model in {model.id: model for model in asked}.values():
             places = [place for place, other in enumerate(asked) if other.id == model.id]
-            ids = _tokens(model, tuple(items[place].prompt for place in places), watch)
-            for place, tokens in zip(places, ids, strict=True):
-                counts[place] = len(tokens)
-        return _json({"prompts": [
+            texts = tuple(items[place].prompt for place in places)
+            found = _tokens(TokenizeCall(g.request_id, model.id, texts, counted_only=True), watch)
+            for place, count in zip(places, found.counts, strict=True):
+                counts[place] = count
+        return Response(json.dumps({"prompts": [
             {"fits": count + item.max_tokens <= model.window, "tokenCount": count, "contextLength": model.window}
-            for item, model, count in zip(items, asked, counts, strict=True)]})
+            for item, model, count in zip(items, asked, counts, strict=True)]}), mimetype="application/json")
 
-    def _tokens(model: Model, texts: tuple[str, ...], watch: Watch) -> list[list[int]]:
+    def _tokens(call: TokenizeCall, watch: Watch) -> Tokens:
         with service.seat(service.switchboard.vocabulary()) as lane:
-            return lane.tokenize(TokenizeCall(g.request_id, model.id, texts), watch)
+            return lane.tokenize(call, watch)
 
     for path, view in (("/v1/tokenize", tokenize), ("/api/v1/token_check", token_check)):
         app.add_url_rule(path, path, view, methods=["POST"], provide_automatic_options=False)
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return Response(json.dumps(body), mimetype="application/json")

@@ -1,4 +1,4 @@
-"""Vectors on their way out: checked, and written without touching single numbers in Python."""
+"""Vectors and tokens on their way out: checked, and written without touching single numbers in Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy.typing as npt
 import orjson
 
 from mayfly.errors import EngineFailed
-from mayfly.lanes.calls import Embeddings
+from mayfly.lanes.calls import Embeddings, Tokens
 
 # Embedding models normalise their vectors; what is further off than this was computed wrongly.
 _NORM_TOLERANCE = 1e-3
+# Numbers that are written at once: some milliseconds, in which no other thread runs.
+_AT_ONCE = 1 << 16
 
 
 def checked(embeddings: Embeddings, count: int) -> npt.NDArray[np.float32]:
@@ -55,3 +57,22 @@ def embedding_list(embeddings: Embeddings, count: int, encoding: Literal["float"
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def token_lists(tokens: Tokens, model: str) -> bytes:
+    """Return the token ids of each text as JSON.
+
+    Megabytes of text have millions of tokens, so they are written in parts, between which other threads run.
+    """
+    ids = np.frombuffer(tokens.ids, np.int32)
+    parts = [b'{"object":"list","data":[']
+    start = 0
+    for index, count in enumerate(tokens.counts):
+        parts.append(b'%s{"index":%d,"tokens":[' % (b"," if index else b"", index))
+        for at in range(start, start + count, _AT_ONCE):
+            written = orjson.dumps(ids[at:min(at + _AT_ONCE, start + count)], option=orjson.OPT_SERIALIZE_NUMPY)
+            parts += [b"," if at > start else b"", written[1:-1]]
+        parts.append(b'],"count":%d}' % count)
+        start += count
+    parts.append(b'],"model":%s}' % orjson.dumps(model))
+    return b"".join(parts)

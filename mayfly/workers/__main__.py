@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from mayfly import engines
 from mayfly.compat import WINDOWS, die_with_parent, forbid_core_dumps, inherited_socket
@@ -26,8 +26,9 @@ from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers import exits
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.budget import Budget, Table
+from mayfly.workers.counting import Counter
 from mayfly.workers.embedding import Embedder
-from mayfly.workers.serving import Served, serve_completion, serve_tokens
+from mayfly.workers.serving import Served, serve_completion
 from mayfly.workers.spec import Events, Spec, read_spec
 from mayfly.workers.vocabularies import Vocabularies
 
@@ -85,12 +86,9 @@ def main() -> int:
 def _vocabulary(spec: Spec, listener: socket.socket, events: Events) -> int:
     """Be the worker that counts tokens; its `model_file` is MODEL_PATH."""
     worker = _Worker(spec, listener, None, events)
-    budget = worker.budget(lambda threads: None)
     names = (spec.settings.embed_model, spec.settings.model_name)
     vocabularies = Vocabularies(Inventory(spec.model_file, names))
-    return worker.run(lambda connection, request: serve_tokens(
-        connection, request, vocabularies, generation=spec.generation, sentinel=worker.sentinel, budget=budget,
-        facts=worker.facts))
+    return worker.count(vocabularies)
 
 
 def _completions(worker: _Worker, engine: CompletionEngine, generation: int) -> _Serve:
@@ -146,6 +144,22 @@ class _Worker:
                               seconds=round(served.seconds, 4), tokens=served.tokens)
             if self._spec.role == "once":
                 return exits.DONE
+
+    def count(self, vocabularies: Vocabularies) -> NoReturn:
+        """Count tokens until the process is ended."""
+        self.sentinel.write(self.facts)
+        generation = self._spec.generation
+        self._events.send("ready", model=self.facts["model"], generation=generation)
+
+        def served(call: Served) -> None:
+            self._events.send("served", generation=generation, outcome=call.outcome, seconds=round(call.seconds, 4),
+                              tokens=call.tokens)
+
+        counter = Counter(
+            vocabularies, self._listener, self._spec.address, generation=generation, sentinel=self.sentinel,
+            facts=self.facts, occupied=self._occupy, served=served, queue_limit=self._spec.settings.queue_limit)
+        while True:
+            counter.step()
 
     def embed(self, engine: EmbeddingEngine) -> int:
         """Serve embeddings until the model's file changes; return the exit code."""

@@ -1,5 +1,5 @@
-"""One call over one connection: compute, answer. What workers for completions and tokens do with a request that has
-come; those for embeddings hold several (`embedding.py`).
+"""One call over one connection: compute, answer. What workers for completions do with a request that has come; those
+for embeddings and tokens hold several (`embedding.py`, `counting.py`).
 
 The working loop is here, so the heartbeat, the deadline, the look at the client and the thread budget are here too:
 at every prompt batch and token.
@@ -8,22 +8,20 @@ at every prompt batch and token.
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from mayfly.compat import hung_up
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import CallError, DeadlinePassed
 from mayfly.lanes import framing
-from mayfly.lanes.calls import CompletionCall, TokenizeCall
+from mayfly.lanes.calls import CompletionCall
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.accept import Gone, read_request
 from mayfly.workers.budget import Budget
 from mayfly.workers.text import TextFilter
-from mayfly.workers.vocabularies import Vocabularies
 
 Outcome = Literal["answered", "refused", "cancelled"]
 
@@ -31,8 +29,6 @@ Outcome = Literal["answered", "refused", "cancelled"]
 _IO_TIMEOUT = 10.0
 # A look at the client costs two system calls: not at every token of a fast model.
 _LOOK_INTERVAL = 0.05
-
-_Wanted = TypeVar("_Wanted", CompletionCall, TokenizeCall)
 
 
 @dataclass
@@ -60,7 +56,7 @@ class _Call:
         self.generation = generation
         self.tokens = 0
 
-    def begin(self, wanted: CompletionCall | TokenizeCall, deadline: float, facts: dict[str, Any]) -> None:
+    def begin(self, wanted: CompletionCall, deadline: float, facts: dict[str, Any]) -> None:
         """Say that the call has a process, and note in the sentinel what is being served."""
         self._deadline = deadline
         self.send({"event": "began", "generation": self.generation})
@@ -124,37 +120,18 @@ def serve_completion(connection: socket.socket, request: dict[str, Any], engine:
         })
 
     call = _Call(connection, generation, sentinel, budget)
-    return _serve(call, request, "complete", CompletionCall.from_wire, work, facts)
+    return _serve(call, request, work, facts)
 
 
-def serve_tokens(connection: socket.socket, request: dict[str, Any], vocabularies: Vocabularies, *, generation: int,
-                 sentinel: Sentinel, budget: Budget, facts: dict[str, Any]) -> Served:
-    """Answer one call for the tokens of texts and close its connection."""
-
-    def work(call: _Call, wanted: TokenizeCall) -> None:
-        tokenize = vocabularies.of(wanted.model)
-        counts, parts = [], []
-        for text in wanted.texts:
-            call.step()
-            ids = tokenize(text)
-            counts.append(len(ids))
-            parts.append(struct.pack(f"<{len(ids)}i", *ids))
-        call.tokens = sum(counts)
-        call.send({"event": "done", "counts": counts, "generation": generation}, b"".join(parts))
-
-    call = _Call(connection, generation, sentinel, budget)
-    return _serve(call, request, "tokenize", TokenizeCall.from_wire, work, facts)
-
-
-def _serve(call: _Call, request: dict[str, Any], name: str, parsed: Callable[[dict[str, Any]], _Wanted],
-           work: Callable[[_Call, _Wanted], None], facts: dict[str, Any]) -> Served:
+def _serve(call: _Call, request: dict[str, Any], work: Callable[[_Call, CompletionCall], None], facts: dict[str, Any]
+           ) -> Served:
     started = time.monotonic()
     outcome: Outcome = "answered"
     with call.connection:
         try:
-            deadline, wanted = read_request(request, name, parsed)
+            deadline, wanted = read_request(request, "complete", CompletionCall.from_wire)
             call.begin(wanted, deadline, facts)
-            call.budget.enter(wanted.threads if isinstance(wanted, CompletionCall) else None)
+            call.budget.enter(wanted.threads)
             try:
                 work(call, wanted)
             finally:

@@ -7,15 +7,13 @@ of the workers that compute, because a count would wait there for the completion
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
 
 from mayfly import engines
+from mayfly.engines.base import Tokenize
 from mayfly.errors import InvalidRequest, ModelUnavailable
 from mayfly.models.inventory import Inventory, Model
 
 _KEPT = 4
-
-Tokenize = Callable[[str], list[int]]
 
 
 class Vocabularies:
@@ -30,7 +28,7 @@ class Vocabularies:
         self._open: collections.OrderedDict[Model, Tokenize] = collections.OrderedDict()
 
     def of(self, name: str) -> Tokenize:
-        """Return the function that makes a text the tokens that the model would be given.
+        """Return the function that makes a text the tokens that the model would be given, in steps.
 
         Raises:
             InvalidRequest: there is no such model, or its vocabulary can't be read.
