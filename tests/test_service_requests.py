@@ -76,7 +76,7 @@ def test_an_ignored_field_is_in_the_log_once(scripted: Service) -> None:
     log = scripted.log_folder / "watchdog.log"
     for name in ("fresh", "fresher"):
         until(lambda word=f" {name}\n": word in log.read_text(), what="a line of the log")
-        assert log.read_text().count(f"are ignored: {name}\n") == 1
+        assert log.read_text().count(f"is ignored: {name}\n") == 1
 
 
 def test_native_routes_refuse_unknown_fields(scripted: Service) -> None:

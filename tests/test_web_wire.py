@@ -383,4 +383,6 @@ def test_application_that_ends_the_process_ends_one_request_alone(service: Servi
         answer = one_answer(other.raw(http_post("/gpt4all_api", b'{"prompt": "x"}')))
         assert (answer.status, answer.error()["code"]) == (500, "internal_error")
         assert other.healthy()
-    capfd.readouterr()
+    printed = capfd.readouterr().err
+    assert f"request {answer.headers['x-request-id']} failed: RuntimeError" in printed
+    assert "from SystemExit" in printed and "web_rig.py" in printed

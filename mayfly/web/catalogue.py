@@ -20,6 +20,7 @@ _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
 # A name that no model has isn't looked up again for so long (s), where it does no harm; and so many are remembered.
 _STRANGE_FOR = 2.0
 _MOST_STRANGE = 256
+_LONGEST_STRANGE = 200
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class Catalogue:
                 return self._listed(file).lane
             if len(self._strange) >= _MOST_STRANGE:
                 self._strange.clear()
-            self._strange[name] = time.monotonic() + _STRANGE_FOR
+            if len(name) <= _LONGEST_STRANGE:
+                self._strange[name] = time.monotonic() + _STRANGE_FOR
         return _LANES["embedding"]
 
     def embedding_lane_of_any_at_hand(self, name: str) -> str | None:

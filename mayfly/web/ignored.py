@@ -32,7 +32,7 @@ class IgnoredFields:
         with self._lock:
             new = [name for name in names if name not in self._told][: _MOST_TOLD - len(self._told)]
             self._told.update(new)
-        if new:
-            sys.stderr.write(f"fields of requests that mean nothing here and are ignored: {', '.join(new)}\n")
+        for name in new:
+            sys.stderr.write(f"a field of requests that means nothing here is ignored: {name}\n")
         more = [] if len(names) <= MOST_NAMED else ["..."]
         return [(HEADER, ", ".join([*names[:MOST_NAMED], *more]))]
