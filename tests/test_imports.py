@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "settings", "compat"},
     "engines": {"errors", "lanes.calls", "models.architectures", "models.dialects", "models.header",
                 "models.wordpiece"},
-    "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "supervision.sentinel"},
+    "workers": {"errors", "settings", "compat", "engines", "lanes", "models.inventory", "models.parts",
+                "supervision.sentinel"},
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "lanes.calls", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
@@ -39,7 +40,7 @@ DOORS = {
     "gpt4all": {"engines.gpt4all"},
     "openvino": {"engines.openvino"},
     "dotenv": {"settings"},
-    "jinja2": {"engines.sandbox"},
+    "jinja2": {"engines.template"},
     "gguf": {"models.convert"},
 }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -17,8 +18,8 @@ import pytest
 import tiny_llama
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models import header as header_module
-from mayfly.models.header import Header, read_header
+from mayfly.models import gguf_stream
+from mayfly.models.header import Header, read_contents, read_header
 
 POSIX = os.name != "nt"
 
@@ -85,7 +86,7 @@ def test_it_agrees_with_the_gguf_package(tiny_model: Path) -> None:
 
 
 def test_the_table_of_tensor_types_is_that_of_the_gguf_package() -> None:
-    for number, (name, weights, size) in header_module._TENSOR_TYPES.items():
+    for number, (name, weights, size) in gguf_stream.TENSOR_TYPES.items():
         if number not in (31, 32, 33):  # since removed from the format: arrangements of Q4_0 for certain CPUs
             kind = gguf.GGMLQuantizationType(number)
             assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (weights, size))
@@ -172,6 +173,133 @@ def test_an_odd_value_is_refused_with_its_key(tmp_path: Path, key: str, value: o
         writer.kv_data[0][key] = gguf.GGUFValue(value, kind)
 
     assert reason in refused(small(tmp_path / "odd.gguf", change))
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = small(tmp_path / "twice.gguf", lambda writer: writer.add_uint32("llama.block_counX", 1))
+    path.write_bytes(path.read_bytes().replace(b"llama.block_counX", b"llama.block_count"))
+    assert "the key 'llama.block_count' twice" in refused(path)
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_token_list(["a", "b"])
+        writer.add_array("tokenizer.ggml.tokenX", ["a", "c"])
+
+    path = small(tmp_path / "twice.gguf", change)
+    path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.tokenX", b"tokenizer.ggml.tokens"))
+    assert "the key 'tokenizer.ggml.tokens' twice" in refused(path)
+
+
+def test_a_tensor_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = small(tmp_path / "twice.gguf", lambda writer: writer.add_tensor("secone", np.ones(7, dtype=np.float32)))
+    path.write_bytes(path.read_bytes().replace(b"secone", b"second"))
+    assert "the tensor 'second' twice" in refused(path)
+
+
+@pytest.mark.parametrize(("architecture", "entries", "kind"), [
+    ("llama", {"general.type": "adapter", "adapter.type": "lora"}, "an adapter (LoRA)"),
+    ("llama", {"adapter.type": "lora"}, "an adapter (LoRA)"),
+    ("clip", {"general.type": "mmproj"}, "a projector (mmproj)"),
+    ("clip", {"clip.projector_type": "mlp"}, "a projector (mmproj)"),
+    ("qwen2vl", {"clip.projector_type": "mlp"}, "a projector (mmproj)"),
+    ("", {"general.type": "imatrix"}, "an importance matrix"),
+    ("", {"imatrix.datasets": "a.txt"}, "an importance matrix"),
+    ("controlvector", {"controlvector.model_hint": "llama"}, "a control vector"),
+])
+def test_what_lies_beside_models_is_named_for_what_it_is(tmp_path: Path, architecture: str, entries: dict[str, str],
+                                                         kind: str) -> None:
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    if not architecture:
+        writer.kv_data[0].pop("general.architecture", None)
+    for key, value in entries.items():
+        writer.add_string(key, value)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((2, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert f"it is {kind}" in refused(path)
+
+
+def test_a_vocabulary_without_weights_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert "it holds no weights, only a vocabulary" in refused(path)
+
+
+@pytest.mark.parametrize(("beginning", "kind"), [
+    (b"\0" * 300, "its download"), (b"\0" * 10, "its download"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS"),
+    (b"\n<!DOCTYPE html><html>", "a web page"), (b"<html lang=en><head></head>", "a web page"),
+    (b"PK\x03\x04" + b"x" * 30, "an archive"), (b"tjgg\x03\0\0\0" + b"x" * 30, "the form before GGUF"),
+    (b"lmgg" + b"x" * 30, "the form before GGUF"), (b"algg" + b"x" * 30, "an adapter"),
+    (b"\x10\0\0\0\0\0\0\0{\"__metadata__\":{}}", "safetensors"),
+])
+def test_what_comes_instead_of_a_model_is_named_for_what_it_is(tmp_path: Path, beginning: bytes, kind: str) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(beginning)
+    reason = refused(path)
+    assert "it isn't a GGUF file but " in reason and kind in reason
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """Return the first part of a model of three."""
+    tiny_llama.make(tmp_path / "large.gguf", tensors_a_part=8)
+    return tmp_path / "large-00001-of-00003.gguf"
+
+
+def part(first: Path, number: int) -> Path:
+    return first.with_name(first.name.replace("-00001-", f"-{number:05d}-"))
+
+
+def test_the_parts_of_a_model_are_read_as_one(split: Path, tiny_model: Path) -> None:
+    whole, parts = read_contents(tiny_model), read_contents(split)
+    size = sum(part(split, number).stat().st_size for number in (1, 2, 3))
+    assert parts.header == replace(whole.header, size=size)
+    assert set(parts.tensors) == set(whole.tensors)
+    for name, tensor in parts.tensors.items():
+        stored = [at.file.read_bytes()[at.offset:at.offset + at.size] for at in (tensor, whole.tensors[name])]
+        assert stored[0] == stored[1]
+
+
+def test_a_missing_part_is_named(split: Path) -> None:
+    part(split, 2).unlink()
+    assert "its part 2 of 3, large-00002-of-00003.gguf, is missing" in refused(split)
+
+
+def test_a_part_that_is_cut_or_no_part_is_named(split: Path, tiny_model: Path) -> None:
+    second = part(split, 2)
+    good = second.read_bytes()
+    for content, reason in ((good[:-100], "cut short"), (b"", "the file is empty"), (b"text" * 99, "isn't a GGUF file"),
+                            (part(split, 3).read_bytes(), "another part"), (tiny_model.read_bytes(), "another part")):
+        second.write_bytes(content)
+        message = refused(split)
+        assert "its part 2 of 3, large-00002-of-00003.gguf: " in message and reason in message
+    second.write_bytes(good)
+    read_header(split)
+
+
+def test_parts_of_different_models_are_refused(split: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    tiny_llama.make(tmp_path / "other" / "large.gguf", tensors_a_part=9)
+    part(split, 3).write_bytes((tmp_path / "other" / part(split, 3).name).read_bytes())
+    assert "its parts are of different models" in refused(split)
+
+
+def test_a_part_by_itself_says_that_it_is_one(split: Path) -> None:
+    assert "part 2 of 3" in refused(part(split, 2))
+    for number in (1, 2):
+        renamed = split.with_name(f"renamed-{number}.gguf")
+        renamed.write_bytes(part(split, number).read_bytes())
+        assert "one of the 3 parts" in refused(renamed)
 
 
 def test_other_versions_and_byte_orders_are_named(tmp_path: Path, good: bytes) -> None:

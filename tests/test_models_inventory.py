@@ -71,12 +71,51 @@ def test_a_model_is_found_by_its_id_and_by_its_files_name(model_path: Path) -> N
         inventory.require("absent")
 
 
-def test_links_that_leave_the_folder_and_hidden_files_are_no_models(model_path: Path, tmp_path: Path) -> None:
+def test_links_that_leave_the_folder_are_unusable_and_hidden_files_are_no_models(model_path: Path,
+                                                                                tmp_path: Path) -> None:
     shutil.copy(model_path / "tiny-llama.gguf", tmp_path / "outside.gguf")
     (model_path / "link.gguf").symlink_to(tmp_path / "outside.gguf")
+    (model_path / "gone.gguf").symlink_to(model_path / "nowhere")
     (model_path / ".hidden.gguf").write_bytes(b"")
-    assert [model.id for model in Inventory(model_path).models()] == ["all-MiniLM-L6-v2", "tiny-llama"]
-    assert Inventory(model_path).find("link") is None
+    inventory = Inventory(model_path)
+    assert [model.id for model in inventory.models()] == ["all-MiniLM-L6-v2", "gone", "link", "tiny-llama"]
+    link, gone = inventory.find("link"), inventory.find("gone")
+    assert link and link.unusable.startswith("the model 'link.gguf' is a link that leaves MODEL_PATH")
+    assert gone and gone.unusable == "the model 'gone.gguf' is a link to a file that isn't there"
+    assert (link.kind, link.size) == (None, 0)
+
+
+def test_a_link_is_the_model_that_it_leads_to_by_its_own_name(model_path: Path, tiny_model: Path) -> None:
+    (model_path / "blobs").mkdir()
+    os.replace(model_path / "tiny-llama.gguf", model_path / "blobs" / "5f2a")
+    (model_path / "linked.gguf").symlink_to("blobs/5f2a")
+    model = Inventory(model_path).require("linked")
+    assert (model.id, model.path.name, model.unusable) == ("linked", "linked.gguf", "")
+    assert model.size == tiny_model.stat().st_size
+
+
+def test_a_model_that_is_split_is_one_entry_with_its_parts_sum(model_path: Path) -> None:
+    tiny_llama.make(model_path / "large.gguf", tensors_a_part=8)
+    parts = sorted(model_path.glob("large-*"))
+    inventory = Inventory(model_path)
+    assert [model.id for model in inventory.models()] == ["all-MiniLM-L6-v2", "large", "tiny-llama"]
+    model = inventory.require("large")
+    for name in ("large.gguf", "large-00001-of-00003", "large-00001-of-00003.gguf"):
+        assert inventory.find(name) == inventory.require(name) == model
+    assert (model.file, model.path, model.unusable) == (parts[0].name, parts[0], "")
+    assert model.size == sum(part.stat().st_size for part in parts)
+    assert model.parameter_count == Inventory(model_path).require("tiny-llama").parameter_count
+    parts[2].unlink()
+    lost = inventory.require("large")
+    assert "its part 3 of 3, large-00003-of-00003.gguf, is missing" in lost.unusable
+    parts[0].unlink()
+    lost = inventory.require("large")
+    assert "its part 1 of 3, large-00001-of-00003.gguf, is missing" in lost.unusable
+    # Another file that could have the name has it.
+    tiny_llama.make(model_path / "large.gguf")
+    assert inventory.require("large").file == "large.gguf"
+    assert [model.id for model in inventory.models()] == [
+        "all-MiniLM-L6-v2", "large", "large-00001-of-00003.gguf", "tiny-llama"]
 
 
 @pytest.mark.parametrize("name", ["mayfly-nano-demo", "mayfly-nano-demo.gguf"])

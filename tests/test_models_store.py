@@ -39,7 +39,7 @@ def link(link: Path, target: Path) -> None:
     ],
 )
 def test_a_name_leads_to_its_file_with_or_without_its_ending(models: Path, name: str, file: str) -> None:
-    assert store.find(models, name) == (models / file).resolve()
+    assert store.find(models, name) == models / file
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,73 @@ def test_links_in_a_circle_are_refused(models: Path) -> None:
         store.find(models, "circle")
 
 
-def test_a_link_inside_the_folder_is_followed(models: Path) -> None:
+def test_a_link_inside_the_folder_is_opened_by_its_own_name(models: Path) -> None:
+    (models / "blobs").mkdir()
+    (models / "blobs" / "5f2a").write_bytes(b"content")
+    (models / "snapshots" / "abc").mkdir(parents=True)
+    link(models / "snapshots" / "abc" / "deep.gguf", Path("../../blobs/5f2a"))
     link(models / "default.gguf", models / "one.gguf")
-    assert store.find(models, "default").name == "one.gguf"
+    for name in ("default", "snapshots/abc/deep"):
+        assert store.find(models, name) == models / f"{name}.gguf"
+        assert f"{name}.gguf" in store.listing(models)
+
+
+@pytest.mark.parametrize("inner", ["snapshots/abc", "snapshots/abc/Q4_0", "snapshots", "files"])
+def test_a_folder_of_hugging_faces_cache_may_be_the_folder_of_models(tmp_path: Path, inner: str) -> None:
+    cache = tmp_path / "models--owner--name"
+    folder = cache / inner
+    folder.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "5f2a").write_bytes(b"content")
+    link(folder / "one.gguf", Path(os.path.relpath(cache / "blobs" / "5f2a", folder)))
+    assert store.find(folder, "one") == folder / "one.gguf"
+    assert store.listing(folder) == ["one.gguf"]
+
+
+@pytest.mark.parametrize("target", ["../../../outside.gguf", "../../../other/blobs/5f2a", "../../blobs/more/5f2a",
+                                    "../../refs/5f2a"])
+def test_a_link_elsewhere_is_refused_in_hugging_faces_cache_too(tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "models--owner--name" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    file = Path(os.path.normpath(folder / target))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"content")
+    link(folder / "one.gguf", Path(target))
+    with pytest.raises(ModelUnavailable, match="link that leaves MODEL_PATH"):
+        store.find(folder, "one")
+
+
+def split(folder: Path, *numbers: int, model: str = "large", count: int = 3) -> None:
+    for number in numbers:
+        (folder / f"{model}-{number:05d}-of-{count:05d}.gguf").write_bytes(b"content")
+
+
+@pytest.mark.parametrize("name", ["large", "large.gguf", "large-00001-of-00003", "large-00001-of-00003.gguf"])
+def test_a_model_that_is_split_has_the_name_of_its_first_part_or_that_without_the_number(models: Path, name: str
+                                                                                        ) -> None:
+    split(models / "more", 1, 2, 3)
+    assert store.find(models, f"more/{name}") == models / "more" / "large-00001-of-00003.gguf"
+    with pytest.raises(store.ModelAbsent):
+        store.find(models, name)
+
+
+def test_a_model_that_is_split_is_listed_once_even_without_its_first_part(models: Path) -> None:
+    split(models, 1, 2, 3)
+    split(models, 2, model="lost", count=2)
+    assert [name for name in store.listing(models) if "-of-" in name] == [
+        "large-00001-of-00003.gguf", "lost-00001-of-00002.gguf"]
+    for name in ("lost", "lost-00001-of-00002"):
+        with pytest.raises(ModelUnavailable, match=r"its part 1 of 2, lost-00001-of-00002\.gguf, is missing"):
+            store.find(models, name)
+
+
+@pytest.mark.parametrize("name", ["a-00000-of-00002.gguf", "a-00003-of-00002.gguf", "a-1-of-2.gguf",
+                                  "-00001-of-00002x"])
+def test_a_name_that_is_no_parts_name_is_a_whole_files(models: Path, name: str) -> None:
+    file = store.file_name(name)
+    (models / file).write_bytes(b"content")
+    assert file in store.listing(models)
+    assert store.find(models, name) == models / file
 
 
 def test_the_folder_itself_may_be_a_link(models: Path, tmp_path: Path) -> None:
@@ -118,10 +182,15 @@ def test_the_listing_holds_what_can_be_found(models: Path) -> None:
         assert store.find(models, name).is_file()
 
 
-def test_the_listing_leaves_out_links_that_lead_away(models: Path) -> None:
-    link(models / "away.gguf", models.parent / "outside.gguf")
-    link(models / "nowhere.gguf", models / "none.gguf")
-    assert not {"away.gguf", "nowhere.gguf"} & set(store.listing(models))
+@pytest.mark.parametrize(("target", "reason"), [
+    ("../outside.gguf", "leaves MODEL_PATH"), ("none.gguf", "a link to a file that isn't there"),
+    ("bad.gguf", "can't be opened")])
+def test_a_link_that_can_not_be_used_is_listed_and_its_reason_told(models: Path, target: str, reason: str) -> None:
+    link(models / "bad.gguf", Path(target))
+    assert "bad.gguf" in store.listing(models)
+    with pytest.raises(ModelUnavailable, match=reason) as caught:
+        store.find(models, "bad")
+    assert not isinstance(caught.value, store.ModelAbsent) and str(models.parent) not in str(caught.value)
 
 
 def test_the_listing_of_a_missing_folder_is_empty(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -187,36 +186,6 @@ def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
     assert service.session.get(service.url + "/ready").status_code == 200
 
 
-@pytest.mark.parametrize("numbers", [{"llama.block_count": 40}, {"llama.expert_count": 4096}],
-                         ids=["says so", "aborts"])
-def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
-        start: Callable[..., Service], model_path: Path, numbers: dict[str, int]) -> None:
-    tiny_llama.make(model_path / "bad.gguf", numbers=numbers)
-    for name in ("good", "better"):
-        tiny_llama.make(model_path / f"{name}.gguf", seed=len(name))
-    service = start(MAX_MODELS=1, MODEL_NAME="none", REQUEST_TIMEOUT=60)
-    with ThreadPoolExecutor(6) as pool:
-        # Callers who were told leave their connections in its socket, where no process takes them out.
-        refused = list(pool.map(lambda _: ask(service, "bad"), range(6)))
-    assert {answer.status_code for answer in refused} == {503}
-    for name in ("good", "better"):
-        assert ask(service, name).status_code == 200
-        pid = service.lane(f"model:{name}")["pid"]
-        # It is remembered, and drives nobody out.
-        again = ask(service, "bad")
-        assert (again.status_code, again.json()["error"]["code"]) == (503, "model_unavailable")
-        assert "_watchdog_error.log" in again.json()["error"]["message"]
-        assert ask(service, name).status_code == 200
-        assert service.lane(f"model:{name}")["pid"] == pid
-    # All its deaths are one, which the reports count once.
-    (report,) = service.reports()
-    assert re.search(r"times: +[3-9], since", report.read_text())
-    assert report.name in again.json()["error"]["message"]
-    # Another file of that name is tried at once.
-    tiny_llama.make(model_path / "bad.gguf", seed=9)
-    until(lambda: ask(service, "bad").status_code == 200, what="the mended file loaded")
-
-
 def test_models_stay_loaded_while_the_web_process_is_replaced(played: Callable[..., Service]) -> None:
     service = played()
     text(service, "a")
@@ -255,3 +224,37 @@ def test_without_a_watchdog_the_configured_models_are_served_alone(
                              timeout=120, check=True).stdout.splitlines()
     assert printed[0].startswith("200")
     assert printed[1].startswith("503") and "configured models only" in printed[1]
+
+
+@pytest.mark.parametrize("isolation", ["fork", "respawn"])
+def test_a_folder_of_links_and_a_model_in_parts_answer_by_their_own_names(
+        tmp_path: Path, start: Callable[..., Service], embedding_model: Path, isolation: str) -> None:
+    cache = tmp_path / "models--owner--name"
+    folder = cache / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    tiny_llama.make(folder / "one.gguf")
+    tiny_llama.make(folder / "large.gguf", tensors_a_part=8, seed=2)
+    os.link(embedding_model, folder / embedding_model.name)
+    files = sorted(folder.iterdir())
+    size = sum(file.stat().st_size for file in files if file.name.startswith("large"))
+    for number, file in enumerate(files):
+        os.replace(file, cache / "blobs" / f"5f2a{number}")
+        file.symlink_to(f"../../blobs/5f2a{number}")
+    service = start(MODEL_PATH=folder, MODEL_NAME="one.gguf", ISOLATION=isolation)
+    said = requests.get(service.url + "/v1/models").text
+    assert str(tmp_path) not in said and "blobs" not in said and "5f2a" not in said
+    listed = {entry["id"]: entry for entry in requests.get(service.url + "/v1/models").json()["data"]}
+    assert set(listed) == {"all-MiniLM-L6-v2", "one", "large"}
+    assert all(entry["usable"] for entry in listed.values()) and listed["large"]["size"] == size
+    assert len(service.embed("a text")[0]) == 384
+    for name in ("one", "large"):
+        assert text(service, name)
+        counted = service.post("/v1/tokenize", {"model": name, "input": "the river"})
+        assert counted.status_code == 200, counted.text
+    (folder / "large-00003-of-00003.gguf").unlink()
+    answer = ask(service, "large")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_unusable")
+    assert "its part 3 of 3, large-00003-of-00003.gguf, is missing" in answer.json()["error"]["message"]
+    (folder / "large-00003-of-00003.gguf").symlink_to("../../blobs/5f2a3")
+    assert text(service, "large")

@@ -65,6 +65,7 @@ def make(
     add_bos: bool | None = None,
     joins: Sequence[tuple[str, str]] = (),
     markers: Sequence[str] = (),
+    tensors_a_part: int = 0,
 ) -> Path:
     """Write the model to `path` (2.2 MB with these sizes) and return `path`.
 
@@ -83,6 +84,8 @@ def make(
         add_bos: what the file says of a bos token before each prompt; None: nothing.
         joins: neighbours that make a piece of their own, the first before the others and all before the words.
         markers: pieces that are found in a text before anything else ("user-defined" tokens).
+        tensors_a_part: split it into files of so many of its 21 tensors: tiny-00001-of-00003.gguf for tiny.gguf, which
+            isn't written then. 0: don't.
     """
     more = [(piece, 0.0, int(gguf.TokenType.CONTROL), value) for piece, value in (control or {}).items()]
     # Their scores let the tokenizer prefer them to all others.
@@ -91,7 +94,7 @@ def make(
     joined = dict.fromkeys(left + right for left, right in joins)
     more += [(piece, 100.0 + len(joined) - rank, int(gguf.TokenType.NORMAL), -8.0) for rank, piece in enumerate(joined)]
     pieces, scores, types, bias = _vocabulary(eos_bias, more, byte_level=bool(pre))
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_a_part)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import array
 import ctypes
-import math
 import queue
 import random
 import struct
@@ -34,7 +33,7 @@ from typing import Any
 import gpt4all._pyllmodel as binding
 from gpt4all import Embed4All, GPT4All
 
-from mayfly.engines import long_texts, stop_words
+from mayfly.engines import long_texts, self_test, stop_words
 from mayfly.engines.base import Generated, Segment
 from mayfly.engines.prompt_form import PromptForm
 from mayfly.engines.segments import without_bos, without_doubled_blanks
@@ -45,7 +44,7 @@ from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 from mayfly.models import wordpiece
 from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.dialects import dialect_of, end_ids
-from mayfly.models.header import Header, read_header
+from mayfly.models.header import Header, read_contents
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
@@ -85,7 +84,8 @@ class Gpt4AllEmbeddings:
     """
 
     def __init__(self, path: Path, threads: int, model: str) -> None:
-        header = read_header(path)
+        contents = read_contents(path)
+        header = contents.header
         if header.architecture not in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
                                    "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
@@ -93,6 +93,7 @@ class Gpt4AllEmbeddings:
         # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
         self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
         self._path = path
+        self_test.require_weights(path, contents.tensors)
         # gpt4all cuts or chunks a text at n_ctx tokens.
         self._window = embedding_window(header.architecture, header.context_length)
         self._threads = self._spinning = threads
@@ -100,11 +101,9 @@ class Gpt4AllEmbeddings:
         self._most_copies = _MOST_COPIES
         self._pool: ThreadPoolExecutor | None = None
         self.dimensions = 0
-        vector, _ = self.embed("self-test", "truncate", lambda: None)
-        self.dimensions = len(vector) // 4
-        norm = math.sqrt(sum(number * number for number in array.array("f", vector)))
-        if not abs(norm - 1) <= 1e-3:
-            raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
+        vectors = [array.array("f", self.embed(text, "truncate", lambda: None)[0]) for text in self_test.TEXTS]
+        self.dimensions = len(vectors[0])
+        self_test.require_vectors(path, vectors)
 
     @property
     def at_once(self) -> int:
@@ -230,10 +229,12 @@ class Gpt4AllCompletions:
 
     def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str,
                  form: PromptForm | None = None) -> None:
-        header = read_header(path)
+        contents = read_contents(path)
+        header = contents.header
         if header.architecture in EMBEDDING_ARCHITECTURES:
             raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
                                    "a completion model")
+        self_test.require_weights(path, contents.tensors)
         self.model = model
         self.context_length = min(context_length, header.context_length or context_length)
         try:
@@ -440,10 +441,19 @@ class Gpt4AllCompletions:
         return Generated(reason, run.evaluated, run.sampled)
 
     def _self_test(self) -> None:
-        """Evaluate and sample one token: whatever is wrong with the file shows now and not on a caller."""
+        """Evaluate and sample a token: whatever is wrong with the file shows now and not on a caller."""
+        def likeliest(prompt: str) -> int | None:
+            found: list[int] = []
+
+            def note(token: int, piece: bytes) -> bool:
+                found.append(token)
+                return False
+
+            self._run([Segment(prompt, special=True)], Sampling(max_tokens=1, temperature=0.0), lambda _: True, note)
+            return found[0] if found else None
+
         try:
-            self._run([Segment("Hello", special=True)], Sampling(max_tokens=1, temperature=0.0),
-                      lambda _: True, lambda *_: True)
+            self_test.require_choice(self.model, likeliest, self._end_ids)
         except (EngineFailed, ContextLengthExceeded) as exc:
             raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
 

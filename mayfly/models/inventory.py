@@ -6,15 +6,14 @@ A header takes milliseconds to read, and is read again only when its file has ch
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models import nano, store
+from mayfly.models import nano, parts, store
 from mayfly.models.architectures import (
     ACCELERATED_ARCHITECTURES,
     COMPLETION_ARCHITECTURES,
@@ -40,9 +39,10 @@ class Model:
     Attributes:
         id: the name by which callers know it.
         file: its path below MODEL_PATH, as `store.find` takes it; for the model that comes with the project, its name.
-        path: the file itself, with links resolved.
-        size: in bytes.
-        modified: when the file was last written, in seconds since 1970.
+            That of the first part, if it is split.
+        path: the file by that name; links aren't resolved, for engines go by the name.
+        size: in bytes, of all its parts.
+        modified: when the file, or the newest of its parts, was last written, in seconds since 1970.
         kind: what it is for; None if the file doesn't tell.
         architecture, context_length, quantization, parameter_count, embedding_length, vocabulary_size: see `Header`; ""
             and 0 where unknown.
@@ -102,7 +102,9 @@ def unconfigured(kind: str, setting: str) -> str:
 
 def public_name(file: str) -> str:
     """Return the name by which callers know a model file: all-MiniLM-L6-v2 for each form of the default one."""
-    name = file.removesuffix(store.GGUF).removesuffix(store.SCRIPT)
+    folder, slash, last = file.rpartition("/")
+    of = parts.part(last)
+    name = folder + slash + of.model if of else file.removesuffix(store.GGUF).removesuffix(store.SCRIPT)
     return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
 
 
@@ -118,7 +120,7 @@ class Inventory:
     def __init__(self, model_path: Path, first: Iterable[str] = ()) -> None:
         self._model_path = model_path
         self._first = [store.file_name(name) for name in first if name]
-        self._known: dict[Path, tuple[tuple[int, ...], Model]] = {}
+        self._known: dict[str, tuple[parts.Mark, Model]] = {}
         self._lock = threading.Lock()
 
     def models(self) -> list[Model]:
@@ -128,7 +130,7 @@ class Inventory:
     def find(self, name: str) -> Model | None:
         """Return the model of an id, or of a file name with or without its ending; None if there is none."""
         models = list(self._models())
-        for wanted in (name, store.file_name(name)):
+        for wanted in (name, store.file_name(name), name.removesuffix(store.GGUF)):
             for model in models:
                 if wanted in (model.id, model.file):
                     return model
@@ -144,14 +146,15 @@ class Inventory:
         if model is None:
             path = self._file(name)
             # One that isn't listed, because its name is hidden or long, can still be configured.
-            model = self._look(public_name(name), store.file_name(name), path, os.stat(path))
+            model = self._look(public_name(store.file_name(name)), store.file_name(name), path)
         return model
 
     def _models(self) -> Iterator[Model]:
         files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]
         if nano.FILE_NAME in self._first and nano.FILE_NAME not in files:
             files.append(nano.FILE_NAME)
-        files.sort(key=lambda file: file not in self._first)
+        # Of two that could have a name it goes to the configured one, else to the one that isn't split.
+        files.sort(key=lambda file: (file not in self._first, parts.part(file) is not None))
         taken = set()
         for file in files:
             name = public_name(file)
@@ -160,13 +163,15 @@ class Inventory:
             taken.add(name)
             try:
                 path = self._file(file)
-                found = os.stat(path)
-            except (ModelUnavailable, OSError):
+            except store.ModelAbsent:
                 continue  # it is gone this moment
-            yield self._look(name, file, path, found)
+            except ModelUnavailable as exc:
+                yield Model(name, file, self._model_path / file, 0, 0, unusable=str(exc))
+            else:
+                yield self._look(name, file, path)
 
     def _file(self, name: str) -> Path:
-        """Return a model's file, with links resolved; ModelUnavailable if there is none."""
+        """Return a model's file; ModelUnavailable if there is none."""
         try:
             return store.find(self._model_path, name)
         except store.ModelAbsent:
@@ -174,33 +179,36 @@ class Inventory:
                 raise
             if not nano.PATH.is_file():
                 raise ModelUnavailable(nano.absent()) from None
-            return nano.PATH.resolve()
+            return nano.PATH
 
-    def _look(self, name: str, file: str, path: Path, found: os.stat_result) -> Model:
-        mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    def _look(self, name: str, file: str, path: Path) -> Model:
+        mark = parts.mark(path)
         with self._lock:
-            before = self._known.get(Path(file))
+            before = self._known.get(file)
         if before is not None and before[0] == mark and before[1].id == name:
             return before[1]
-        model = _describe(name, file, path, found)
+        model = _describe(Model(name, file, path, sum(size for _, _, size, _ in mark),
+                                max((when for *_, when in mark), default=0) // 10**9))
         with self._lock:
-            self._known[Path(file)] = (mark, model)
+            self._known[file] = (mark, model)
         return model
 
 
-def _describe(name: str, file: str, path: Path, found: os.stat_result) -> Model:
-    if file.endswith(store.SCRIPT):
-        return _script(name, file, path, found)
+def _describe(model: Model) -> Model:
+    if model.file.endswith(store.SCRIPT):
+        return _script(model)
     try:
-        header = read_header(path)
+        header = read_header(model.path)
     except ModelUnavailable as exc:
-        return Model(name, file, path, found.st_size, int(found.st_mtime), unusable=str(exc))
+        return replace(model, unusable=str(exc))
     kind: Kind = "embedding" if header.architecture in EMBEDDING_ARCHITECTURES else "completion"
-    return Model(
-        name, file, path, found.st_size, int(found.st_mtime), kind, header.architecture, header.context_length,
-        header.quantization, header.parameter_count, header.embedding_length, header.vocabulary_size,
-        _cache_token_bytes(header) if kind == "completion" else 0,
-        _chat_template(header) if kind == "completion" else "", _objection(path.name, header))
+    return replace(
+        model, size=header.size, kind=kind, architecture=header.architecture, context_length=header.context_length,
+        quantization=header.quantization, parameter_count=header.parameter_count,
+        embedding_length=header.embedding_length, vocabulary_size=header.vocabulary_size,
+        cache_token_bytes=_cache_token_bytes(header) if kind == "completion" else 0,
+        chat_template=_chat_template(header) if kind == "completion" else "",
+        unusable=_objection(model.path.name, header))
 
 
 def _objection(name: str, header: Header) -> str:
@@ -220,14 +228,14 @@ def _cache_token_bytes(header: Header) -> int:
     return 2 * header.block_count * width * _CACHE_BYTES
 
 
-def _script(name: str, file: str, path: Path, found: os.stat_result) -> Model:
+def _script(model: Model) -> Model:
     """Describe a script of the scripted engine, which stands for a model."""
     try:
-        with path.open("rb") as stream:
+        with model.path.open("rb") as stream:
             script = json.loads(stream.read(_LARGEST_SCRIPT))
         kind = script.get("kind", "completion")
         window = int(script.get("context_length", 2048))
     except (OSError, ValueError, TypeError, AttributeError):
-        return Model(name, file, path, found.st_size, int(found.st_mtime), unusable=f"{path.name} is no script")
-    return Model(name, file, path, found.st_size, int(found.st_mtime), kind if kind == "embedding" else "completion",
-                 "script", window)
+        return replace(model, unusable=f"{model.path.name} is no script")
+    return replace(model, kind=kind if kind == "embedding" else "completion", architecture="script",
+                   context_length=window)

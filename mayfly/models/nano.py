@@ -23,6 +23,6 @@ ORIGIN = (f"{FILE_NAME} is not fetched, it comes with mayfly: MODEL_NAME={FILE_N
 
 def absent() -> str:
     """Return what to do when MODEL_NAME names it and its file isn't there."""
-    return (f"{FILE_NAME}, the demonstration model that comes with mayfly, is missing in {PATH.parent}: bring it back "
-            f"('git checkout models/{FILE_NAME}', or from a fresh copy of mayfly), or set MODEL_NAME in .env to "
-            "another model, or to none for embeddings alone")
+    return (f"{FILE_NAME}, the demonstration model that comes with mayfly, is missing in mayfly's own models/: bring "
+            f"it back ('git checkout models/{FILE_NAME}', or from a fresh copy of mayfly), or set MODEL_NAME in .env "
+            "to another model, or to none for embeddings alone")

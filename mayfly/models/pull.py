@@ -90,7 +90,7 @@ def pull(name: str, model_path: Path, *, list_url: str = LIST_URL, keep_list: bo
             os.replace(part, final)
     except OSError as exc:
         raise ModelUnavailable(
-            f"{entry.filename} can't be written to {model_path}: {exc.strerror or exc}"
+            f"{entry.filename} can't be written to MODEL_PATH: {exc.strerror or exc}"
         ) from exc
     return final
 
@@ -180,7 +180,7 @@ def _check_room(part: Path, entry: Entry) -> None:
     free = shutil.disk_usage(part.parent).free
     if free < missing:
         raise ModelUnavailable(
-            f"{entry.filename} needs {missing / 1e9:.1f} GB more in {part.parent}, where {free / 1e9:.1f} GB are free"
+            f"{entry.filename} needs {missing / 1e9:.1f} GB more in MODEL_PATH, where {free / 1e9:.1f} GB are free"
         )
 
 

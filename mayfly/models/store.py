@@ -1,7 +1,9 @@
 """Find model files by name.
 
-A model's name is its path below MODEL_PATH, with "/" between the parts and with or without ".gguf". Nothing
-outside MODEL_PATH has a name, whatever links or dots are used to get there.
+A model's name is its path below MODEL_PATH, with "/" between the parts and with or without ".gguf". A model that is
+split has the name of its first part, or that without "-00001-of-00003". Nothing outside MODEL_PATH has a name, whatever
+links or dots are used to get there, with one exception: Hugging Face's cache keeps each file under its sum in a folder
+`blobs`, and in `snapshots/<revision>` a link to it under the file's own name. So MODEL_PATH may be such a folder.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mayfly.errors import ModelUnavailable
+from mayfly.models import parts
 
 GGUF = ".gguf"
 # A script drives the scripted engine instead of a network.
 SCRIPT = ".script.json"
+# Of Hugging Face's cache.
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
 class ModelAbsent(ModelUnavailable):
@@ -22,50 +27,84 @@ class ModelAbsent(ModelUnavailable):
 
 
 def find(model_path: Path, name: str) -> Path:
-    """Return the file of the model `name` below `model_path`, with links resolved.
+    """Return the file of the model `name` below `model_path`, by the name that it has there: links aren't resolved.
 
     Raises:
         ModelAbsent: there is no such file.
         ModelUnavailable: it isn't below `model_path` or isn't a file. The message says what to do.
     """
-    path = _locate(model_path, _relative(name))
+    relative = _relative(name)
+    path = _locate(model_path, relative) or _split(model_path, relative)
     if path is None:
         raise ModelAbsent(_absent(model_path, name))
     return path
 
 
 def listing(model_path: Path) -> list[str]:
-    """Return the names of the files below `model_path` that `find` accepts, sorted; hidden ones are left out."""
-    names = []
+    """Return the names of the models below `model_path`, sorted; hidden ones are left out.
+
+    Those that `find` refuses are among them, such as links that lead away. Of a model that is split it is the first
+    part's name, whether or not that one is there.
+    """
+    names = set()
     for folder, folders, files in os.walk(model_path):
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
         for file in files:
             if not file.startswith(".") and file.endswith((GGUF, SCRIPT)):
-                name = Path(folder, file).relative_to(model_path).as_posix()
-                with contextlib.suppress(ModelUnavailable):  # a link that leads away
-                    if _locate(model_path, _relative(name)):
-                        names.append(name)
+                of = parts.part(file)
+                name = Path(folder, of.name(1) if of else file).relative_to(model_path).as_posix()
+                with contextlib.suppress(ModelUnavailable):  # a name that no model can have
+                    names.add(_relative(name))
     return sorted(names)
 
 
 def _locate(model_path: Path, relative: str) -> Path | None:
     """Return the file at `relative` below `model_path`, or None if there is nothing."""
+    path = model_path / relative
     try:
-        path = (model_path / relative).resolve(strict=True)
-        root = model_path.resolve(strict=True)
-    except (FileNotFoundError, NotADirectoryError):
+        file, root = path.resolve(strict=True), model_path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        if path.is_symlink():
+            raise ModelUnavailable(f"the model {_shown(relative)} is a link to a file that isn't there") from exc
         return None
     except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
         reason = getattr(exc, "strerror", None) or "its links go in a circle"
         raise ModelUnavailable(f"the model {_shown(relative)} can't be opened: {reason}") from exc
-    if not path.is_relative_to(root):
+    if not (file.is_relative_to(root) or file.parent in _blob_folders(root)):
         raise ModelUnavailable(
             f"the model {_shown(relative)} is a link that leaves MODEL_PATH: put the file itself there, "
             "or set MODEL_PATH to its folder"
         )
-    if not path.is_file():
+    if not file.is_file():
         raise ModelUnavailable(f"the model {_shown(relative)} isn't a file")
     return path
+
+
+def _split(model_path: Path, relative: str) -> Path | None:
+    """Return the first part of a model that is split, whether it is named with its number or without; None if no part
+    of it is there."""
+    name = PurePosixPath(relative)
+    try:
+        beside = sorted(os.listdir((model_path / relative).parent))
+    except (OSError, ValueError):
+        return None
+    for of in filter(None, map(parts.part, beside)):
+        if name.name in (of.name(1), of.model + GGUF):
+            first = name.with_name(of.name(1)).as_posix()
+            path = _locate(model_path, first)
+            if path is None:
+                raise ModelUnavailable(f"the model {_shown(relative)} can't be used: its part 1 of {of.count}, "
+                                       f"{of.name(1)[:200]}, is missing")
+            return path
+    return None
+
+
+def _blob_folders(root: Path) -> list[Path]:
+    """Return where links may lead out of MODEL_PATH: to the files that Hugging Face's cache keeps for this folder."""
+    beside = [root.parent]
+    if _SNAPSHOTS in root.parts:
+        beside += [folder.parent for folder in (root, *root.parents) if folder.name == _SNAPSHOTS][:1]
+    return [folder / _BLOBS for folder in beside]
 
 
 def _relative(name: str) -> str:
@@ -87,7 +126,7 @@ def file_name(name: str) -> str:
 
 def _absent(model_path: Path, name: str) -> str:
     if not model_path.is_dir():
-        return f"there is no model {_shown(name)}, for the folder {model_path} doesn't exist: check MODEL_PATH"
+        return f"there is no model {_shown(name)}, for the folder of models doesn't exist: check MODEL_PATH"
     names = listing(model_path)
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (

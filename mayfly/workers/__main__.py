@@ -69,7 +69,8 @@ def main() -> int:
                                                  spec.model, *spec.templates())
     except MayflyError as exc:
         print(exc, file=sys.stderr)
-        events.send("cannot_load", reason=str(exc))
+        # Callers are told the reason, and needn't know where on this machine the file is.
+        events.send("cannot_load", reason=str(exc).replace(f"{spec.model_file.parent}{os.sep}", ""))
         return exits.CANNOT_LOAD
 
     if spec.role == "template":
@@ -106,7 +107,7 @@ class _Worker:
         self._listener = listener
         self._model_file = model_file
         self._events = events
-        self._table = Table.join(spec.budget)
+        self._table = Table(spec.budget)
         self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()

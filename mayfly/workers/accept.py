@@ -6,7 +6,6 @@ for too long is hung up on. Nothing here waits for one connection.
 
 from __future__ import annotations
 
-import os
 import secrets
 import selectors
 import socket
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from mayfly.compat import LaneAddress, hung_up, unread_bytes
 from mayfly.lanes import framing
+from mayfly.models import parts
 
 # How long one wait may take; between two waits there is a beat.
 TICK = 0.25
@@ -228,7 +228,7 @@ def read_request(request: dict[str, Any], name: str, parsed: Callable[[dict[str,
 
 
 class ModelFile:
-    """A model file as it was when it was loaded.
+    """A model's files as they were when it was loaded.
 
     gpt4all maps the file into memory: if it is overwritten in place, vectors go silently wrong or the process dies
     of SIGBUS.
@@ -236,15 +236,8 @@ class ModelFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._loaded = self._look()
+        self._loaded = parts.mark(path)
 
     def changed(self) -> bool:
-        """Tell whether another file is there now, or the same one written to."""
-        return self._look() != self._loaded
-
-    def _look(self) -> tuple[int, int, int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        """Tell whether other files are there now, or the same ones written to."""
+        return parts.mark(self._path) != self._loaded
