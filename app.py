@@ -179,6 +179,9 @@ def main(arguments: list[str]) -> int:
     """Run as the command line says; return the exit code."""
     if arguments == ["--supervised"]:
         return run_supervised()
+    from mayfly.compat import open_standard_streams
+
+    open_standard_streams()
     if arguments:
         print("usage: python app.py", file=sys.stderr)
         return EXIT_SETTING

@@ -2,7 +2,7 @@
 
 `python watchdog.py` runs the whole service (start.sh ends in it; `--help` names its flags). It holds no model and
 speaks no HTTP. Exit codes: 0 stopped as asked, 2 a setting or a flag is wrong, 3 another watchdog runs for the same
-folder, 4 the address can't be bound, 5 a folder can't be used.
+folder, 4 the address can't be bound, 5 a folder can't be used (`mayfly.supervision.refusals`).
 """
 
 from __future__ import annotations
@@ -13,27 +13,23 @@ import queue
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from mayfly import __version__, flags, listening, spelling
-from mayfly.compat import forbid_core_dumps, lock_file, wake_on_signal
+from mayfly.compat import forbid_core_dumps, open_standard_streams, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
-from mayfly.supervision import sentinel
+from mayfly.supervision import refusals, sentinel
 from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
+from mayfly.supervision.refusals import Refused
 from mayfly.supervision.reports import Reports
+from mayfly.supervision.run_folder import RunFolder
 from mayfly.supervision.sockets import LaneSockets
 from mayfly.supervision.spawner import Inbox, ProcessSpawner
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.workers.budget import Table
-
-EXIT_SETTING = 2
-EXIT_SECOND = 3
-EXIT_ADDRESS = 4
-EXIT_FOLDER = 5
 
 TICK = 0.1
 # A stop gives requests in flight this long, then ends what is left.
@@ -42,49 +38,36 @@ _FLUSH = 0.7
 _WORKERS_PATIENCE = 0.3
 
 
-class Refused(Exception):
-    """The service can't start; the message says what to do."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def main(arguments: Sequence[str] = ()) -> int:
     """Run the service until it is told to stop; return the exit code."""
+    open_standard_streams()
     try:
         chosen = flags.read(arguments)
         os.chdir(PROJECT_FOLDER)
         settings = load_settings(flags=chosen)
         if not settings.debug:
             forbid_core_dumps()
-        _make_folder(settings.run_folder_name, private=True)
-        lock = lock_file(settings.run_folder_name / "watchdog.lock")
-        if lock is None:
-            raise Refused(_second(settings.run_folder_name), EXIT_SECOND)
-        with lock:
-            return _serve(settings)
+        with contextlib.closing(RunFolder(settings.run_folder_name)) as folder:
+            return _serve(settings, folder)
     except SettingError as exc:
         # A setting may be missing because its name is wrong.
         for line in (*spelling.messages(), exc):
             print(f"mayfly: {line}", file=sys.stderr)
-        return EXIT_SETTING
+        return refusals.SETTING
     except Refused as exc:
         print(f"mayfly: {exc}", file=sys.stderr)
         return exc.code
     except OSError as exc:
         print(f"mayfly: {exc}", file=sys.stderr)
-        return EXIT_FOLDER
+        return refusals.FOLDER
 
 
-def _serve(settings: Settings) -> int:
-    run_folder = settings.run_folder_name
+def _serve(settings: Settings, folder: RunFolder) -> int:
+    run_folder = folder.path
     try:
         public = listening.listen(settings.listen_ip, settings.listen_port)
     except AddressTaken as exc:
-        raise Refused(str(exc), EXIT_ADDRESS) from exc
-    with contextlib.suppress(Refused):  # the journal says so, and the service goes on
-        _make_folder(settings.log_folder_name, private=False)
+        raise Refused(str(exc), refusals.ADDRESS) from exc
     inbox: Inbox = queue.SimpleQueue()
     stops: list[float] = []
 
@@ -102,14 +85,14 @@ def _serve(settings: Settings) -> int:
         states = sockets.open_configured()
     except OSError as exc:
         raise Refused(f"no socket can be made in {run_folder} ({exc.strerror or exc}): set RUN_FOLDER_NAME in .env to "
-                      "another folder, with a shorter path", EXIT_FOLDER) from exc
-    with contextlib.suppress(FileNotFoundError):
-        (run_folder / "threads").unlink()
+                      "another folder, with a shorter path", refusals.FOLDER) from exc
+    table = Table.make()
     supervisor = Supervisor(
         settings, states,
-        spawner=ProcessSpawner(settings, public=public, lanes=sockets.lanes, run_folder=run_folder, inbox=inbox),
+        spawner=ProcessSpawner(settings, public=public, lanes=sockets.lanes, run_folder=run_folder, inbox=inbox,
+                               budget=table.handle),
         journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
-        table=Table(run_folder / "threads"), now=time.monotonic(), sockets=sockets,
+        table=table, now=time.monotonic(), sockets=sockets,
         catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
     own, others = listening.urls(public)
     journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
@@ -122,21 +105,44 @@ def _serve(settings: Settings) -> int:
             journal.event(f"{name}: {lane.missing}")
         elif lane.kind == "completion" and lane.model == nano.ID:
             journal.event(f"{name}: {nano.ANNOUNCEMENT}")
+    refusal: Refused | None = None
     try:
-        _supervise(supervisor, inbox, stops)
+        try:
+            _supervise(supervisor, inbox, stops, lambda: _look_after(folder, sockets, supervisor, journal))
+        except Refused as exc:
+            refusal = exc
+            journal.event(str(exc))
+            stops.append(time.monotonic())
         _stop(supervisor, inbox, stops, journal, public)
     finally:
         supervisor.end_workers(kill=True)
-        _clean(run_folder, sockets)
+        _clean(folder, sockets)
         journal.event("stopped")
         journal.close()
+    if refusal is not None:
+        raise refusal
     return 0
 
 
-def _supervise(supervisor: Supervisor, inbox: Inbox, stops: list[float]) -> None:
+def _supervise(supervisor: Supervisor, inbox: Inbox, stops: list[float], look_after: Callable[[], None]) -> None:
     while not stops:
         _take_events(supervisor, inbox, TICK)
+        look_after()
         supervisor.tick(time.monotonic())
+
+
+def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor, journal: Journal) -> None:
+    """Make again what somebody has removed of the run folder while the service runs; Refused if that can't be done."""
+    if folder.hold():
+        journal.event(f"{folder.path} or its lock was removed; made again")
+    try:
+        renewed = sockets.renew()
+    except OSError as exc:
+        raise Refused(f"the sockets in {folder.path} were removed and can't be made again ({exc.strerror or exc})",
+                      refusals.FOLDER) from exc
+    if renewed:
+        journal.event(f"sockets were removed from {folder.path}; made again: {', '.join(renewed)}")
+        supervisor.renew(renewed, time.monotonic())
 
 
 def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Journal, public: list[socket.socket]
@@ -175,36 +181,13 @@ def _take_events(supervisor: Supervisor, inbox: Inbox, timeout: float) -> None:
         return
 
 
-def _make_folder(folder: Path, *, private: bool) -> None:
-    try:
-        folder.mkdir(mode=0o700 if private else 0o755, parents=True, exist_ok=True)
-        if private:
-            folder.chmod(0o700)
-            probe = folder / f".probe.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-    except OSError as exc:
-        raise Refused(f"the folder {folder} can't be used ({exc.strerror or exc}): make it writable, or name another "
-                      "in .env", EXIT_FOLDER) from exc
-
-
-def _second(run_folder: Path) -> str:
-    try:
-        pid = (run_folder / "watchdog.lock").read_text().strip()
-    except OSError:
-        pid = ""
-    holder = f" (pid {pid})" if pid.isdigit() else ""
-    return (f"another watchdog{holder} runs for {run_folder} already: stop it first, or set RUN_FOLDER_NAME and "
-            "LISTEN_PORT for a second service")
-
-
-def _clean(run_folder: Path, sockets: LaneSockets) -> None:
-    sentinel.sweep(run_folder)
+def _clean(folder: RunFolder, sockets: LaneSockets) -> None:
     for name in list(sockets.lanes):
         sockets.close(name)
-    for name in ("state.json", "threads"):
+    if not folder.lost:
+        sentinel.sweep(folder.path)
         with contextlib.suppress(OSError):
-            (run_folder / name).unlink()
+            (folder.path / "state.json").unlink()
 
 
 if __name__ == "__main__":

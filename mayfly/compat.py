@@ -10,11 +10,13 @@ import contextlib
 import ctypes
 import errno
 import functools
+import mmap
 import os
 import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -146,10 +148,23 @@ def signal_name(number: int) -> str:
 # -- starting processes that inherit sockets ------------------------------------------------------------------
 
 
-def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: Sequence[socket.socket]
-          ) -> subprocess.Popen[bytes]:
+def open_standard_streams() -> None:
+    """Open what is closed of descriptors 0 to 2, on nothing (`>&-` closes them): the next socket would get the number,
+    and a child that it is handed to has a pipe of that number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: Sequence[socket.socket],
+          descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own (so that Ctrl-C reaches the watchdog alone), with its three
-    standard streams as pipes and the given sockets inherited."""
+    standard streams as pipes and the given sockets and descriptors inherited (Windows: the sockets alone)."""
     import subprocess
 
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -162,7 +177,7 @@ def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: S
         finally:
             for sock in sockets:
                 sock.set_inheritable(False)
-    return subprocess.Popen(argv, cwd=cwd, env=environ, pass_fds=[sock.fileno() for sock in sockets],
+    return subprocess.Popen(argv, cwd=cwd, env=environ, pass_fds=[*(sock.fileno() for sock in sockets), *descriptors],
                             start_new_session=True, **streams)
 
 
@@ -352,6 +367,44 @@ def memory_size() -> int:
     return size
 
 
+def shared_memory(size: int) -> tuple[mmap.mmap, int | str]:
+    """Make memory, all zeros, that this process's children can have as well.
+
+    It is no file in a folder: nobody can remove it, or cut it short, which would end (SIGBUS) all who have it.
+
+    Args:
+        size: in bytes.
+
+    Returns:
+        The memory, and what `join_memory` takes in a child: a descriptor that has to be inherited, or a name (Windows).
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if WINDOWS:
+        name = f"mayfly-{secrets.token_hex(16)}"
+        return mmap.mmap(-1, size, tagname=name), name  # type: ignore[call-arg,unused-ignore]
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mayfly")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    # Written, because a file that is only made so long takes its room when it is used, and there may be none.
+    if os.write(descriptor, bytes(size)) < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return mmap.mmap(descriptor, size), descriptor
+
+
+def join_memory(handle: int | str, size: int) -> mmap.mmap:
+    """Return the memory that a parent has made by `shared_memory`."""
+    if isinstance(handle, str):
+        return mmap.mmap(-1, size, tagname=handle)  # type: ignore[call-arg,unused-ignore]
+    try:
+        return mmap.mmap(handle, size)
+    finally:
+        os.close(handle)
+
+
 def _windows_memory_size() -> int:
     class Status(ctypes.Structure):
         # MEMORYSTATUSEX of sysinfoapi.h
@@ -376,17 +429,29 @@ def open_new(path: Path, mode: int = 0o600) -> int:
 def lock_file(path: Path) -> IO[str] | None:
     """Take an exclusive lock that ends with this process; None if another process has it.
 
-    The file holds the holder's pid for people to read.
+    The file holds the holder's pid for people to read, if there is room for it.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    lock = os.fdopen(os.open(path, flags, 0o600), "r+", encoding="ascii", errors="replace")
-    if not lock_now(lock):
-        lock.close()
-        return None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    while True:
+        lock = os.fdopen(os.open(path, flags, 0o600), "r+", encoding="ascii", errors="replace")
+        if not lock_now(lock):
+            lock.close()
+            return None
+        if names_this_file(path, lock):
+            break
+        lock.close()  # somebody removed it in the very moment: others would lock the next one
+    with contextlib.suppress(OSError):
+        lock.truncate(0)
+        os.write(lock.fileno(), f"{os.getpid()}\n".encode())
     return lock
+
+
+def names_this_file(path: Path, file: IO[Any] | int) -> bool:
+    """Tell whether a name leads to an open file still."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file if isinstance(file, int) else file.fileno()))
+    except OSError:
+        return False
 
 
 def lock_now(file: IO[Any], *, wait: bool = False) -> bool:

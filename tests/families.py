@@ -256,4 +256,115 @@ FAMILIES = {
             "system and assist": "<s>Be brief.\n\n### Response:\nHello!</s>\n\n### Instruction:\nWhy?\n\n### "
                                  "Response:\n",
         }),
+    # Gemma 3 writes a system text before the first prompt, in its turn.
+    "gemma-3": Family(
+        "{{ bos_token }}\n{%- if messages[0]['role'] == 'system' -%}"
+        "{%- set prefix = messages[0]['content'] + '\\n\\n' -%}{%- set turns = messages[1:] -%}"
+        "{%- else -%}{%- set prefix = '' -%}{%- set turns = messages -%}{%- endif -%}\n"
+        "{%- for turn in turns -%}{%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{%- endif -%}\n"
+        "{%- set role = 'model' if turn['role'] == 'assistant' else turn['role'] -%}"
+        "{{ '<start_of_turn>' + role + '\\n' + (prefix if loop.first else '') }}"
+        "{%- if turn['content'] is string -%}{{ turn['content'] | trim }}{%- elif turn['content'] is iterable -%}"
+        "{{ raise_exception('Invalid content type') }}{%- endif -%}{{ '<end_of_turn>\\n' }}{%- endfor -%}\n"
+        "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}",
+        {
+            "single": "<s><start_of_turn>user\nHi there<end_of_turn>\n<start_of_turn>model\n",
+            "system": "<s><start_of_turn>user\nBe brief.\n\nHi there<end_of_turn>\n<start_of_turn>model\n",
+            "turns": "<s><start_of_turn>user\nHi there<end_of_turn>\n<start_of_turn>model\nHello!<end_of_turn>\n"
+                     "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
+            "system and turns": "<s><start_of_turn>user\nBe brief.\n\nHi there<end_of_turn>\n<start_of_turn>model\n"
+                                "Hello!<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
+            "assist": "<s><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\nHello!<end_of_turn>\n"
+                      "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
+            "system and assist": "<s><start_of_turn>user\nBe brief.\n\n<end_of_turn>\n<start_of_turn>model\n"
+                                 "Hello!<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
+        },
+        ("<start_of_turn>", "<end_of_turn>"), default="gemma"),
+    # Qwen3 looks for the reasoning in earlier answers: only that of the answers after the last prompt is kept.
+    "qwen3": Family(
+        "{%- if messages[0].role == 'system' %}"
+        "{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}{%- endif %}\n"
+        "{%- set ns = namespace(asking=true, last=messages|length - 1) %}\n"
+        "{%- for turn in messages[::-1] %}{%- set index = (messages|length - 1) - loop.index0 %}\n"
+        "{%- if ns.asking and turn.role == 'user' and turn.content is string and not ("
+        "turn.content.startswith('<tool_response>') and turn.content.endswith('</tool_response>')) %}"
+        "{%- set ns.asking = false %}{%- set ns.last = index %}{%- endif %}{%- endfor %}\n"
+        "{%- for turn in messages %}{%- set content = turn.content if turn.content is string else '' %}\n"
+        "{%- if turn.role == 'user' or (turn.role == 'system' and not loop.first) %}"
+        "{{- '<|im_start|>' + turn.role + '\\n' + content + '<|im_end|>' + '\\n' }}\n"
+        "{%- elif turn.role == 'assistant' %}{%- set reasoning = '' %}"
+        "{%- if turn.reasoning_content is string %}{%- set reasoning = turn.reasoning_content %}"
+        "{%- elif '</think>' in content %}"
+        "{%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}"
+        "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}\n"
+        "{%- if loop.index0 > ns.last and (loop.last or reasoning) %}"
+        "{{- '<|im_start|>' + turn.role + '\\n<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' "
+        "+ content.lstrip('\\n') }}"
+        "{%- else %}{{- '<|im_start|>' + turn.role + '\\n' + content }}{%- endif %}{{- '<|im_end|>\\n' }}"
+        "{%- endif %}{%- endfor %}\n"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+        "{%- endif %}{%- endif %}",
+        {
+            "single": "<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\n",
+            "system": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n"
+                      "<|im_start|>assistant\n",
+            "turns": "<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+                     "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+            "system and turns": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n"
+                                "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+                                "<|im_start|>assistant\n",
+            "assist": "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+                      "<|im_start|>assistant\n",
+            "system and assist": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+                                 "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+        },
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), {"bos": "<|endoftext|>", "eos": "<|im_end|>"}, "qwen2",
+        adds_bos=False, default="chatml"),
+    # Models distilled from DeepSeek-R1: the system text first, wherever it came; no reasoning of earlier answers.
+    "deepseek-r1": Family(
+        "{% set ns = namespace(system='') %}{%- for turn in messages %}{%- if turn['role'] == 'system' %}"
+        "{% set ns.system = turn['content'] %}{%- endif %}{%- endfor %}{{ bos_token }}{{ ns.system }}"
+        "{%- for turn in messages %}{%- if turn['role'] == 'user' %}{{ '<｜User｜>' + turn['content'] }}{%- endif %}"
+        "{%- if turn['role'] == 'assistant' and turn['content'] is not none %}{% set content = turn['content'] %}"
+        "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+        "{{ '<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>' }}{%- endif %}{%- endfor %}"
+        "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}",
+        {
+            "single": "<｜begin▁of▁sentence｜><｜User｜>Hi there<｜Assistant｜><think>\n",
+            "system": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi there<｜Assistant｜><think>\n",
+            "turns": "<｜begin▁of▁sentence｜><｜User｜>Hi there<｜Assistant｜>Hello!<｜end▁of▁sentence｜>"
+                     "<｜User｜>Why?<｜Assistant｜><think>\n",
+            "system and turns": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi there<｜Assistant｜>Hello!"
+                                "<｜end▁of▁sentence｜><｜User｜>Why?<｜Assistant｜><think>\n",
+            "assist": "<｜begin▁of▁sentence｜><｜Assistant｜>Hello!<｜end▁of▁sentence｜>"
+                      "<｜User｜>Why?<｜Assistant｜><think>\n",
+            "system and assist": "<｜begin▁of▁sentence｜>Be brief.<｜Assistant｜>Hello!<｜end▁of▁sentence｜>"
+                                 "<｜User｜>Why?<｜Assistant｜><think>\n",
+        },
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+        {"bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>"}, "llama-bpe"),
 }
+
+# SmolLM3 takes words for itself out of the system text, and writes the date (so a prompt differs from day to day).
+SMOLLM3 = (
+    "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}\n"
+    "{%- set mode = '/think' if enable_thinking else '/no_think' -%}{{- '<|im_start|>system\\n' -}}\n"
+    "{%- if messages[0].role == 'system' -%}{%- set system = messages[0].content -%}"
+    "{%- if '/no_think' in system -%}{%- set mode = '/no_think' -%}"
+    "{%- elif '/think' in system -%}{%- set mode = '/think' -%}{%- endif -%}"
+    "{%- set wishes = system.replace('/no_think', '').replace('/think', '').rstrip() -%}{%- endif -%}\n"
+    "{%- if '/system_override' in system -%}{{- wishes.replace('/system_override', '').rstrip() -}}"
+    "{%- else -%}{%- set today = strftime_now('%d %B %Y') -%}"
+    "{{- '## Metadata\\n\\nToday Date: ' ~ today ~ '\\nReasoning Mode: ' + mode -}}"
+    "{{- '\\n\\n## Custom Instructions\\n\\n' -}}"
+    "{{- (wishes if wishes else 'You are a helpful AI assistant.') + '\\n\\n' -}}{%- endif -%}{{- '<|im_end|>\\n' -}}\n"
+    "{%- for turn in messages -%}{%- set content = turn.content if turn.content is string else '' -%}"
+    "{%- if turn.role == 'user' -%}{{- '<|im_start|>' + turn.role + '\\n' + content + '<|im_end|>\\n' -}}"
+    "{%- elif turn.role == 'assistant' -%}{%- generation -%}{%- if mode == '/think' -%}"
+    "{{- '<|im_start|>assistant\\n' + content.lstrip('\\n') + '<|im_end|>\\n' -}}{%- else -%}"
+    "{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n' + content.lstrip('\\n') + '<|im_end|>\\n' -}}"
+    "{%- endif -%}{%- endgeneration -%}{%- endif -%}{%- endfor -%}\n"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}"
+    "{%- if mode == '/no_think' -%}{{- '<think>\\n\\n</think>\\n' -}}{%- endif -%}{%- endif -%}")

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from service import PROJECT, until
@@ -21,11 +20,10 @@ EMBED_PLACE, CHAT_PLACE = 0, 1
 # A process that computes at a place: it does what its standard input says, and answers with its threads.
 _WORKER = """
 import json, sys
-from pathlib import Path
 from mayfly.workers.budget import Budget, Table
-path, place, total = sys.argv[1], *map(int, sys.argv[2:])
+handle, place, total = json.loads(sys.argv[1])
 used = []
-budget = Budget(Table(Path(path)), place, total, used.append)
+budget = Budget(Table.join(handle), place, total, used.append)
 for line in sys.stdin:
     what, times = line.split()
     for _ in range(int(times)):
@@ -38,9 +36,11 @@ for line in sys.stdin:
 class Worker:
     """A process with one place of the table."""
 
-    def __init__(self, path: Path, place: int, total: int) -> None:
-        command = [sys.executable, "-c", _WORKER, str(path), str(place), str(total)]
-        self.process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, handle: int | str, place: int, total: int) -> None:
+        command = [sys.executable, "-c", _WORKER, json.dumps([handle, place, total])]
+        inherited = [handle] if isinstance(handle, int) else []
+        self.process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        pass_fds=inherited)
 
     def begin(self, what: str, times: int = 1) -> None:
         """Have it do something."""
@@ -60,10 +60,16 @@ class Worker:
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def table() -> Table:
+    """A table, which every worker of the test joins."""
+    return Table.make()
+
+
+@pytest.fixture
+def worker(table: Table) -> Iterator[Callable[..., Worker]]:
     with contextlib.ExitStack() as stack:
         def begin(place: int, total: int) -> Worker:
-            one = Worker(tmp_path / "threads", place, total)
+            one = Worker(table.handle, place, total)
             stack.enter_context(one.process)
             stack.callback(one.process.kill)
             return one
@@ -79,8 +85,7 @@ def test_the_shares_add_up_to_the_total_and_nobody_gets_nothing() -> None:
         assert max(shares) - min(shares) <= 1
 
 
-def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads")
+def test_a_process_alone_uses_all_threads_and_gives_them_back(table: Table) -> None:
     used: list[int] = []
     budget = Budget(table, CHAT_PLACE, 4, used.append)
     budget.enter()
@@ -94,8 +99,7 @@ def test_a_process_alone_uses_all_threads_and_gives_them_back(tmp_path: Path) ->
 
 
 def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads")
+        table: Table, worker: Callable[..., Worker]) -> None:
     embed, chat = worker(EMBED_PLACE, 4), worker(CHAT_PLACE, 4)
     assert embed.do("enter") == 4
     chat.begin("enter")
@@ -109,8 +113,7 @@ def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
 
 
 def test_three_processes_share_unevenly_divisible_threads_without_a_rest(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads")
+        table: Table, worker: Callable[..., Worker]) -> None:
     workers = [worker(place, 4) for place in range(3)]
     for one in workers:
         one.do("enter")
@@ -122,7 +125,7 @@ def test_three_processes_share_unevenly_divisible_threads_without_a_rest(
 
 
 def test_more_processes_than_threads_use_one_each_and_do_not_wait_for_one_another(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
+        table: Table, worker: Callable[..., Worker]) -> None:
     workers = [worker(place, 2) for place in range(4)]
     for one in workers:
         one.do("enter")
@@ -130,14 +133,13 @@ def test_more_processes_than_threads_use_one_each_and_do_not_wait_for_one_anothe
 
 
 def test_a_process_that_never_looks_cannot_keep_the_others_waiting_for_ever(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
+        table: Table, worker: Callable[..., Worker]) -> None:
     worker(EMBED_PLACE, 2).do("enter")
     assert worker(CHAT_PLACE, 2).do("enter") == 1
 
 
 def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest_is_shared_anew(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads")
+        table: Table, worker: Callable[..., Worker]) -> None:
     embed, chat = worker(EMBED_PLACE, 2), worker(CHAT_PLACE, 2)
     embed.do("enter")
     chat.do("enter")
@@ -149,8 +151,7 @@ def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest
     assert embed.do("look") == 2
 
 
-def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads")
+def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(table: Table) -> None:
     used: list[int] = []
     budget = Budget(table, CHAT_PLACE, 3, used.append)
     budget.enter()
@@ -161,8 +162,7 @@ def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(tmp_path: Pat
 
 
 def test_many_calls_of_many_processes_leave_the_table_empty_and_nobody_over_the_total(
-        tmp_path: Path, worker: Callable[..., Worker]) -> None:
-    table = Table(tmp_path / "threads")
+        table: Table, worker: Callable[..., Worker]) -> None:
     workers = [worker(place, 3) for place in range(3)]
     for one in workers:
         one.begin("enter+look+look+leave", 100)
@@ -171,13 +171,14 @@ def test_many_calls_of_many_processes_leave_the_table_empty_and_nobody_over_the_
     assert table.in_use() == 0
 
 
-def test_a_symlink_in_the_place_of_the_table_is_not_followed(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"untouched, every byte of it")
-    (tmp_path / "threads").symlink_to(victim)
-    with pytest.raises(OSError):
-        Table(tmp_path / "threads")
-    assert victim.read_bytes() == b"untouched, every byte of it"
+def test_a_table_for_which_there_is_no_room_is_an_error_at_once() -> None:
+    # Memory that is only promised kills who uses it.
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        subprocess.run([sys.executable, "-c", "import resource\n"
+                        "from mayfly.workers.budget import Table\n"
+                        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))\n"
+                        "Table.make()"], cwd=PROJECT, check=True, capture_output=True, text=True, timeout=60)
+    assert "OSError" in failed.value.stderr and failed.value.returncode == 1
 
 
 def test_places_are_allotted_lowest_first_and_used_again() -> None:
@@ -189,16 +190,14 @@ def test_places_are_allotted_lowest_first_and_used_again() -> None:
     assert allotment.take(2) == (3, 6)
 
 
-def test_the_last_place_is_not_the_byte_of_the_free_cores(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads")
+def test_the_last_place_is_not_the_byte_of_the_free_cores(table: Table) -> None:
     table[PLACES - 1] = 3
     assert table.free_cores == (0, 0)
     table.free_cores = 300, 2
     assert (table.busy(), table.in_use(), table.free_cores) == ([PLACES - 1], 3, (255, 2))
 
 
-def test_threads_that_sleep_have_free_cores_of_their_own(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads")
+def test_threads_that_sleep_have_free_cores_of_their_own(table: Table) -> None:
     table.free_cores = 1, 3
     used: list[int] = []
     Budget(table, 0, 4, used.append).enter()
@@ -207,8 +206,7 @@ def test_threads_that_sleep_have_free_cores_of_their_own(tmp_path: Path) -> None
     assert used == [1, 3]
 
 
-def test_threads_that_spin_are_given_up_while_those_side_by_side_stay(tmp_path: Path) -> None:
-    table = Table(tmp_path / "threads")
+def test_threads_that_spin_are_given_up_while_those_side_by_side_stay(table: Table) -> None:
     used: list[int] = []
     spinning: list[int] = []
     budget = Budget(table, 0, 4, used.append, sleeping=True, set_spinning=spinning.append)

@@ -40,7 +40,7 @@ DOORS = {
     "gpt4all": {"engines.gpt4all"},
     "openvino": {"engines.openvino"},
     "dotenv": {"settings"},
-    "jinja2": {"engines.template"},
+    "jinja2": {"engines.sandbox"},
     "gguf": {"models.convert"},
 }
 

@@ -5,27 +5,38 @@ from __future__ import annotations
 import pytest
 
 from mayfly.supervision.policy import Backoff, Heartbeat, judge_alive, judge_exit
+from mayfly.workers.exits import killed_from_outside
 
 
 @pytest.mark.parametrize(
-    ("ready", "sentinel", "served", "changed", "condemned", "verdict"),
+    ("ready", "sentinel", "served", "changed", "killed", "condemned", "verdict"),
     [
-        (True, False, True, False, None, "spent"),
-        (True, True, False, False, None, "crashed"),
-        (True, True, True, False, None, "crashed"),
-        (True, False, False, False, None, "ended"),
-        (False, False, False, False, None, "failed_start"),
-        (False, True, False, False, None, "failed_start"),
-        (True, True, False, False, "hung", "hung"),
-        (False, False, False, False, "failed_start", "failed_start"),
-        (True, False, True, True, None, "changed"),
+        (True, False, True, False, False, None, "spent"),
+        (True, True, False, False, False, None, "crashed"),
+        (True, True, False, False, True, None, "crashed"),
+        (True, True, True, False, False, None, "crashed"),
+        (True, False, False, False, False, None, "ended"),
+        (False, False, False, False, False, None, "failed_start"),
+        (False, False, False, False, True, None, "crashed"),
+        (False, True, False, False, False, None, "failed_start"),
+        (True, True, False, False, False, "hung", "hung"),
+        (False, False, False, False, False, "failed_start", "failed_start"),
+        (False, False, False, False, True, "failed_start", "failed_start"),
+        (True, False, True, True, False, None, "changed"),
     ],
 )
 def test_an_exit_is_judged_by_the_sentinel(
-    ready: bool, sentinel: bool, served: bool, changed: bool, condemned: str | None, verdict: str
+    ready: bool, sentinel: bool, served: bool, changed: bool, killed: bool, condemned: str | None, verdict: str
 ) -> None:
-    assert judge_exit(ready=ready, sentinel=sentinel, served=served, changed=changed,
+    assert judge_exit(ready=ready, sentinel=sentinel, served=served, changed=changed, killed=killed,
                       condemned=condemned) == verdict  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("code", "outside"), [
+    (-9, True), (-15, True), (-1, True), (-2, True), (-6, False), (-11, False), (-7, False), (-4, False), (0, False),
+    (1, False), (10, False), (None, False)])
+def test_only_a_signal_that_no_model_sends_comes_from_outside(code: int | None, outside: bool) -> None:
+    assert killed_from_outside(code) == outside
 
 
 @pytest.mark.parametrize(

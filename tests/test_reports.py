@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,5 +48,43 @@ def test_two_reports_in_one_second_have_two_names(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_is_an_error_and_no_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OSError):
-        Reports(tmp_path / "absent", 3).write(failure())
+        Reports(tmp_path / "file", 3).write(failure())
+
+
+def test_a_folder_of_reports_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    reports = Reports(tmp_path / "logs", 3)
+    reports.write(failure())
+    shutil.rmtree(tmp_path / "logs")
+    assert (tmp_path / "logs" / reports.write(failure())).stat().st_size
+
+
+def start_failure(**changes: object) -> Failure:
+    facts = {"name": "model1", "lane": "model:a", "cause": "failed_start", "sentinel": {}, "pid": 5}
+    return failure(**{**facts, **changes})
+
+
+def test_the_same_death_is_counted_in_the_report_of_the_last_one(tmp_path: Path) -> None:
+    reports = Reports(tmp_path, 3)
+    useful = reports.write(failure())
+    names = [reports.write(start_failure(name=f"model{number}", pid=number, reason=f"no memory at 0x{number}"))
+             for number in range(1, 8)]
+    assert len(set(names)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({useful, *names})
+    text = (tmp_path / names[0]).read_text()
+    assert "times:           7, since" in text
+    assert "pid:             7" in text  # what is told is the last one
+
+
+@pytest.mark.parametrize("change", [{"exit_code": -6}, {"cause": "crashed"}, {"reason": "no file"}, {"calls": 1},
+                                    {"lane": "model:b"}, {"sentinel": {"request": {"id": "req_abc"}}}],
+                         ids=lambda change: next(iter(change)))
+def test_another_death_has_a_report_of_its_own(tmp_path: Path, change: dict[str, object]) -> None:
+    reports = Reports(tmp_path, 9)
+    first, second = reports.write(start_failure()), reports.write(start_failure(**change))
+    assert first != second
+    # And whose report was removed has a new one.
+    (tmp_path / second).unlink()
+    third = reports.write(start_failure(**change))
+    assert (tmp_path / third).exists()

@@ -123,7 +123,7 @@ def test_sentinels_of_an_earlier_run_are_removed_whatever_is_in_them(
     run.mkdir(parents=True)
     left = {"app.watchdog": json.dumps({"pid": 1, "generation": 7}).encode(), "embed.watchdog": b"\0\xff" * 5000,
             "chat.watchdog": b"[" * 100_000, "chat-1.watchdog": b"", "chat-17.watchdog": b"{\"pid\": \"x\"}",
-            ".chat-3.watchdog.4711": b"{", "state.json": b"garbage", "threads": b"\xff" * 4096, "watchdog.lock": b"9\n"}
+            ".chat-3.watchdog.4711": b"{", "state.json": b"garbage", "watchdog.lock": b"9\n"}
     for name, content in left.items():
         (run / name).write_bytes(content)
     service = scripted()
@@ -216,7 +216,7 @@ def test_links_in_the_place_of_sockets_logs_and_other_files_are_not_followed(
     victim = tmp_path / "victim"
     victim.write_bytes(VICTIM)
     os.utime(victim, (1, 1))
-    for folder, names in (("run", ["embed.sock", "chat.sock", "state.json", "threads"]),
+    for folder, names in (("run", ["embed.sock", "chat.sock", "state.json"]),
                           ("logs", ["watchdog.log", "access.log"])):
         (tmp_path / "service" / folder).mkdir(parents=True)
         for name in names:

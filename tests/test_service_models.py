@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,6 +185,36 @@ def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
     assert "_model1_watchdog_error.log" in refused.json()["error"]["message"]
     assert service.complete("Hello")["response"]
     assert service.session.get(service.url + "/ready").status_code == 200
+
+
+@pytest.mark.parametrize("numbers", [{"llama.block_count": 40}, {"llama.expert_count": 4096}],
+                         ids=["says so", "aborts"])
+def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
+        start: Callable[..., Service], model_path: Path, numbers: dict[str, int]) -> None:
+    tiny_llama.make(model_path / "bad.gguf", numbers=numbers)
+    for name in ("good", "better"):
+        tiny_llama.make(model_path / f"{name}.gguf", seed=len(name))
+    service = start(MAX_MODELS=1, MODEL_NAME="none", REQUEST_TIMEOUT=60)
+    with ThreadPoolExecutor(6) as pool:
+        # Callers who were told leave their connections in its socket, where no process takes them out.
+        refused = list(pool.map(lambda _: ask(service, "bad"), range(6)))
+    assert {answer.status_code for answer in refused} == {503}
+    for name in ("good", "better"):
+        assert ask(service, name).status_code == 200
+        pid = service.lane(f"model:{name}")["pid"]
+        # It is remembered, and drives nobody out.
+        again = ask(service, "bad")
+        assert (again.status_code, again.json()["error"]["code"]) == (503, "model_unavailable")
+        assert "_watchdog_error.log" in again.json()["error"]["message"]
+        assert ask(service, name).status_code == 200
+        assert service.lane(f"model:{name}")["pid"] == pid
+    # All its deaths are one, which the reports count once.
+    (report,) = service.reports()
+    assert re.search(r"times: +[3-9], since", report.read_text())
+    assert report.name in again.json()["error"]["message"]
+    # Another file of that name is tried at once.
+    tiny_llama.make(model_path / "bad.gguf", seed=9)
+    until(lambda: ask(service, "bad").status_code == 200, what="the mended file loaded")
 
 
 def test_models_stay_loaded_while_the_web_process_is_replaced(played: Callable[..., Service]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -20,6 +23,10 @@ from service import Service, until
 
 CLIENTS = 8
 REQUESTS = 500
+# While any model process is hit, and not only one that serves: this many requests, and so many must get a 200.
+STRUCK = {"fork": 320, "respawn": 40}  # respawn starts a process for each completion
+STRUCK_SERVED = 280 / 320
+STRUCK_FOR = 90.0
 TOKENS = 40
 KILL_EVERY = 0.3
 
@@ -70,6 +77,37 @@ def test_clients_get_json_while_busy_processes_are_killed(start: Callable[..., S
     assert service.complete("Hello")["response"]
 
 
+@pytest.mark.parametrize("isolation", STRUCK)
+def test_killing_any_model_process_again_and_again_is_no_verdict_on_the_models(
+        start: Callable[..., Service], isolation: str) -> None:
+    service = start(ISOLATION=isolation)
+    right = dict(zip(TEXTS, service.embed(TEXTS), strict=True))
+    clients = [_Client(service, right, seed) for seed in range(CLIENTS)]
+    over = threading.Event()
+    # On a machine that is busy otherwise a start takes seconds: one that is hit before it can end teaches nothing.
+    starts = [float(seconds) for seconds in re.findall(r"(?:embed|chat).* ready after (\S+) s", service.output())]
+    every = max(KILL_EVERY, sum(starts) / len(starts) / 2)
+    with ThreadPoolExecutor(CLIENTS + 1) as pool:
+        killing = pool.submit(_kill_anybody, service, over, every)
+        asking = [pool.submit(client.ask, STRUCK[isolation] // CLIENTS) for client in clients]
+        try:
+            for ask in asking:
+                ask.result()
+        finally:
+            over.set()
+        killed = killing.result()
+    answers = sum((client.answers for client in clients), Counter())
+    served = sum(count for what, count in answers.items() if "200" in what)
+    asked = STRUCK[isolation]
+    print(f"{isolation}: killed {killed}, one every {every:.2f} s; {served} of {asked} served; {dict(answers)}")
+    assert sum(answers.values()) == asked
+    assert {what for what in answers if "200" not in what} <= {"500 model_crashed", "stream broken off"}
+    assert served >= STRUCK_SERVED * asked
+    # Nobody holds the models for damaged.
+    assert all(lane["restarts"]["failed_start"] == 0 for lane in service.health()["lanes"].values())
+    service.wait_ready()
+
+
 class _Client:
     """Asks for vectors, completions and streams, and counts what it gets. Anything that isn't JSON fails the test."""
 
@@ -112,10 +150,14 @@ class _Client:
         return "200 completion"
 
     def _stream(self) -> str:
-        events = list(self._service.stream("Tell me a story.", max_tokens=TOKENS))
-        if events[-1] == "[DONE]":
+        body = {"prompt": "Tell me a story.", "max_tokens": TOKENS, "stream": True}
+        answer = self._post("/gpt4all_api", body)
+        if answer.status_code != 200:
+            return self._refused(answer)
+        *_, last = answer.text.removesuffix("\n\n").split("\n\n")
+        if last == "data: [DONE]":
             return "200 stream"
-        assert events[-1]["error"]["code"] == "model_crashed"
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "model_crashed"
         return "stream broken off"
 
     def _refused(self, answer: requests.Response) -> str:
@@ -133,6 +175,20 @@ def _kill_whoever_is_busy(service: Service, over: threading.Event) -> Counter[st
             if kill_while_busy(service, target):
                 killed[target.lane] += 1
                 break
+    return killed
+
+
+def _kill_anybody(service: Service, over: threading.Event, every: float) -> int:
+    """Every so many seconds, send SIGKILL to one of the model processes, whatever it does: load, wait, serve. End after
+    STRUCK_FOR seconds; return how many were sent."""
+    killed, chance, ends = 0, random.Random(7), time.monotonic() + STRUCK_FOR
+    while not over.wait(every) and time.monotonic() < ends:
+        app = service.sentinel("app").get("pid")
+        models = [pid for pid in service.family() if pid != app and app is not None]
+        if models:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(models), signal.SIGKILL)
+                killed += 1
     return killed
 
 

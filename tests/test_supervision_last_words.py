@@ -30,7 +30,7 @@ class _Scene:
         settings: Settings = parse({"ISOLATION": isolation})
         self.supervisor = Supervisor(
             settings, {"chat": self.lane}, spawner=self, journal=self.journal, reports=Reports(folder / "logs", 9),
-            run_folder=folder, table=Table(folder / "threads"), now=self.now, fork_handle=lambda pid: _Process(),
+            run_folder=folder, table=Table.make(), now=self.now, fork_handle=lambda pid: _Process(),
             catch_up=self._catch_up)
         (folder / "logs").mkdir()
 

@@ -77,6 +77,7 @@ class PlayedSockets:
     def __init__(self, models: dict[str, int]) -> None:
         self.models = models
         self.waits: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.opened: list[str] = []
         self.closed: list[str] = []
 
@@ -89,6 +90,9 @@ class PlayedSockets:
         memory = self.look(model)
         self.opened.append(name)
         return LaneState(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address={"path": name})
+
+    def version(self, model: str) -> object:
+        return self.versions.get(model)
 
     def close(self, name: str) -> None:
         self.closed.append(name)
@@ -108,7 +112,7 @@ class Rig:
         self.forked: list[PlayedProcess] = []
         self.journal = Journal(folder / "logs")
         self.now = 100.0
-        self.table = Table(folder / "run" / "threads")
+        self.table = Table.make()
         self.sockets = PlayedSockets(models or {})
         isolations = {"embed": "none", "chat": settings.isolation}
         lanes = {name: LaneState(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
@@ -152,6 +156,26 @@ class Rig:
                 if process.code is None and watched.ready:
                     Sentinel(watched.sentinel).write({"pid": process.pid})
             self.tick(0.5)
+
+    def fail(self, name: str, reason: str = "the file is no model") -> None:
+        """Have the latest process of a position say that it can't load its model, and start the next one."""
+        watched, process = self.spawner.latest(name)
+        self.send(watched, event="cannot_load", reason=reason)
+        process.code = exits.CANNOT_LOAD
+        self.restart(name)
+
+    def restart(self, name: str) -> float:
+        """Let time pass in which everybody else beats, until a position has its next process; return how much."""
+        before, since = self.spawner.count(name), self.now
+        while self.spawner.count(name) == before and name in {position.name for position in self._positions()}:
+            for _, watched, process in self.spawner.started:
+                if process.code is None and watched.ready:
+                    Sentinel(watched.sentinel).write({"pid": process.pid})
+            self.tick(0.05)
+        return self.now - since
+
+    def _positions(self) -> list[Position]:
+        return [self.supervisor.app, *self.supervisor.workers]
 
     def lanes(self) -> set[str]:
         """Return the lanes of models that are open, by the models' names."""
@@ -255,14 +279,96 @@ def test_generation_that_is_done_before_its_first_event_is_read_is_not_taken_for
 
 
 def test_process_that_never_comes_up_is_ended_and_the_lane_says_why(rig: Rig) -> None:
-    _, process = rig.spawner.latest("chat")
-    rig.tick(301.0)
-    assert process.said == ["abort"]
-    process.code = -6
+    for state in ("loading", "loading", "failing"):
+        _, process = rig.spawner.latest("chat")
+        rig.tick(301.0)
+        assert process.said == ["abort"]
+        process.code = -6
+        rig.tick()
+        assert rig.board("chat")["state"] == state
+        assert "START_SECONDS" in rig.board("chat")["reason"]
+        assert rig.board("embed")["state"] == "loading"
+        rig.restart("chat")
+
+
+def test_a_lane_is_given_up_after_three_starts_in_a_row_that_failed_by_themselves(rig: Rig) -> None:
+    rig.come_up("embed")
+    for state in ("loading", "loading", "failing", "failing"):
+        rig.fail("chat")
+        assert rig.board("chat")["state"] == state
+    rig.come_up("chat")
     rig.tick()
+    assert rig.board("chat")["state"] == "ready"
+    assert "reason" not in rig.board("chat")
+    # What failed before it came up is no part of the next row.
+    rig.spawner.latest("chat")[1].code = -9
+    rig.restart("chat")
+    for state in ("restarting", "restarting", "failing"):
+        rig.fail("chat")
+        assert rig.board("chat")["state"] == state
+
+
+def test_a_start_that_was_killed_is_no_verdict_and_does_not_end_the_row(rig: Rig) -> None:
+    rig.come_up("embed")
+    rig.fail("chat")
+    for code in [-9, -15] * 5:
+        rig.spawner.latest("chat")[1].code = code
+        rig.restart("chat")
+        assert rig.board("chat")["state"] == "loading"
+    assert rig.board("chat")["restarts"] == {"spent": 0, "crashed": 10, "hung": 0, "failed_start": 1}
+    assert "killed from outside while it loaded" in "".join(path.read_text() for path in rig.reports())
+    rig.fail("chat")
+    rig.fail("chat")
     assert rig.board("chat")["state"] == "failing"
-    assert "START_SECONDS" in rig.board("chat")["reason"]
-    assert rig.board("embed")["state"] in ("loading", "failing")
+
+
+def test_starts_that_were_killed_back_off_as_crashes_do_while_somebody_waits(rig: Rig) -> None:
+    rig.come_up("embed")
+    rig.sockets.waits = {"chat"}
+    pauses = []
+    for _ in range(8):
+        rig.spawner.latest("chat")[1].code = -9
+        pauses.append(rig.restart("chat"))
+    assert pauses[0] < 0.2 and max(pauses) == pytest.approx(2.0, abs=0.1)
+    rig.sockets.waits = set()
+    rig.spawner.latest("chat")[1].code = -9
+    assert rig.restart("chat") > 10
+
+
+def test_a_template_whose_generations_die_by_themselves_before_they_are_ready_is_given_up(rig: Rig) -> None:
+    template, _ = rig.come_up("chat")
+    for number, state in ((1, "ready"), (2, "ready"), (3, "failing"), (4, "failing")):
+        rig.send(template, event="exited", generation=number, pid=5000 + number, code=1)
+        rig.tick()
+        assert rig.board("chat")["state"] == state
+    assert "exit code 1" in rig.board("chat")["reason"]
+    rig.fork(template, 5)
+    rig.tick()
+    assert rig.board("chat")["state"] == "ready"
+    for number in range(6, 12):
+        rig.send(template, event="exited", generation=number, pid=5000 + number, code=-9)
+    rig.tick()
+    assert rig.board("chat")["state"] == "ready"
+    assert rig.board("chat")["restarts"] == {"spent": 0, "crashed": 6, "hung": 0, "failed_start": 4}
+
+
+def test_the_same_death_again_and_again_is_one_report_that_counts(rig: Rig) -> None:
+    rig.come_up("embed")
+    for _ in range(5):
+        rig.fail("chat", reason=f"the file is no model (after {rig.now:.3f} s)")
+    (report,) = rig.reports()
+    assert "times:           5, since" in report.read_text()
+    assert rig.board("chat")["last_failure"]["report"] == report.name
+    assert rig.board("chat")["restarts"]["failed_start"] == 5
+    rig.fail("chat", reason="there is no memory")
+    assert len(rig.reports()) == 2
+    # One that served says something of its own each time.
+    for number in range(3):
+        watched, process = rig.come_up("embed")
+        Sentinel(watched.sentinel).write({"request": {"id": f"req_{number}"}})
+        process.code = -11
+        rig.restart("embed")
+    assert len(rig.reports()) == 5
 
 
 def test_worker_that_cannot_load_is_retried_with_growing_delays_and_others_go_on(rig: Rig) -> None:
@@ -490,19 +596,95 @@ def test_without_max_models_the_configured_ones_are_served_alone(tmp_path: Path)
     assert "MAX_MODELS" in rig.board("model:a")["reason"]
 
 
-def test_a_model_whose_process_cannot_start_is_given_up_when_nobody_asks_any_more(many: Rig) -> None:
+def test_a_model_whose_process_cannot_start_is_given_up_after_a_minute_whoever_asks(many: Rig) -> None:
     many.want("a")
     many.tick()
-    for _ in range(70):
-        watched, process = many.spawner.latest("model1")
-        if process.code is None:
-            many.send(watched, event="cannot_load", reason="the file is no model")
-            process.code = exits.CANNOT_LOAD
-        many.rest(0.5)
-        if many.now < 150:
-            assert many.board("model:a")["reason"] == "the file is no model"
-    many.rest(31)
+    many.sockets.waits = {"model:a"}  # those who have left are in its socket for ever
+    since = many.now
+    while "a" in many.lanes():
+        assert many.now < since + 100
+        assert many.board("model:a").get("reason", "the file is no model") == "the file is no model"
+        many.fail("model1")
+        if "a" in many.lanes():
+            many.want("a")
+    assert many.now > since + 60
+    # Who asks again has it tried again.
+    many.want("a")
+    many.tick()
+    assert many.lanes() == {"a"}
+    assert many.board("model:a")["state"] == "loading"
+
+
+def test_a_model_that_is_failing_leaves_at_once_for_another_and_is_remembered(many: Rig) -> None:
+    many.want("a")
+    many.want("b")
+    for _ in range(3):
+        many.fail("model1")
+    assert many.board("model:a")["state"] == "failing"
+    report = many.board("model:a")["last_failure"]["report"]
+    many.sockets.waits = {"model:a", "model:b"}
+    many.want("c")
+    assert "a" not in many.lanes()
+    many.spawner.latest("model1")[1].code = -15
+    many.tick()
+    assert many.lanes() == {"b", "c"}
+    # It drives nobody out again, and its callers are told at once.
+    many.sockets.waits = set()
+    for _ in range(5):
+        many.want("a")
+        assert many.lanes() == {"b", "c"}
+        assert many.board("model:a")["state"] == "failing"
+        assert many.board("model:a")["reason"] == "the file is no model"
+        assert many.board("model:a")["last_failure"]["report"] == report
+        many.rest(3)
+    # After a minute it may be tried again, and another file at once.
+    many.sockets.versions["a"] = 2
+    many.rest(6)
+    many.want("a")
+    many.tick()
+    assert many.board("model:a")["state"] != "failing"
+
+
+def test_a_model_that_is_killed_whenever_it_loads_leaves_at_once_for_another(many: Rig) -> None:
+    many.want("a")
+    many.want("b")
+    many.sockets.waits = {"model:a", "model:b"}
+    many.want("c")
+    assert many.lanes() == {"a", "b"}
+    many.spawner.latest("model1")[1].code = -9
+    many.rest(1)
+    many.spawner.latest("model1")[1].code = -9
+    many.tick()
+    many.tick()
+    assert many.lanes() == {"b", "c"}
+    # Nobody holds it for damaged: whoever waits for it has it opened again.
+    many.sockets.waits = set()
+    many.rest(3)
+    many.want("a")
+    many.tick()
+    assert many.board("model:a")["state"] == "waiting"
+
+
+def test_a_model_that_is_killed_whenever_it_loads_leaves_when_nobody_asks_any_more(many: Rig) -> None:
+    many.want("a")
+    many.tick()
+    many.sockets.waits = {"model:a"}
+    for _ in range(40):
+        many.spawner.latest("model1")[1].code = -9
+        many.rest(2)
     assert many.lanes() == set()
+
+
+def test_what_was_refused_is_looked_at_again_however_often_it_is_asked_for(many: Rig) -> None:
+    for _ in range(4):
+        many.want("late")
+        assert many.board("model:late")["state"] == "failing"
+        many.rest(2)
+    many.sockets.models["late"] = 1 << 20
+    for _ in range(4):
+        many.want("late")
+        many.rest(2)
+    assert many.lanes() == {"late"}
 
 
 def test_what_a_dismissed_process_still_says_is_about_nothing(many: Rig) -> None:

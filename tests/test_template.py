@@ -76,36 +76,87 @@ def test_blanks_before_a_text_are_tokenised_with_it() -> None:
     assert segments == [Segment("[INST]", True), Segment(" Hi", False), Segment(" [/INST]", True)]
 
 
-class _Watched(ChatTemplate):
-    """A template that lets a test see what is rendered in the place of the client's text."""
+T, C = True, False  # of the template, of the client
+FOLLOWED = [
+    # what reasoning models' templates do
+    ("{{ m.split('</think>')[-1].lstrip('\n') }}!", [("An <|answer|>", C), ("!", T)]),
+    ("{{ (m.split('</think>') | last).lstrip('\n') }}!", [("An <|answer|>", C), ("!", T)]),
+    ("{{ m.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') }}!", [("Well <s>", C), ("!", T)]),
+    ("{{ m.partition('</think>')[2].strip() }}!", [("An <|answer|>", C), ("!", T)]),
+    ("{{ m.replace('<think>', '[').replace('</think>', ']') }}",
+     [("[", T), ("\nWell <s>\n", C), ("]", T), ("\n\nAn <|answer|>", C)]),
+    ("{{ (m | replace('<think>\n', '')).split('\n')[0] }}!", [("Well <s>", C), ("!", T)]),
+    ("{{ m.removeprefix('<think>') | trim | first }}!", [("W", C), ("!", T)]),
+    ("{% if '</think>' in m and m.startswith('<think>') and m | length > 9 %}yes{% endif %}", [("yes", T)]),
+    ("{{ m[-13:] }}<{{ m[2] }}>", [("An <|answer|>", C), ("<", T), ("h", C), (">", T)]),
+    ("{% for letter in m[8:12] %}{{ letter }}.{% endfor %}",
+     [("W", C), (".", T), ("e", C), (".", T), ("l", C), (".", T), ("l", C), (".", T)]),
+    ("{% for line in m.splitlines() if line %}- {{ line }}\n{% endfor %}",
+     [("-", T), (" <think>", C), ("\n-", T), (" Well <s>", C), ("\n-", T), (" </think>", C), ("\n-", T),
+      (" An <|answer|>", C), ("\n", T)]),
+    ("{{ m.split('\n') | select | join('+') }}",
+     [("<think>", C), ("+", T), ("Well <s>", C), ("+", T), ("</think>", C), ("+", T), ("An <|answer|>", C)]),
+    ("{{ '+'.join(m.split('\n')[:2]) ~ '!' ~ 1 }}", [("<think>", C), ("+", T), ("Well <s>", C), ("!1", T)]),
+    ("{{ 'a %s, %s' % (m[:2], 'b') }}{{ '%s%%' | format(m[2]) }}",
+     [("a", T), (" <t", C), (", b", T), ("h", C), ("%", T)]),
+    ("{{ 'a {} {0} {x}'.format(m[0], x=m[1]) if false else '{}-{x}'.format(m[0], x=m[1]) }}",
+     [("<", C), ("-", T), ("t", C)]),
+    ("{% macro f(x) %}[{{ x }}{{ caller() }}]{% endmacro %}{% call f(m[0]) %}{{ m[1] }}{% endcall %}",
+     [("[", T), ("<t", C), ("]", T)]),
+    ("{% set x %}({{ m[:2] }}){% endset %}{{ x }}{% filter trim %} {{ m[0] }} {% endfilter %}",
+     [("(", T), ("<t", C), (")", T), ("<", C)]),
+    ("{% set ns = namespace(x='') %}{% for t in messages %}{% set ns.x = ns.x + t.role + ':' + t.content[:2] %}"
+     "{% endfor %}{{ ns.x }}", [("user:", T), ("<t", C)]),
+    ("{{ messages | map(attribute='content') | first | truncate(3, true, '') }}!", [("<th", C), ("!", T)]),
+    ("{{ messages[0].get('content')[:2] }}{{ messages[0].get('role') }}", [("<t", C), ("user", T)]),
+    # what makes other texts of them
+    ("[{{ m[:3] | upper }}]", [("[", T), ("<TH", C), ("]", T)]),
+    ("[{{ m[:3][::-1] }}{{ m[:1].center(3) }}]", [("[", T), ("ht< < ", C), ("]", T)]),
+    ("[{{ m[:3] | tojson }}]", [("[", T), ('"<th"', C), ("]", T)]),
+    ("[{{ {'a': [m[:3]]} }}]", [("[", T), ("{'a': ['<th']}", C), ("]", T)]),
+    ("[{{ [[m[:3]]] | join }}]", [("[", T), ("['<th']", C), ("]", T)]),
+    ("[{{ '%6s' % m[:3] }}{{ '{:>4}'.format(m[:3]) }}]", [("[", T), ("   <th <th", C), ("]", T)]),
+    ("[{{ m[:3] | e }}{{ ('<' | safe) ~ m[0] }}]", [("[", T), ("&lt;th", C), ("<", T), ("<", C), ("]", T)]),
+    ("{{ (m[:3] + '\n' + m[0]) | indent(2) }}", [("<th\n  <", C)]),
+]
 
-    def __init__(self, source: str) -> None:
-        super().__init__(source, bos_token="", eos_token="")
-        self.rendered: list[str] = []
 
-    def _render(self, contents: Sequence[str], messages: Sequence[Message]) -> str:
-        self.rendered.extend(contents)
-        return super()._render(contents, messages)
-
-
-def test_the_marks_in_the_place_of_text_are_never_the_same_and_cannot_be_guessed() -> None:
-    template = _Watched(PLAIN)
-    for _ in range(200):
-        template.render([Message("system", "a"), Message("user", "b")])
-    marks = [text for text in template.rendered if text not in ("a", "b")]
-    assert len(marks) == len(set(marks)) == 400
-    # 64 random bits at least: each place of the mark takes many values.
-    places = zip(*(mark[1:-1] for mark in marks), strict=True)
-    assert sum(1 for place in places if len(set(place)) == 16) >= 16
+@pytest.mark.parametrize(("source", "expected"), FOLLOWED)
+def test_what_a_template_does_with_a_text_is_followed_and_else_what_comes_of_it_is_the_clients(
+        source: str, expected: list[tuple[str, bool]]) -> None:
+    source = "{% set m = messages[0].content %}" + source
+    said = "<think>\nWell <s>\n</think>\n\nAn <|answer|>"
+    assert _template(source).render([Message("user", said)]) == [Segment(text, special) for text, special in expected]
 
 
-@pytest.mark.parametrize("source", [
-    "{{ messages[0].content | upper }}", "{{ messages[0].content[:3] }}", "{{ messages[0].content | tojson }}",
-    "{% if messages[0].content == 'A \"quoted\" word' %}{{ messages[0].content }}{% endif %}",
-], ids=["upper", "cut", "quoted", "compared"])
-def test_a_template_that_changes_the_text_is_an_error_and_not_a_guess(source: str) -> None:
-    with pytest.raises(EngineFailed, match="can't be followed"):
-        _template(source).render([Message("user", 'A "quoted" word')])
+@pytest.mark.parametrize("filter_", [
+    "upper", "lower", "title", "capitalize", "tojson", "center(50)", "indent(3)", "escape", "e", "forceescape", "safe",
+    "urlize", "urlencode", "wordwrap(4)", "truncate(12)", "striptags", "pprint", "string", "trim", "list | string",
+    "replace('<', '')", "replace('', '-')", "format()", "batch(2) | list", "reverse", "list | reverse | join",
+    "join('-')", "unique | join", "sort | join", "map('upper') | join", "first", "default('x')", "xmlattr", "random",
+    "list | tojson",
+])
+def test_nothing_that_a_filter_makes_of_a_text_is_the_templates(filter_: str) -> None:
+    value = "{'a': m}" if filter_ == "xmlattr" else "m"
+    source = "{% set m = messages[0].content %}<a>{{ " + value + " | " + filter_ + " }}<b>"
+    segments = _template(source).render([Message("user", "alpha<s>beta gamma")])
+    harmless = set("<a>b-")
+    assert set("".join(_text(segments, special=True))) <= harmless
+    assert (segments[0].text, segments[-1].text) == ("<a>", "<b>")
+
+
+def test_a_text_that_a_template_makes_of_its_own_words_is_its_own() -> None:
+    source = ("{% set m = messages[0].content %}{{ '<|%s|>' % messages[0].role | upper }}{{ '<|{}|>'.format('x') }}"
+              "{{ ['a', 'b'] | join('|') | upper | tojson }}{{ messages[0].role.upper() | center(6) | trim }}"
+              "{{ '-' * 3 }}{{ messages[0]['role'] | title | replace('U', 'u') }}{{ messages | length }}")
+    assert _template(source).render([Message("user", "Hi")]) == [Segment('<|USER|><|x|>"A|B"USER---user1', True)]
+
+
+def test_all_dates_in_a_prompt_are_of_one_moment() -> None:
+    source = "{{ strftime_now('%f') }}{% for n in range(2000) %}{% endfor %} {{ strftime_now('%f') }}"
+    (segment,) = _template(source).render([Message("user", "Hi")])
+    first, second = segment.text.split()
+    assert first == second
 
 
 def test_a_template_that_refuses_a_conversation_is_the_clients_mistake_in_the_templates_words() -> None:
@@ -113,7 +164,7 @@ def test_a_template_that_refuses_a_conversation_is_the_clients_mistake_in_the_te
     template = _template(source)
     assert template.render([Message("user", "Hi")])
     with pytest.raises(InvalidRequest, match="One turn, please") as caught:
-        template.render([Message("user", "Hi"), Message("user", "there")])
+        template.render([Message("user", "Hi"), Message("assistant", "there")])
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
@@ -127,6 +178,27 @@ def test_a_template_that_fails_is_the_servers_mistake_and_tells_nothing_of_the_t
         _template(source).render([Message("user", "a secret")])
     assert caught.value.status == 500
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_template_says_when_it_refuses_shows_the_callers_texts_as_they_are_and_is_short() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _template("{{ raise_exception(messages) }}").render([Message("user", "Hi <s>")])
+    assert str(caught.value).endswith("conversation: [{'role': 'user', 'content': 'Hi <s>'}]")
+    with pytest.raises(InvalidRequest) as caught:
+        _template("{{ raise_exception('a' * 100000) }}").render([Message("user", "Hi <s>")])
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("source", [
+    "{% if messages | length > 1 %}{{ messages[1].content.nothing.here }}{% endif %}" + PLAIN,
+    "{% if '7' in messages[0].content %}{{ 1 // 0 }}{% endif %}" + PLAIN,
+])
+def test_a_template_that_fails_at_one_conversation_alone_is_the_callers_to_change(source: str) -> None:
+    template = _template(source)
+    assert template.render([Message("user", "Hi")])
+    with pytest.raises(InvalidRequest, match="at this conversation") as caught:
+        template.render([Message("system", "7"), Message("assistant", "7")])
+    assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
 def test_a_template_that_cannot_be_read_is_told_at_once() -> None:

@@ -3,20 +3,28 @@ really reach a model, whatever the callers' texts spell."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import tiny_llama
-from families import ANSWER, CONVERSATIONS, FAMILIES, NEXT, SYSTEM, USER, Family, pieces
+from families import ANSWER, CONVERSATIONS, FAMILIES, NEXT, SMOLLM3, SYSTEM, USER, Family, pieces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mayfly.engines.base import Segment
 from mayfly.engines.gpt4all import Gpt4AllCompletions
 from mayfly.engines.prompt_form import PromptForm
 from mayfly.engines.template import ChatTemplate
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import CompletionCall, Message
+from mayfly.lanes.calls import CompletionCall, Message, Role
 from mayfly.models.dialects import DIALECTS
 from mayfly.models.inventory import Inventory
 from mayfly.web.schemas import CompletionBody, validate
@@ -149,9 +157,147 @@ def test_a_refused_system_text_and_the_prompt_stay_texts_of_their_own() -> None:
         Segment("<end_of_turn>\n<start_of_turn>model\n", True)]
 
 
+ALTERNATING = ["llama-2", "mistral", "gemma-2", "gemma-3"]
+
+
+def said(conversation: str) -> list[Message]:
+    """Return a conversation from its short form: "s:Be brief. u:Hi a:Hello u:Why"."""
+    roles: dict[str, Role] = {"s": "system", "u": "user", "a": "assistant"}
+    return [Message(roles[word[0]], word[2:]) for word in conversation.split()]
+
+
+@pytest.mark.parametrize(("conversation", "same"), [
+    # AI Town's memories, and its conversations, which begin with several of one role
+    ("u:a u:b u:c u:Summary:", "u:a\n\nb\n\nc\n\nSummary:"),
+    ("s:S u:a u:b a:x a:y u:c u:d", "s:S u:a\n\nb a:x\n\ny u:c\n\nd"),
+    ("s:S s:T u:a", "s:S\n\nT u:a"),
+    ("a:x a:y u:a", "u: a:x\n\ny u:a"),
+    ("s:S a:x u:a u:b", "s:S u: a:x u:a\n\nb"),
+    # a system text in the middle, or at the end
+    ("s:S u:a a:x s:T u:b", "s:S u:a a:x u:T\n\nb"),
+    ("u:a s:T u:b", "u:a\n\nT\n\nb"),
+    ("u:a a:x s:T", "u:a a:x u:T"),
+    ("u:a s:T", "u:a\n\nT"),
+    ("s:S", "u:S"),
+    ("u:a a:x", "u:a a:x"),
+])
+@pytest.mark.parametrize("name", ALTERNATING)
+def test_turns_that_do_not_alternate_are_joined_by_blank_lines_where_a_template_wants_them_to(
+        name: str, conversation: str, same: str) -> None:
+    template = template_of(FAMILIES[name])
+    expected = [Message(role, text.replace("~", "\n\n")) for role, text in (
+        (message.role, message.content) for message in said(same.replace("\n\n", "~")))]
+    segments = template.render(said(conversation))
+    assert text_of(segments) == text_of(template.render(expected))
+    # The blank lines between are the server's, each caller's text is one of its own.
+    texts = [message.content for message in said(conversation)]
+    assert sorted(segment.text.strip() for segment in segments if not segment.special) == sorted(texts)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {*ALTERNATING, "first phi-3", "alpaca", "deepseek-r1"}))
+def test_turns_that_a_template_accepts_stay_as_they_are(name: str) -> None:
+    template = template_of(FAMILIES[name])
+    once = text_of(template.render(said("u:alpha")))
+    segments = template.render(said("u:alpha u:beta u:gamma"))
+    assert "alpha\n\nbeta" not in text_of(segments)
+    # Each is written as one alone is.
+    assert text_of(segments).count("user") == once.count("user") + 2
+
+
 def test_what_no_arrangement_makes_acceptable_is_refused_in_the_templates_words() -> None:
-    with pytest.raises(InvalidRequest, match="roles must alternate user/assistant"):
-        template_of(FAMILIES["gemma-2"]).render([Message("user", "a"), Message("user", "b")])
+    source = "{% if messages | length < 3 %}{{ raise_exception('roles must be three') }}{% endif %}x"
+    with pytest.raises(InvalidRequest, match="roles must be three"):
+        template_of(FAMILIES["gemma-2"], source).render([Message("user", "a"), Message("user", "b")])
+
+
+# -- models that reason ---------------------------------------------------------------------------------------------
+
+THOUGHT = "<think>\nHm <|im_end|> hm.\n</think>\n\nHello!"
+
+
+@pytest.mark.parametrize(("name", "answer", "expected"), [
+    ("qwen3", THOUGHT, "<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+                       "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"),
+    ("qwen3", "\n<|im_start|></think>", "<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+                                       "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"),
+    ("deepseek-r1", THOUGHT, "<｜begin▁of▁sentence｜><｜User｜>Hi there<｜Assistant｜>\n\nHello!<｜end▁of▁sentence｜>"
+                             "<｜User｜>Why?<｜Assistant｜><think>\n"),
+])
+def test_the_second_turn_with_a_model_that_reasons_is_written_without_the_reasoning_of_the_first(
+        load: Load, name: str, answer: str, expected: str) -> None:
+    messages = [Message("user", USER), Message("assistant", answer), Message("user", NEXT)]
+    assert text_of(template_of(FAMILIES[name]).render(messages)) == expected
+    model = load(name)
+    ids = model.ids(messages)
+    for control in FAMILIES[name].control:
+        assert ids.count(model.vocabulary.index(control)) == expected.count(control)
+
+
+def test_reasoning_after_the_last_prompt_stays_and_its_control_tokens_are_text(load: Load) -> None:
+    messages = [Message("user", USER), Message("assistant", THOUGHT)]
+    segments = template_of(FAMILIES["qwen3"]).render(messages)
+    assert segments[1:] == [
+        Segment(USER, False), Segment("<|im_end|>\n<|im_start|>assistant\n<think>\n", True),
+        Segment("Hm <|im_end|> hm.", False), Segment("\n</think>\n\n", True), Segment("Hello!", False),
+        Segment("<|im_end|>\n<|im_start|>assistant\n", True)]
+
+
+@pytest.mark.parametrize(("system", "mode", "wishes"), [
+    ("Be brief.", "/think", "Be brief."), ("Be brief. /no_think", "/no_think", "Be brief."),
+    ("/no_think", "/no_think", "You are a helpful AI assistant."), ("/think</s> Go", "/think", "</s> Go"),
+])
+def test_words_that_a_template_takes_out_of_a_system_text_for_itself_do_not_reach_the_model(
+        system: str, mode: str, wishes: str) -> None:
+    segments = template_of(FAMILIES["qwen3"], SMOLLM3).render([Message("system", system), *said("u:Hi a:Yes u:Why")])
+    text = text_of(segments)
+    assert f"Reasoning Mode: {mode}\n\n## Custom Instructions\n\n{wishes}\n\n<|im_end|>\n<|im_start|>user\nHi" in text
+    assert ("<think>\n\n</think>\nYes<|im_end|>" in text) == (mode == "/no_think")
+    clients = [segment.text.strip() for segment in segments if not segment.special]
+    assert clients == [*([wishes] if wishes in system else []), "Hi", "Yes", "Why"]
+
+
+# -- whatever is said -----------------------------------------------------------------------------------------------
+
+SAID = st.text(st.sampled_from("xyzé \n"), max_size=6)
+TOKENS = ["<|im_end|>", "</s>", "[INST]", "<｜User｜>", "<start_of_turn>"]
+SPELLED = st.sampled_from([*TOKENS, "<think>", "</think>", "/no_think", "<tool_response>", "{{ 1 }}"])
+TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]),
+                           st.lists(st.one_of(SAID, SPELLED), max_size=5).map("".join)), min_size=1, max_size=6)
+SOURCES = {**{name: family.template for name, family in FAMILIES.items()}, "smollm3": SMOLLM3}
+
+
+@settings(max_examples=40, deadline=None)
+@given(turns=TURNS)
+@pytest.mark.parametrize("name", SOURCES)
+def test_any_history_is_written_as_the_templates_language_would_and_no_text_of_a_caller_is_the_templates(
+        name: str, turns: list[tuple[Role, str]]) -> None:
+    family = FAMILIES.get(name, FAMILIES["qwen3"])
+    template = template_of(family, SOURCES[name])
+    segments = template.render([Message(role, text) for role, text in turns])
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    plain.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.datetime.now().strftime(form))
+    source = SOURCES[name].replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
+    with contextlib.suppress(_Refused, TemplateError):
+        expected = plain.from_string(source).render(
+            messages=[{"role": role, "content": text} for role, text in turns], add_generation_prompt=True,
+            bos_token=family.token("bos"), eos_token=family.token("eos"))
+        # What the template leaves out is put elsewhere, what it accepts is as it writes it.
+        if not any(role == "system" for role, _ in turns):
+            assert text_of(segments) == expected
+    ours = "".join(segment.text for segment in segments if segment.special)
+    assert not any(letter in ours for letter in "zé") and "<tool_response>" not in ours and "{{" not in ours
+    # Texts that spell no control tokens get the same words of the template around them.
+    harmless = [Message(role, functools.reduce(lambda text, token: text.replace(token, "x" * len(token)), TOKENS, text))
+                for role, text in turns]
+    assert ours == "".join(segment.text for segment in template.render(harmless) if segment.special)
+
+
+class _Refused(Exception):
+    pass
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _Refused(message)
 
 
 @pytest.mark.parametrize(("system", "user"), [("  Be brief.\n", "\n Hi  "), ("Be brief.", " "), (" ", "Hi"), ("x", "")])

@@ -1,43 +1,51 @@
 """Chat templates: a conversation becomes the prompt that the model was trained on.
 
-The template is the model's own (`tokenizer.chat_template` in its file), rendered by jinja2's sandbox with what
-Hugging Face's templates expect (`apply_chat_template` in transformers). Text from the client is told apart from text of
-the template, so that the engine can tokenise `</s>` in a prompt as five characters and not as the end of the turn.
+The template is the model's own (`tokenizer.chat_template` in its file), a program in jinja2 (see `sandbox`). Text from
+the client is told apart from text of the template (see `provenance`), so that the engine can tokenise `</s>` in a
+prompt as five characters and not as the end of the turn.
 """
 
 from __future__ import annotations
 
 import datetime
-import itertools
-import json
-import re
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 from mayfly.engines.base import Segment
+from mayfly.engines.limits import TimeIsUp, bounded
+from mayfly.engines.provenance import origin_of, parts, traced, whole
 from mayfly.engines.segments import lay_out
 from mayfly.engines.stop_words import turn_marks
 from mayfly.errors import EngineFailed, InvalidRequest
 from mayfly.lanes.calls import Message, Role
 from mayfly.models.dialects import GPT4ALL
 
-# A template strips some texts at one end and some at the other, so there may be several ways to find them in what it
-# made. More than this many at a time are never needed; they bound the work on texts made of blanks.
-_MOST_WAYS = 64
+# What a template may take to write a conversation, with so much more for each character that it is given, and as much
+# for a turn as for some hundred characters. Real ones need some milliseconds and less than 1 MB.
+_A_TURN = 250
+_MEMORY, _MORE_MEMORY = 192 << 20, 64
+_SECONDS, _MORE_SECONDS, _MOST_SECONDS = 3.0, 2e-6, 20.0
+# What it may write, in characters.
+_WRITTEN, _MORE_WRITTEN = 1_000_000, 4
+# A conversation of more is the caller's to shorten, if it takes too much.
+_LARGE = 250_000
+# Of what a template says when it refuses a conversation.
+_MOST_WORDS = 300
 
-# What stands in the place of a client's text: 64 random bits that it can't guess.
-_MARK = re.compile("(\ue000[0-9a-f]{16}\ue001)")
+_BLANK_LINE = traced("\n\n")
+# One turn any template can write; two of one role it can't where the roles have to alternate.
+_RUN = (Message("user", "Hello"), Message("user", "Hello"))
 
 
 class ChatTemplate:
     """One model's chat template.
 
-    What a template refuses although a caller would expect it to work is written as users of such models do:
+    What a template refuses although a caller would expect it to work is written as users of such models do, with as
+    little changed as is needed:
 
-    - A system text that the template refuses (Gemma), or leaves out without a word (the first Phi-3), goes before the
-      next prompt, with a blank line between.
+    - Several turns of one role in a row, where the roles have to alternate, are one turn, with blank lines between.
+    - A system text that the template refuses (Gemma, or after the first turn), or leaves out without a word (the first
+      Phi-3), goes before the next prompt, with a blank line between.
     - An answer before the first prompt (`assist` of `/gpt4all_api`), where turns have to alternate, is given an empty
       prompt.
 
@@ -45,66 +53,116 @@ class ChatTemplate:
         source: jinja2 source, or None for gpt4all's own form.
         bos_token: text of the token that begins a prompt.
         eos_token: text of the token that ends a turn.
+
+    Raises:
+        EngineFailed: the source can't be read.
     """
 
     def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
         # Imported here: only the process that renders pays for it.
-        import jinja2
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from mayfly.engines.sandbox import Refused, Sandbox
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation_blocks()])
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._failures = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
         source = source or GPT4ALL.template
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._refused = Refused
         self.turn_marks = turn_marks(source)
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as exc:
-            raise EngineFailed(f"the model's chat template can't be read: {exc}") from exc
+            with bounded(memory=_MEMORY, seconds=_SECONDS):
+                self._template = Sandbox().from_string(source)
+        except (Exception, TimeIsUp) as exc:  # jinja2's errors, and Python's own for what is nested too deep
+            raise EngineFailed(f"the model's chat template can't be read: {_reason(exc)}") from exc
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the prompt for a conversation, ending where the assistant's turn begins.
 
         Raises:
-            InvalidRequest: the template refuses this order of roles, and says why.
-            EngineFailed: the template does something to the client's text that can't be followed.
+            InvalidRequest: the template refuses this order of roles, and says why, or fails at it; or there is too much
+                of it.
+            EngineFailed: the template fails whatever it is given, or takes more than it may.
         """
-        refusal: InvalidRequest | None = None
-        # A random mark in each text's place shows where the client's text goes. Blanks need none, and templates treat
-        # an empty text differently.
-        marks = [_mark() if message.content.strip() else message.content for message in messages]
-        for turns in _arrangements(messages):
-            try:
-                marked = self._render(marks, turns)
-            except InvalidRequest as exc:
-                refusal = refusal or exc
-                continue
-            if any(mark.strip() and mark not in marked
-                   for mark, message in zip(marks, messages, strict=True) if message.role == "system"):
-                continue
-            rendered = self._render([message.content for message in messages], turns)
-            return _follow(rendered, _split(marked, marks), messages)
-        raise refusal or InvalidRequest("the model's chat template leaves the system message out", param="messages")
-
-    def _render(self, contents: Sequence[str], turns: Iterable[_Turn]) -> str:
-        said = [{"role": turn.role, "content": "\n\n".join(contents[index] for index in turn.texts)} for turn in turns]
+        size = sum(_A_TURN + len(message.content) for message in messages)
+        seconds = min(_SECONDS + _MORE_SECONDS * size, _MOST_SECONDS)
         try:
-            return self._template.render(messages=said, tools=None, documents=None, add_generation_prompt=True,
-                                         **self._tokens)
-        except _Refused as exc:
-            raise InvalidRequest(f"the model's chat template refuses this conversation: {exc}",
+            with bounded(memory=_MEMORY + _MORE_MEMORY * size, seconds=seconds):
+                text = self._written(messages)
+        except (MemoryError, TimeIsUp) as exc:
+            if size > _LARGE:
+                raise InvalidRequest(f"the conversation is too large for the model's chat template: {_reason(exc)}",
+                                     param="messages") from exc
+            raise EngineFailed(f"the model's chat template fails: {_reason(exc)}") from exc
+        if len(text) > _WRITTEN + _MORE_WRITTEN * size:
+            raise EngineFailed(f"the model's chat template fails: it writes {len(text)} characters")
+        return lay_out(Segment(part, special=not origin) for part, origin in parts(text))
+
+    def _written(self, messages: Sequence[Message]) -> str:
+        failure: InvalidRequest | EngineFailed | None = None
+        plain = [_Turn(message.role, (index,)) for index, message in enumerate(messages)]
+        later = any(turn.role == "system" for turn in plain[_first_said(plain):])
+        # Where turns have to alternate, a system text among them would pass for one of the other role.
+        for turns in _arrangements(_later_folded(plain) if later and not self._can_write(_RUN) else plain):
+            try:
+                text = self._render(messages, turns)
+                if not self._leaves_out(text, messages, turns):
+                    return text
+            except InvalidRequest as exc:
+                failure = failure or exc
+            except EngineFailed as exc:
+                failure = failure or self._blame(exc)
+        raise failure or InvalidRequest("the model's chat template leaves the system message out", param="messages")
+
+    def _leaves_out(self, text: str, messages: Sequence[Message], turns: Sequence[_Turn]) -> bool:
+        """Tell whether a prompt lacks a system text, because the template would leave out any such text."""
+        written = origin_of(text)
+        missing = {index for index, message in enumerate(messages)
+                   if message.role == "system" and message.content.strip() and index not in written}
+        if not missing:
+            return False
+        # Some templates take words out of it that are for them ("/no_think").
+        ordinary = [Message(message.role, "x") if index in missing else message
+                    for index, message in enumerate(messages)]
+        return not missing <= origin_of(self._render(ordinary, turns))
+
+    def _blame(self, failure: EngineFailed) -> InvalidRequest | EngineFailed:
+        """Return the error for a template that fails at a conversation: the caller's, if it can write any at all."""
+        if not self._can_write(_RUN[:1]):
+            return failure
+        return InvalidRequest(f"{failure.message}, at this conversation and not at others", param="messages")
+
+    def _can_write(self, messages: Sequence[Message]) -> bool:
+        try:
+            self._render(messages, [_Turn(message.role, (index,)) for index, message in enumerate(messages)])
+        except (EngineFailed, InvalidRequest):
+            return False
+        return True
+
+    def _render(self, messages: Sequence[Message], turns: Sequence[_Turn]) -> str:
+        now = datetime.datetime.now()
+        texts = [whole(message.content, frozenset((index,))) for index, message in enumerate(messages)]
+        said = [{"role": turn.role, "content": _BLANK_LINE.join(filter(None, (texts[index] for index in turn.texts)))}
+                for turn in turns]
+        try:
+            return self._template.render(
+                messages=said, tools=None, documents=None, add_generation_prompt=True,
+                strftime_now=lambda form: whole(now.strftime(form), origin_of(form)), **self._tokens)
+        except self._refused as exc:
+            raise InvalidRequest(f"the model's chat template refuses this conversation: {str(exc)[:_MOST_WORDS]}",
                                  param="messages") from exc
-        except self._failures as exc:
-            raise EngineFailed(f"the model's chat template fails: {type(exc).__name__}") from exc
+        except MemoryError:
+            raise
+        except Exception as exc:  # a program from a file: it may raise anything
+            raise EngineFailed(f"the model's chat template fails: {_reason(exc)}") from exc
 
 
-def _mark() -> str:
-    return f"\ue000{secrets.token_hex(8)}\ue001"
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, TimeIsUp):
+        return "it takes too long"
+    if isinstance(exc, MemoryError):
+        return "it takes too much memory"
+    if isinstance(exc, RecursionError):
+        return "it is nested too deep, or without an end"
+    if isinstance(exc, OverflowError):
+        return "it makes too large a number or range"
+    return type(exc).__name__
 
 
 @dataclass(frozen=True)
@@ -115,19 +173,44 @@ class _Turn:
     texts: tuple[int, ...]
 
 
-def _arrangements(messages: Sequence[Message]) -> Iterator[list[_Turn]]:
+def _arrangements(plain: list[_Turn]) -> Iterator[list[_Turn]]:
     """Yield the turns as they are, and then in the ways that a template may accept instead."""
-    plain = [_Turn(message.role, (index,)) for index, message in enumerate(messages)]
-    paired = _paired(plain)
-    yield from (plain, _folded(plain), paired, _folded(paired))
+    tried: list[list[_Turn]] = []
+    for folded in (_unchanged, _later_folded, _folded):
+        for paired in (_unchanged, _paired):
+            for run in (_unchanged, _run_together):
+                turns = run(folded(paired(plain)))
+                if turns not in tried:
+                    tried.append(turns)
+                    yield turns
+
+
+def _unchanged(turns: list[_Turn]) -> list[_Turn]:
+    return turns
 
 
 def _paired(turns: list[_Turn]) -> list[_Turn]:
     """Put an empty prompt before an answer that none comes before."""
-    first = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    first = _first_said(turns)
     if first < len(turns) and turns[first].role == "assistant":
         return [*turns[:first], _Turn("user", ()), *turns[first:]]
     return turns
+
+
+def _run_together(turns: list[_Turn]) -> list[_Turn]:
+    """Make one turn of those of one role in a row."""
+    together: list[_Turn] = []
+    for turn in turns:
+        if together and together[-1].role == turn.role:
+            turn = _Turn(turn.role, together.pop().texts + turn.texts)
+        together.append(turn)
+    return together
+
+
+def _later_folded(turns: list[_Turn]) -> list[_Turn]:
+    """Put system texts into the prompt that follows them, but for those with which the conversation begins."""
+    first = _first_said(turns)
+    return [*turns[:first], *_folded(turns[first:])]
 
 
 def _folded(turns: list[_Turn]) -> list[_Turn]:
@@ -145,72 +228,5 @@ def _folded(turns: list[_Turn]) -> list[_Turn]:
     return [*folded, _Turn("user", waiting)] if waiting else folded
 
 
-def _split(marked: str, marks: Sequence[str]) -> list[str | int]:
-    """Cut a rendered prompt at its marks; return its parts: text of the template, and indices of marks."""
-    places = {mark: index for index, mark in enumerate(marks)}
-    return [places.get(part, part) if _MARK.fullmatch(part) else part for part in _MARK.split(marked)]
-
-
-def _follow(rendered: str, parts: Sequence[str | int], messages: Sequence[Message]) -> list[Segment]:
-    """Find the parts of a prompt in what the template made of the true texts, which it may have stripped.
-
-    Raises:
-        EngineFailed: it did something else to them.
-    """
-    # Where the parts so far may end, and how they then are.
-    ways: dict[int, tuple[Any, ...]] = {0: ()}
-    for part in parts:
-        longer: dict[int, tuple[Any, ...]] = {}
-        for end, way in ways.items():
-            for segment in _forms(part, messages):
-                if rendered.startswith(segment.text, end):
-                    longer.setdefault(end + len(segment.text), (way, segment))
-        ways = dict(itertools.islice(longer.items(), _MOST_WAYS))
-    if len(rendered) not in ways:
-        raise EngineFailed("the model's chat template changes the text of a message in a way that can't be followed")
-    way = ways[len(rendered)]
-    segments = []
-    while way:
-        way, segment = way
-        segments.append(segment)
-    return lay_out(reversed(segments))
-
-
-def _forms(part: str | int, messages: Sequence[Message]) -> list[Segment]:
-    """Return what may stand in a part's place."""
-    if isinstance(part, str):
-        return [Segment(part, special=True)]
-    text = messages[part].content
-    forms = dict.fromkeys((text, text.strip(), text.lstrip(), text.rstrip()))
-    return [Segment(form, special=False) for form in forms]
-
-
-class _Refused(Exception):
-    """The template called raise_exception."""
-
-
-def _raise(message: str) -> NoReturn:
-    raise _Refused(message)
-
-
-def _tojson(x: Any, ensure_ascii: bool = False, indent: int | None = None,
-            separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    # The names are those of transformers, which templates use.
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _generation_blocks() -> type[Any]:
-    """Return the extension for `{% generation %}`, by which transformers finds the assistant's tokens in training."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class GenerationBlocks(Extension):
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    return GenerationBlocks
+def _first_said(turns: list[_Turn]) -> int:
+    return next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))

@@ -68,6 +68,12 @@ def publish(path: Path, lanes: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
-    with os.fdopen(open_new(temporary), "w", encoding="ascii") as file:
-        file.write(json.dumps({"lanes": lanes}))
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(open_new(temporary), "w", encoding="ascii") as file:
+            file.write(json.dumps({"lanes": lanes}))
+        os.replace(temporary, path)
+    except OSError:
+        # It takes room where there is none.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

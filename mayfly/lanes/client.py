@@ -55,8 +55,6 @@ _REPORT_PATIENCE = 3.0
 _ASK_AGAIN = 1.0
 # The board's facts that are for this process alone.
 _NOT_SHOWN = ("address", "served_at_once")
-# A worker that dies between taking a connection and reading the call costs nothing but time; but not for ever.
-_MOST_UNBEGUN = 50
 
 Call = EmbedCall | CompletionCall | TokenizeCall
 _KINDS = {EmbedCall: "embed", CompletionCall: "complete", TokenizeCall: "tokenize"}
@@ -205,7 +203,6 @@ class SocketLane:
         """
         if not self.configured():
             raise LaneUnavailable(self._missing, retry_after=60)
-        unbegun = 0
         crashes = watch.begun.crashes if watch.begun is not None else 0
         with self._place(watch.begun) as place:
             while True:
@@ -218,9 +215,7 @@ class SocketLane:
                             return
                 except _WorkerDied as died:
                     if died.generation is None:
-                        unbegun += 1
-                        if unbegun > _MOST_UNBEGUN:
-                            raise self._unavailable("its process ends before it takes a call") from died
+                        # One that dies between taking a connection and reading the call costs nothing but time.
                         self._pause(watch)
                         continue
                     crashes += 1

@@ -62,15 +62,16 @@ class Child:
         cwd: where it runs.
         spec: what it is told on its first line of stdin.
         sockets: listening sockets that it inherits.
+        descriptors: what else it inherits.
         on_event: called from a thread with each event.
         on_line: called from a thread with each line of its stderr.
         gather: after events were read, so long (s) those that follow wait in the pipe, to be read together.
     """
 
     def __init__(self, argv: Sequence[str], *, cwd: Path, spec: dict[str, Any], sockets: Sequence[socket.socket],
-                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None], gather: float = 0.0
-                 ) -> None:
-        self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets)
+                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None],
+                 descriptors: Sequence[int] = (), gather: float = 0.0) -> None:
+        self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets, descriptors=descriptors)
         self.pid = self._process.pid
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._on_event = on_event

@@ -15,6 +15,7 @@ from mayfly.supervision.child import Process
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure
 from mayfly.supervision.watched import LaneState, Watched
+from mayfly.workers import exits
 
 #: The events of this file.
 FORKS_EVENTS = frozenset({"forked", "exited"})
@@ -27,11 +28,11 @@ class Forks:
         run_folder: where sentinels are.
         fork_handle: makes the handle of a forked process from its pid.
         spent: takes note of a generation that has completed its call.
-        failed: reports a failure; its last argument says what happens now.
+        failed: reports a failure; its last arguments say what happens now, and when it is.
     """
 
     def __init__(self, run_folder: Path, journal: Journal, fork_handle: Callable[[int], Process],
-                 spent: Callable[[Watched], None], failed: Callable[[Watched, Failure, str], None]) -> None:
+                 spent: Callable[[Watched], None], failed: Callable[[Watched, Failure, str, float], None]) -> None:
         self._run_folder = run_folder
         self._journal = journal
         self._fork_handle = fork_handle
@@ -74,6 +75,7 @@ class Forks:
         lane.generations[number] = watched
         lane.next_generation = max(lane.next_generation, number + 1)
         lane.generation = number
+        lane.came_up()
         lane.last_fork_seconds = float(event["seconds"])
 
     def _exited(self, lane: LaneState, template: Watched, event: dict[str, Any], now: float) -> None:
@@ -88,14 +90,14 @@ class Forks:
                               pid=int(event.get("pid", 0)))
         verdict = policy.judge_exit(
             ready=watched.ready, sentinel=there is not None, served=watched.served is not None, changed=False,
-            condemned=watched.condemned)
+            killed=exits.killed_from_outside(code), condemned=watched.condemned)
         if verdict == "spent":
             self._spent(watched)
         elif verdict != "ended":
             self._failed(watched, Failure(
                 watched.name, verdict, watched.pid, number, code, now - watched.started, watched.calls,
                 now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
-                there or {}, template.process.tail() if template.process else []), "")
+                there or {}, template.process.tail() if template.process else [], lane=watched.lane), "", now)
         sentinel.Sentinel(path).remove()
         if watched.process is not None:
             watched.process.close()

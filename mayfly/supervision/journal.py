@@ -17,13 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mayfly.compat import names_this_file
+
 _ROOM = 10_000
 _FILE_SIZE = 5 << 20
 _FILES_KEPT = 5
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):
-    """A rotating log file that follows no symlink and tells once when it can't be written."""
+    """A rotating log file that follows no symlink, tells once when it can't be written, and is made again, with its
+    folder, when it was removed."""
 
     def __init__(self, path: Path) -> None:
         self.failure: str | None = None
@@ -34,12 +37,16 @@ class _Rotating(logging.handlers.RotatingFileHandler):
         def opener(name: str, flags: int) -> int:
             return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
 
     def write(self, line: str) -> None:
         """Append a line; on failure remember why and let go of the file, so that the next line tries again."""
         record = logging.LogRecord("mayfly", logging.INFO, "", 0, line, None, None)
         try:
+            if self.stream is not None and not names_this_file(Path(self.baseFilename), self.stream):
+                self.stream.close()
+                self.stream = None  # type: ignore[assignment,unused-ignore]
             if self.shouldRollover(record):
                 self.doRollover()
             if self.stream is None:

@@ -7,6 +7,9 @@ from typing import Literal
 
 Verdict = Literal["well", "hung", "failed_start", "spent", "crashed", "changed", "ended"]
 
+#: A lane is given up, for the time being, when so many starts in a row have failed by themselves.
+FAILED_STARTS = 3
+
 #: Seconds between asking a hung process for its stacks and killing it.
 ABORT_PATIENCE = 1.0
 
@@ -44,7 +47,8 @@ def judge_alive(*, ready: bool, age: float, since_start: float, hang_seconds: fl
     return "hung" if age > hang_seconds else "well"
 
 
-def judge_exit(*, ready: bool, sentinel: bool, served: bool, changed: bool, condemned: Verdict | None) -> Verdict:
+def judge_exit(*, ready: bool, sentinel: bool, served: bool, changed: bool, killed: bool,
+               condemned: Verdict | None) -> Verdict:
     """Judge a process that has exited.
 
     Args:
@@ -52,6 +56,7 @@ def judge_exit(*, ready: bool, sentinel: bool, served: bool, changed: bool, cond
         sentinel: the sentinel is still there.
         served: it reported a completed request.
         changed: its exit code says that the model's file was replaced.
+        killed: it was killed from outside.
         condemned: the watchdog had judged it hung or failed_start and killed it.
     """
     if condemned is not None:
@@ -59,7 +64,7 @@ def judge_exit(*, ready: bool, sentinel: bool, served: bool, changed: bool, cond
     if changed:
         return "changed"
     if not ready:
-        return "failed_start"
+        return "crashed" if killed else "failed_start"
     if sentinel:
         return "crashed"
     return "spent" if served else "ended"
@@ -70,7 +75,7 @@ class Backoff:
     """How long to wait before the next start: doubles from `first` to `longest`.
 
     It resets after a minute of health, or as soon as a process has answered a call: a process that works is not a
-    restart loop, and its callers wait for the next one. After a death in the middle of a call it doesn't grow beyond
+    restart loop, and its callers wait for the next one. After a crash while somebody calls it doesn't grow beyond
     `longest_serving`, or one caller's poison would hold all others up for half a minute.
     """
 
@@ -89,7 +94,7 @@ class Backoff:
         Args:
             lived_ready: seconds that the process lived after it was ready.
             answered: it answered a call.
-            serving: it died while it served one.
+            serving: it died while it served one, or while one waits.
         """
         if answered or lived_ready >= self.healthy_after:
             self._next = self.first

@@ -1,13 +1,15 @@
 """Failure reports: what died, how, and what it was doing - never what it was told.
 
 A report is `logs/<YYYYmmdd_HHMMSS>_<name>_watchdog_error.log`. It holds ids and sizes of the request, never the
-text of a prompt and never a key.
+text of a prompt and never a key. Where the same death follows itself, again and again, the report is written over and
+counts: a process that can't be loaded would push all others out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ class Failure:
         sentinel: the sentinel's content (`request` holds id and sizes).
         tail: the last lines of its stderr.
         lost: generations that ended with it.
+        lane: whose process it was; "app" for the web process.
     """
 
     name: str
@@ -46,6 +49,15 @@ class Failure:
     sentinel: dict[str, Any] = field(default_factory=dict)
     tail: list[str] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    lane: str = ""
+
+    def likeness(self) -> tuple[object, ...] | None:
+        """Return what is equal in two failures that are the same death; None for one like no other, because the process
+        had served a call or was serving one."""
+        if self.calls or "request" in self.sentinel:
+            return None
+        # A number may be a time, or an address.
+        return self.cause, self.exit_code, re.sub(r"[0-9]+", "", self.reason)
 
     def how(self) -> str:
         """Return how it ended, for people: `killed by SIGKILL`, `exit code 1`."""
@@ -55,8 +67,12 @@ class Failure:
             return f"killed by {signal_name(-self.exit_code)}"
         return f"exit code {self.exit_code}"
 
-    def text(self) -> str:
-        """Return the report."""
+    def text(self, times: int = 1, first: str = "") -> str:
+        """Return the report.
+
+        Args:
+            times: how often this death has occurred, and `first` when it did for the first time.
+        """
         request = self.sentinel.get("request")
         lines = [
             f"{self.name} {_CAUSES.get(self.cause, self.cause)}",
@@ -65,6 +81,8 @@ class Failure:
             f"cause:           {self.cause}",
             f"how:             {self.how()}",
         ]
+        if times > 1:
+            lines.append(f"times:           {times}, since {first}")
         if self.reason:
             lines.append(f"reason:          {self.reason}")
         lines += [
@@ -103,6 +121,16 @@ def _request(request: dict[str, Any]) -> str:
     return " ".join([safe, *sizes])
 
 
+@dataclass
+class _Told:
+    """The last report of a lane."""
+
+    likeness: tuple[object, ...] | None
+    path: Path
+    first: str
+    times: int = 1
+
+
 class Reports:
     """The folder of reports.
 
@@ -114,13 +142,32 @@ class Reports:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self._told: dict[str, _Told] = {}
 
     def write(self, failure: Failure) -> str:
-        """Write a report; return its file's name.
+        """Write a report, or count the same death in the report of the last one; return its file's name.
 
         Raises:
             OSError: it can't be written.
         """
+        told = self._told.get(failure.lane)
+        likeness = failure.likeness()
+        if told is not None and likeness is not None and likeness == told.likeness and told.path.exists():
+            told.times += 1
+            temporary = told.path.with_name(f".{told.path.name}")
+            # If this can't be written, what the report says is true all the same.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                self._fill(temporary, open_new(temporary), failure.text(told.times, told.first))
+                os.replace(temporary, told.path)
+            return told.path.name
+        path = self._write_new(failure)
+        self._told[failure.lane] = _Told(likeness, path, time.strftime("%Y-%m-%d %H:%M:%S %z"))
+        self._prune()
+        return path.name
+
+    def _write_new(self, failure: Failure) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         stamp = time.strftime("%Y%m%d_%H%M%S")
         number = 1
         while True:
@@ -131,16 +178,18 @@ class Reports:
                 break
             except FileExistsError:
                 number += 1
+        self._fill(path, descriptor, failure.text())
+        return path
+
+    def _fill(self, path: Path, descriptor: int, text: str) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(failure.text())
+                file.write(text)
         except OSError:
             # A full disk: an empty report would say less than none.
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
-        self._prune()
-        return path.name
 
     def _prune(self) -> None:
         found = []

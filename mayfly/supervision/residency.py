@@ -3,9 +3,13 @@
 Decisions alone: a lane's sockets are opened and closed by `LaneSockets`, its processes started and ended by the
 supervisor. The models of EMBED_MODEL and MODEL_NAME never leave.
 
-A lane in use never leaves. Whether it is in use is seen where it can't be lost: calls that wait are in its listening
-socket, and a process that takes one out marks its place in the thread budget before. Counts kept by the web process
-would be wrong once that has crashed, or has dropped an event because the pipe was full.
+A lane that comes up never leaves while it is in use. Whether it is in use is seen where it can't be lost: calls that
+wait are in its listening socket, and a process that takes one out marks its place in the thread budget before. Counts
+kept by the web process would be wrong once that has crashed, or has dropped an event because the pipe was full.
+
+A lane whose last start was in vain leaves at once for somebody else: callers that wait for it ask again, and nobody can
+tell whether those in its socket are still there, since no process takes them out. One that has been given up is
+remembered, so that it doesn't drive out again and again what works.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from mayfly.supervision.watched import LaneState
 _FORGET_AFTER = 5.0
 # Between a lane's opening and the arrival of the first call in its socket.
 _EXPECTED = 2.0
-# A lane whose process can't start and for which nobody asks is given up.
+# So long (s) a lane goes on trying that has been given up; and one whose last start was in vain, if nobody asks for it.
 _GIVE_UP_AFTER = 60.0
 
 
@@ -35,6 +39,9 @@ class Sockets(Protocol):
 
     def open(self, name: str, model: str) -> LaneState:
         """Open a lane; ModelUnavailable or OSError if it can't be."""
+
+    def version(self, model: str) -> object:
+        """Return what changes with a model's file; None if there is none."""
 
     def close(self, name: str) -> None:
         """Close a lane."""
@@ -53,6 +60,7 @@ class _Wish:
     renewed: float
     refused: bool = False
     reason: str = ""
+    last_failure: dict[str, Any] | None = None
 
 
 class Residency:
@@ -69,6 +77,7 @@ class Residency:
         self._sockets = sockets
         self._in_use = in_use
         self._wishes: dict[str, _Wish] = {}
+        self._given_up: dict[str, LaneState] = {}
 
     def want(self, event: dict[str, Any], lanes: dict[str, LaneState], now: float) -> None:
         """Take note that the web process wants a model's lane."""
@@ -78,14 +87,24 @@ class Residency:
             # Not expected again: the call may have been answered before this was read from another pipe.
             lanes[name].was_used(event.get("at", now))
         elif name in self._wishes:
-            self._wishes[name].renewed = now
+            if not self._wishes[name].refused:  # or what has changed since would never be seen
+                self._wishes[name].renewed = now
         else:
-            wish = self._wishes[name] = _Wish(name, model, 0, now)
-            if model:
-                try:
-                    wish.memory = self._sockets.look(model)
-                except (ModelUnavailable, OSError) as exc:
-                    wish.refused, wish.reason = True, str(exc)
+            self._wishes[name] = self._wish(name, model, now)
+
+    def _wish(self, name: str, model: str, now: float) -> _Wish:
+        wish = _Wish(name, model, 0, now)
+        given_up = self._given_up.pop(name, None)
+        if given_up is not None and not self._tried_enough(given_up, now) and (
+                given_up.file_version == self._sockets.version(model)):
+            self._given_up[name] = given_up
+            wish.refused, wish.reason, wish.last_failure = True, given_up.failing, given_up.last_failure
+        elif model:
+            try:
+                wish.memory = self._sockets.look(model)
+            except (ModelUnavailable, OSError) as exc:
+                wish.refused, wish.reason = True, str(exc)
+        return wish
 
     def leavers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
         """Return the lanes that have to leave now.
@@ -95,13 +114,18 @@ class Residency:
             leaving: those that were closed and whose processes haven't ended yet.
         """
         self._forget(now)
-        gone = [lane for lane in lanes.values() if lane.on_demand and lane.failing
-                and now - lane.used > _GIVE_UP_AFTER and not self._sockets.waiting(lane.name)]
+        gone = [lane for lane in lanes.values() if lane.on_demand and self._tried_enough(lane, now)]
         for wish in self._wishes.values():
             if not wish.refused and wish.model:
                 gone += self._make_room(wish, [lane for lane in lanes.values() if lane not in gone], [*leaving, *gone],
                                         now)
+        self._given_up.update((lane.name, lane) for lane in gone if lane.failing)
         return gone
+
+    def _tried_enough(self, lane: LaneState, now: float) -> bool:
+        if lane.failing:
+            return now - lane.failing_since > _GIVE_UP_AFTER
+        return lane.struggling and not self._in_use(lane) and now - lane.used > _GIVE_UP_AFTER
 
     def openers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
         """Open the lanes for which there is room; return them."""
@@ -116,6 +140,7 @@ class Residency:
                 wish.refused, wish.reason = True, str(exc)
                 continue
             lane.on_demand = bool(wish.model)
+            lane.file_version = self._sockets.version(wish.model)
             lane.used, lane.expected = now, now + _EXPECTED
             opened.append(lane)
             del self._wishes[wish.lane]
@@ -124,7 +149,8 @@ class Residency:
     def public(self) -> dict[str, dict[str, Any]]:
         """Return the board's word on models that are asked for and have no lane."""
         return {wish.lane: {"state": "failing" if wish.refused else "waiting", "reason": wish.reason,
-                            "model": wish.model} for wish in self._wishes.values()}
+                            "model": wish.model, **({"last_failure": wish.last_failure} if wish.last_failure else {})}
+                for wish in self._wishes.values()}
 
     def _forget(self, now: float) -> None:
         for wish in list(self._wishes.values()):
@@ -144,7 +170,7 @@ class Residency:
             wish.refused, wish.reason = True, "MAX_MODELS is 0: only the configured models are served"
             return []
         idle = [lane for lane in lanes if lane.on_demand and self._idle(lane, now)]
-        idle.sort(key=lambda lane: (not lane.failing, lane.used))
+        idle.sort(key=lambda lane: (not lane.struggling, lane.used))
         gone: list[LaneState] = []
         # Those that are leaving already make room too; it is waited for, and nobody else leaves instead.
         while self._shortage(wish, [lane for lane in lanes if lane not in gone], []):
@@ -163,7 +189,8 @@ class Residency:
 
     def _idle(self, lane: LaneState, now: float) -> bool:
         # First the socket, then the places: a call goes that way too.
-        return now > lane.expected and not self._sockets.waiting(lane.name) and not self._in_use(lane)
+        awaited = not lane.struggling and (now <= lane.expected or self._sockets.waiting(lane.name))
+        return not awaited and not self._in_use(lane)
 
 
 def _mb(size: int) -> str:

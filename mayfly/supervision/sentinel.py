@@ -9,6 +9,9 @@ The file is put there by rename and touched without following links, so whatever
 (garbage, a symlink) is neither followed nor trusted; a beat puts the real one back if it has vanished. What it says is
 overwritten in place as long as it is still the same file, padded with blanks: a rename over a file makes a journalling
 file system write to the disk, which takes longer than embedding a text.
+
+A folder that has gone or is full is no reason for a process to end: the watchdog makes it again, and the next beat puts
+the sentinel there.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class Sentinel:
         self._text = json.dumps(facts)
         self._last_beat = time.monotonic()
         if not self._overwrite():
-            self._replace()
+            with contextlib.suppress(OSError):
+                self._replace()
 
     def _overwrite(self) -> bool:
         """Write into the file that is there; False if it isn't this process's any more."""
@@ -96,11 +100,15 @@ class Sentinel:
                 os.utime(self.path)
         except FileNotFoundError:
             self.write(json.loads(self._text))
+        except OSError:
+            # The folder can't be used, which the watchdog sees as well.
+            return
 
     def remove(self) -> None:
         """Say that the request this process lived for is completed."""
         self._mine = None
-        _clear(self.path)
+        with contextlib.suppress(OSError):
+            _clear(self.path)
 
 
 def _clear(path: Path) -> None:
@@ -148,8 +156,12 @@ def touched(path: Path) -> int | None:
 
 def sweep(folder: Path) -> list[str]:
     """Remove the sentinels that an earlier run left; return their names."""
-    removed = []
-    for entry in list(folder.iterdir()):
+    removed: list[str] = []
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return removed
+    for entry in entries:
         with contextlib.suppress(OSError):
             if entry.name.endswith(".watchdog"):
                 _clear(entry)

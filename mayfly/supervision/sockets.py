@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import itertools
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ class LaneSockets:
         self._run_folder = run_folder
         self._inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
         self._numbers = itertools.count(1)
-        self._paths: dict[str, Path] = {}
+        self._files: dict[str, tuple[Path, os.stat_result]] = {}
         self.lanes: dict[str, LaneSocket] = {}
 
     def open_configured(self) -> dict[str, LaneState]:
@@ -96,15 +98,37 @@ class LaneSockets:
         assert found.kind is not None
         return self._open(name, f"model{next(self._numbers)}", found.kind, found)
 
+    def version(self, model: str) -> object:
+        """Return what changes with a model's file; None if there is none."""
+        found = self._inventory.find(model)
+        return found and (found.path, found.size, found.modified)
+
     def close(self, name: str) -> None:
         """Close a lane's socket and remove its file. Calls that still wait there are told by its end."""
         lane = self.lanes.pop(name)
         if lane.listener is not None:
             lane.listener.close()
-        path = self._paths.pop(name, None)
-        if path is not None:
+        path, made = self._files.pop(name, (None, None))
+        if path is not None and _leads_to(path, made):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    def renew(self) -> list[str]:
+        """Bind those sockets again whose files have gone or are another's; return the lanes' names.
+
+        The lanes' workers listen to sockets that nobody finds any more: they have to be replaced.
+
+        Raises:
+            OSError: a socket can't be made.
+        """
+        gone = [name for name, (path, made) in self._files.items() if not _leads_to(path, made)]
+        for name in gone:
+            listener = self._bind(name, self._files[name][0])[0]
+            lane = self.lanes[name]
+            assert lane.listener is not None
+            lane.listener.close()
+            self.lanes[name] = dataclasses.replace(lane, listener=listener)
+        return gone
 
     def waiting(self, name: str) -> bool:
         """Tell whether a call waits in a lane's socket for a worker to take it."""
@@ -130,15 +154,27 @@ class LaneSockets:
         # A template's own cache, or a standby's, comes to those of the completions that run at once.
         return 1 if kind != "completion" or self._settings.isolation == "none" else self._settings.chat_processes + 1
 
-    def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> LaneState:
-        path = self._run_folder / f"{stem}.sock"
+    def _bind(self, name: str, path: Path) -> tuple[socket.socket, dict[str, Any]]:
         listener, address = LaneAddress.bind(path)
+        if "path" in address:
+            self._files[name] = path, os.lstat(path)
+        return listener, address
+
+    def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> LaneState:
+        listener, address = self._bind(name, self._run_folder / f"{stem}.sock")
         isolation = self._settings.isolation if kind == "completion" else "none"
         at_once = self._settings.chat_processes if isolation != "none" else GATHERED if kind == "embedding" else 1
-        self._paths[name] = path
         self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
                                       model.path if model else self._settings.model_path, "", at_once)
         memory = self._memory(model, kind) if model else 0
         engine = self._settings.embed_engine if kind == "embedding" else ""
         return LaneState(name, model.id if model else "", isolation, stem=stem, memory=memory, address=address,
                          served_at_once=at_once, embed_engine=engine)
+
+
+def _leads_to(path: Path, made: os.stat_result | None) -> bool:
+    """Tell whether a socket's file is the one that was made."""
+    try:
+        return made is not None and os.path.samestat(os.lstat(path), made)
+    except OSError:
+        return False

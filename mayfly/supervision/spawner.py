@@ -34,15 +34,17 @@ class ProcessSpawner:
         lanes: every lane's socket, by name; they come and go.
         run_folder: where sentinels are.
         inbox: takes events.
+        budget: the handle of the thread budget's table.
     """
 
     def __init__(self, settings: Settings, *, public: Sequence[socket.socket], lanes: dict[str, LaneSocket],
-                 run_folder: Path, inbox: Inbox) -> None:
+                 run_folder: Path, inbox: Inbox, budget: int | str) -> None:
         self._settings = settings
         self._public = public
         self._lanes = lanes
         self._run_folder = run_folder
         self._inbox = inbox
+        self._budget = budget
 
     def start(self, position: Position, watched: Watched) -> Process:
         """See Spawner."""
@@ -56,10 +58,11 @@ class ProcessSpawner:
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,
-            run_folder=self._run_folder, budget=self._run_folder / "threads", places=position.places,
+            run_folder=self._run_folder, budget=self._budget, places=position.places,
             generation=watched.generation, parent=os.getpid())
         argv = [sys.executable, "-m", "mayfly.workers"]
-        return self._child(argv, spec.to_wire(), [lane.listener], watched)
+        inherited = [self._budget] if isinstance(self._budget, int) else []
+        return self._child(argv, spec.to_wire(), [lane.listener], watched, inherited)
 
     def _app_spec(self, watched: Watched) -> dict[str, Any]:
         return {
@@ -77,10 +80,10 @@ class ProcessSpawner:
         }
 
     def _child(self, argv: list[str], spec: dict[str, Any], sockets: Sequence[socket.socket], watched: Watched,
-               gather: float = 0.0) -> Child:
+               descriptors: Sequence[int] = (), gather: float = 0.0) -> Child:
         def on_line(line: str) -> None:
             if self._settings.debug:
                 self._inbox.put((watched, {"event": "log", "line": line}))
 
-        return Child(argv, cwd=PROJECT_FOLDER, spec=spec, sockets=sockets,
+        return Child(argv, cwd=PROJECT_FOLDER, spec=spec, sockets=sockets, descriptors=descriptors,
                      on_event=lambda event: self._inbox.put((watched, event)), on_line=on_line, gather=gather)

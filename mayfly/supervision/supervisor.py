@@ -7,7 +7,6 @@ clock comes in from outside: tests drive both.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,10 +25,8 @@ from mayfly.workers import exits
 from mayfly.workers.budget import Allotment, Table
 
 _KILL_AGAIN = 1.0
-# How native code ends a process by itself, perhaps for want of an instruction that this processor hasn't got (as
-# subprocess gives it; Windows: illegal instruction, access violation, stack overrun).
-_OF_ITSELF = frozenset({*(-getattr(signal, name) for name in ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT")
-                          if hasattr(signal, name)), 0xC000001D, 0xC0000005, 0xC0000409})
+# What goes on not to work is said once in so many seconds.
+_COMPLAIN_AGAIN = 60.0
 
 
 class Spawner(Protocol):
@@ -72,6 +69,7 @@ class Supervisor:
         self._catch_up = catch_up
         self._free_cores = free_cores
         self._published: dict[str, Any] | None = None
+        self._complain_at = now
         self._sockets = sockets
         self._residency = Residency(settings, sockets, self._in_use) if sockets is not None else None
         self._allotment = Allotment()
@@ -165,6 +163,7 @@ class Supervisor:
         if watched.dismissed:
             return
         if kind == "access":
+            watched.calls += 1
             self._journal.access(str(event.get("line", "")))
         elif kind == "log":
             self._journal.event(f"{watched.name}: {event.get('line', '')}")
@@ -183,6 +182,15 @@ class Supervisor:
             self.drains = True
         elif kind == "want" and self._residency is not None:
             self._residency.want(event, self.lanes, now)
+
+    def renew(self, lanes: list[str], now: float) -> None:
+        """Replace the processes of lanes whose sockets were made anew. What they are computing is tried again."""
+        for position in self.workers:
+            watched = position.watched
+            if position.lane in lanes and watched is not None and watched.process is not None:
+                watched.condemned, watched.reason = "changed", "its socket was made again"
+                watched.kill_at = now + _KILL_AGAIN
+                watched.process.terminate()
 
     # -- processes of positions -------------------------------------------------------------------------------
 
@@ -234,7 +242,7 @@ class Supervisor:
             self._journal.event(f"app ready after {now - watched.started:.2f} s")
             return
         lane = self.lanes[watched.lane]
-        lane.failing = ""
+        lane.came_up()
         lane.was_ready = True
         lane.generation = max(lane.generation, watched.generation)
         named = f" ({watched.model})" if watched.model else ""
@@ -269,7 +277,8 @@ class Supervisor:
         there = sentinel.read(watched.sentinel)
         verdict = policy.judge_exit(
             ready=watched.ready, sentinel=there is not None,
-            served=watched.calls > 0, changed=code == exits.MODEL_CHANGED, condemned=watched.condemned)
+            served=watched.calls > 0, changed=code == exits.MODEL_CHANGED, killed=exits.killed_from_outside(code),
+            condemned=watched.condemned)
         position.watched = None
         position.start_at = now
         self._free_places(position)
@@ -279,21 +288,29 @@ class Supervisor:
         if verdict == "spent" and position.role == "once":
             self._spent(watched)
         elif verdict in ("changed", "spent", "ended"):
-            what = "its model file was replaced" if verdict == "changed" else "it ended"
+            what = watched.reason or ("its model file was replaced" if verdict == "changed" else "it ended")
             self._journal.event(f"{watched.name}: {what}; starting it again")
             if verdict != "changed":
                 position.start_at = now + position.backoff.delay(lived_ready, answered=watched.calls > 0)
         else:
+            if not watched.ready and verdict == "crashed":
+                watched.reason = "it was killed from outside while it loaded"
+                if lane is not None:
+                    lane.struggling = True
             failure = Failure(
                 watched.name, verdict, watched.pid, watched.generation, code, now - watched.started, watched.calls,
                 now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
-                there or {}, watched.process.tail(), lost)
-            serving = watched.ready and "request" in (there or {})
+                there or {}, watched.process.tail(), lost, watched.lane)
+            serving = (watched.ready and "request" in (there or {})) or (
+                verdict == "crashed" and self._awaited(watched.lane))
             delay = position.backoff.delay(lived_ready, answered=watched.calls > 0, serving=serving)
             position.start_at = now + delay
-            self._failed(watched, failure, f"; starting it again in {delay:.1f} s")
+            self._failed(watched, failure, f"; starting it again in {delay:.1f} s", now)
         sentinel.Sentinel(watched.sentinel).remove()
         watched.process.close()
+
+    def _awaited(self, lane: str) -> bool:
+        return self._sockets is not None and lane in self.lanes and self._sockets.waiting(lane)
 
     def _free_places(self, position: Position) -> None:
         """A process that died while it computed can't give its threads back itself."""
@@ -340,7 +357,7 @@ class Supervisor:
             line += f"; generation {lane.generation} ready in {lane.last_fork_seconds * 1000:.0f} ms"
         self._journal.event(line)
 
-    def _failed(self, watched: Watched, failure: Failure, then: str) -> None:
+    def _failed(self, watched: Watched, failure: Failure, then: str, now: float) -> None:
         lane = self.lanes.get(watched.lane)
         try:
             report: str | None = self._reports.write(failure)
@@ -357,24 +374,27 @@ class Supervisor:
             "when": stamp(), "name": failure.name, "cause": failure.cause, "how": failure.how(),
             "generation": failure.generation, "lost": failure.lost, "report": report}
         if failure.cause == "failed_start":
-            lane.failing = failure.reason or (
+            lane.failed_to_start(failure.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
-                "damaged")
-            if lane.embed_engine == "auto" and failure.exit_code in _OF_ITSELF and not failure.reason:
+                "damaged"), now)
+            if lane.embed_engine == "auto" and exits.died_in_native_code(failure.exit_code) and not failure.reason:
                 lane.embed_engine = "gpt4all"
                 self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means gpt4all from now on")
 
     # -- the board --------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def _publish(self, now: float) -> None:
         public = {} if self._residency is None else self._residency.public()
         public.update((name, lane.public(self._ready_pid(name))) for name, lane in self.lanes.items())
-        if public == self._published:
+        path = self._run_folder / "state.json"
+        if public == self._published and path.exists():
             return
         try:
-            board.publish(self._run_folder / "state.json", public)
+            board.publish(path, public)
         except OSError as exc:
-            self._journal.event(f"state.json can't be written: {exc.strerror or exc}")
+            if now >= self._complain_at:
+                self._complain_at = now + _COMPLAIN_AGAIN
+                self._journal.event(f"{path} can't be written: {exc.strerror or exc}; trying on")
             return
         self._published = public
 
@@ -421,7 +441,7 @@ class Supervisor:
                 self._look_alive(watched, now)
         self._give_turns()
         self._move_lanes(now)
-        self._publish()
+        self._publish(now)
         if self._free_cores is not None:
             self._table.free_cores = self._free_cores(self._worker_pids(), now)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mayfly.compat import ProcessHandle, abort_signal, kill_signal
 from mayfly.supervision.child import Process
-from mayfly.supervision.policy import Backoff, Heartbeat, Verdict
+from mayfly.supervision.policy import FAILED_STARTS, Backoff, Heartbeat, Verdict
 
 CAUSES = ("spent", "crashed", "hung", "failed_start")
 
@@ -115,7 +115,11 @@ class LaneState:
         used: when somebody last asked for it or was served.
         expected: until when the call for which it opened is awaited; 0 once one was served.
         places: in the thread budget.
-        failing: why its process doesn't come up, or "".
+        failed_starts: starts in a row that failed by themselves.
+        trouble: why the last of them did, or "".
+        failing_since: when it was given up, if it is.
+        struggling: a start was in vain, whoever's fault that was, and none has come up since.
+        file_version: what changes with its model's file.
         embed_engine: EMBED_ENGINE for its next process; "" for a lane that doesn't embed. Where a process died in
             native code while it loaded, auto has become gpt4all.
         shown: what its process says of its engine.
@@ -137,7 +141,11 @@ class LaneState:
     next_generation: int = 1
     generation: int = 0
     was_ready: bool = False
-    failing: str = ""
+    failed_starts: int = 0
+    trouble: str = ""
+    failing_since: float = 0.0
+    struggling: bool = False
+    file_version: object = None
     embed_engine: str = ""
     shown: dict[str, str] = field(default_factory=dict)
     last_failure: dict[str, Any] | None = None
@@ -151,6 +159,22 @@ class LaneState:
         """Take note of a use when it happened: the pipes by which it is heard of are read in any order."""
         self.used = max(self.used, when)
 
+    @property
+    def failing(self) -> str:
+        """Why callers are told that it isn't available, or "" as long as its process may still come up."""
+        return self.trouble if self.failed_starts >= FAILED_STARTS else ""
+
+    def came_up(self) -> None:
+        """Take note that a start has succeeded."""
+        self.failed_starts, self.trouble, self.struggling = 0, "", False
+
+    def failed_to_start(self, reason: str, now: float) -> None:
+        """Take note of a start that failed by itself."""
+        self.failed_starts += 1
+        self.trouble, self.struggling = reason, True
+        if self.failed_starts == FAILED_STARTS:
+            self.failing_since = now
+
     def take_number(self) -> int:
         """Return the next generation's number."""
         number = self.next_generation
@@ -159,18 +183,19 @@ class LaneState:
 
     def public(self, pid: int | None) -> dict[str, Any]:
         """Return the lane's part of the board; `pid` is that of a ready process, if there is one."""
-        if pid is not None:
-            state = "ready"
-        elif self.failing:
+        # A template that can't fork serves nobody.
+        if self.failing and (pid is None or self.isolation == "fork"):
             state = "failing"
+        elif pid is not None:
+            state = "ready"
         else:
             state = "restarting" if self.was_ready else "loading"
         facts: dict[str, Any] = {
             "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
             "pid": pid, "restarts": dict(self.restarts), "last_failure": self.last_failure,
             "address": self.address, "served_at_once": self.served_at_once, **self.shown}
-        if state == "failing":
-            facts["reason"] = self.failing
+        if state != "ready" and self.trouble:
+            facts["reason"] = self.trouble
         return facts
 
 

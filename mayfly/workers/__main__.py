@@ -107,7 +107,7 @@ class _Worker:
         self._listener = listener
         self._model_file = model_file
         self._events = events
-        self._table = Table(spec.budget)
+        self._table = Table.join(spec.budget)
         self.facts = {"pid": os.getpid(), "generation": spec.generation, "model": spec.model, "when": time.time()}
         self.sentinel = Sentinel(spec.sentinel(spec.generation if spec.role == "once" else None))
         gc.freeze()

@@ -6,7 +6,7 @@ place at which a model process may compute, how many threads it uses: 0 when idl
 begins, looks again at every token or text, and leaves at the end. Each place has one writer at a time; nothing is
 locked, and a stale look is put right at the next one.
 
-The table is one byte a place, in a file of fixed size: lanes come and go while processes have it mapped. The supervisor
+The table is one byte a place, in memory of fixed size: lanes come and go while processes have it mapped. The supervisor
 allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
 process empties its place. A place is taken before the call is, so the supervisor also sees by it whether a lane is in
 use. Two bytes more hold how many cores are free for all of them together: the watchdog lowers them while other programs
@@ -16,13 +16,14 @@ compute (see mayfly.supervision.cores).
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from mayfly.compat import join_memory, shared_memory
 
 #: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
 PLACES = 4095
+_SIZE = PLACES + 2
 
 # How long a process that begins waits for the others to give up threads. They look once a token; a prompt batch of
 # a large model takes longer, and beginning beside it is then better than waiting for it.
@@ -35,19 +36,27 @@ _PAUSE = 0.001
 class Table:
     """The shared table.
 
-    Args:
-        path: its file; all processes of one service map the same one.
+    Attributes:
+        handle: by which a process of the same service joins it; see `shared_memory`.
     """
 
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        try:
-            size = PLACES + 2
-            if os.fstat(descriptor).st_size < size:
-                os.ftruncate(descriptor, size)
-            self._map = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+    def __init__(self, memory: mmap.mmap, handle: int | str) -> None:
+        self._map = memory
+        self.handle = handle
+
+    @classmethod
+    def make(cls) -> Table:
+        """Make the table of a service.
+
+        Raises:
+            OSError: there is no memory.
+        """
+        return cls(*shared_memory(_SIZE))
+
+    @classmethod
+    def join(cls, handle: int | str) -> Table:
+        """Return the table that this process's parent has made."""
+        return cls(join_memory(handle, _SIZE), handle)
 
     @property
     def free_cores(self) -> tuple[int, int]:

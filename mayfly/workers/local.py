@@ -51,7 +51,7 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
     Raises:
         ModelUnavailable: a configured model is missing or can't be loaded.
     """
-    table = Table(folder / "threads")
+    table = Table.make()
     inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
     lanes = {}
     models = {}

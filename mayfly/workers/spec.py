@@ -35,7 +35,7 @@ class Spec:
         listen_fd: the lane's listening socket, inherited.
         address: the lane's address, for the token check where a lane is a TCP port.
         run_folder: where sentinels are.
-        budget: the file of the thread budget.
+        budget: the handle of the thread budget's table.
         places: this worker's place in it; a template has one for each generation that may serve at a time.
         generation: number of this process, or of a template's first generation.
         parent: the watchdog's pid.
@@ -50,7 +50,7 @@ class Spec:
     listen_fd: int
     address: dict[str, Any]
     run_folder: Path
-    budget: Path
+    budget: int | str
     places: tuple[int, ...]
     generation: int
     parent: int
@@ -70,7 +70,7 @@ class Spec:
         """Return the JSON form."""
         wire = dict(self.__dict__)
         wire["settings"] = self.settings.to_wire(with_keys=False)
-        for name in ("model_file", "run_folder", "budget"):
+        for name in ("model_file", "run_folder"):
             wire[name] = str(wire[name])
         return wire
 
@@ -80,7 +80,7 @@ class Spec:
         values = dict(wire)
         values["settings"] = Settings.from_wire(wire["settings"])
         values["places"] = tuple(wire["places"])
-        for name in ("model_file", "run_folder", "budget"):
+        for name in ("model_file", "run_folder"):
             values[name] = Path(wire[name])
         return cls(**values)
 

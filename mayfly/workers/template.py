@@ -29,6 +29,8 @@ from mayfly.workers.spec import Events, Spec
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
+# Callers wait, and it wasn't the generation's fault.
+_LONGEST_PAUSE_KILLED = 2.0
 # Generations that read a request at the same time; for one more, the one that has read longest gives up.
 _MOST_READERS = 8
 
@@ -44,7 +46,7 @@ class Template:
         self._model_file = model_file
         self._events = events
         self._sentinel = Sentinel(spec.sentinel())
-        self._table = Table(spec.budget)
+        self._table = Table.join(spec.budget)
         self._places = set(spec.places)
         self._next_number = spec.generation
         self._forks = Forks(self._door.close)
@@ -155,7 +157,8 @@ class Template:
             self._leave(fork)
             if fork is self._ahead:
                 self._ahead = None
-                self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                longest = _LONGEST_PAUSE_KILLED if exits.killed_from_outside(code) else _LONGEST_PAUSE
+                self._pause = min(max(2 * self._pause, _FIRST_PAUSE), longest)
                 self._fork_at = time.monotonic() + self._pause
 
     def _leave(self, fork: Fork) -> None:
