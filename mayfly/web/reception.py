@@ -39,6 +39,7 @@ _FRAMING_FREE = 65536
 _REQUEST_LINE = re.compile(rb"(?P<before>[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?P<target>[^\x00-\x20\x7f]+) HTTP/)"
                            rb"(?P<major>[0-9])\.(?P<minor>[0-9])")
 _TARGET = re.compile(rb"/|\*$|https?://", re.IGNORECASE)
+_CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _QUOTED = re.compile(r'"[^"]*"')
 
 
@@ -135,7 +136,7 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
             ParsingError: they aren't HTTP; the message holds nothing that the client sent.
             TransferEncodingNotImplemented, _Unsupported: they are, but in a way that isn't served.
         """
-        first, *lines = header_plus.split(b"\r\n")
+        first = header_plus.partition(b"\r\n")[0]
         match = _REQUEST_LINE.fullmatch(first)
         if match is None or not _TARGET.match(match["target"]):
             raise ParsingError("its first line isn't a method, a path and a version, with one blank between them")
@@ -144,23 +145,22 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
         if match["minor"] > b"1":
             # Whoever speaks a later HTTP/1 understands this one.
             header_plus = match["before"] + b"1.1" + header_plus[len(first):]
-        if any(line[:1] in (b" ", b"\t") for line in lines):
+        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
             raise ParsingError("a line of its headers is folded")
-        fields = [line.partition(b":") for line in lines]
-        names = [name.lower() for name, _, _ in fields]
-        codings = [value.strip(b" \t").lower() for name, _, value in fields if name.lower() == b"transfer-encoding"]
-        if codings and b"content-length" in names:
-            raise ParsingError("it has both a Content-Length and a Transfer-Encoding")
-        if codings and match["minor"] == b"0":
-            raise ParsingError("it has a Transfer-Encoding, which HTTP/1.0 doesn't know")
-        if codings and codings != [b"chunked"]:
-            raise TransferEncodingNotImplemented("anything but chunked")
+        names = header_plus.lower()
+        if b"\r\ntransfer-encoding:" in names:
+            if b"\r\ncontent-length:" in names:
+                raise ParsingError("it has both a Content-Length and a Transfer-Encoding")
+            if match["minor"] == b"0":
+                raise ParsingError("it has a Transfer-Encoding, which HTTP/1.0 doesn't know")
+            if _CODINGS.findall(names) != [b"chunked"]:
+                raise TransferEncodingNotImplemented("anything but chunked")
         try:
             super().parse_header(header_plus)
         except ParsingError as exc:
             # After a quotation mark the message quotes the client.
             raise ParsingError(str(exc).partition('"')[0].strip()) from None
-        hosts = names.count(b"host")
+        hosts = names.count(b"\r\nhost:")
         if hosts > 1 or (hosts == 0 and match["minor"] != b"0"):
             raise ParsingError("it has no Host" if hosts == 0 else "it has more than one Host")
         self._settle_headers()
