@@ -86,7 +86,7 @@ def test_killing_any_model_process_again_and_again_is_no_verdict_on_the_models(
     over = threading.Event()
     # On a machine that is busy otherwise a start takes seconds: one that is hit before it can end teaches nothing.
     starts = [float(seconds) for seconds in re.findall(r"(?:embed|chat).* ready after (\S+) s", service.output())]
-    every = max(KILL_EVERY, sum(starts) / len(starts) / 2)
+    every = max(KILL_EVERY, sum(starts) / len(starts) / 3)
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
         killing = pool.submit(_kill_anybody, service, over, every)
         asking = [pool.submit(client.ask, STRUCK[isolation] // CLIENTS) for client in clients]

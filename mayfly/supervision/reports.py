@@ -154,7 +154,7 @@ class Reports:
         likeness = failure.likeness()
         if told is not None and likeness is not None and likeness == told.likeness and told.path.exists():
             told.times += 1
-            temporary = told.path.with_name(f".{told.path.name}")
+            temporary = told.path.with_suffix(".new")  # which isn't taken for a report
             # If this can't be written, what the report says is true all the same.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
