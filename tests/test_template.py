@@ -118,6 +118,7 @@ FOLLOWED = [
     ("[{{ '%6s' % m[:3] }}{{ '{:>4}'.format(m[:3]) }}]", [("[", T), ("   <th <th", C), ("]", T)]),
     ("[{{ m[:3] | e }}{{ ('<' | safe) ~ m[0] }}]", [("[", T), ("&lt;th", C), ("<", T), ("<", C), ("]", T)]),
     ("{{ (m[:3] + '\n' + m[0]) | indent(2) }}", [("<th\n  <", C)]),
+    ("{{ 717 | replace(1, m[0]) }}{{ true | replace('', m[0]) }}", [("7", T), ("<", C), ("7", T), ("<T<r<u<e<", C)]),
 ]
 
 
@@ -201,9 +202,11 @@ def test_a_template_that_fails_at_one_conversation_alone_is_the_callers_to_chang
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
-def test_a_template_that_cannot_be_read_is_told_at_once() -> None:
-    with pytest.raises(EngineFailed, match="can't be read"):
-        _template("{% for %}")
+def test_a_template_that_cannot_be_read_is_told_in_the_languages_words_to_each_caller() -> None:
+    template = _template("{% for %}")
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="can't be read: Expected an expression"):
+            template.render([Message("user", "Hi")])
 
 
 def test_what_hugging_face_templates_expect_is_there() -> None:

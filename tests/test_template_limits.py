@@ -135,8 +135,7 @@ def test_a_template_that_makes_huge_numbers_fails(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_a_template_that_is_nested_too_deep_cannot_be_read(name: str) -> None:
-    with pytest.raises(EngineFailed, match="can't be read"):
-        ChatTemplate(UNREADABLE[name], bos_token="", eos_token="")
+    assert "can't be read" in failure(UNREADABLE[name])
 
 
 def test_nothing_is_computed_before_it_is_called_for() -> None:
@@ -169,10 +168,11 @@ def test_a_conversation_too_large_for_a_template_is_the_callers_to_shorten(monke
 
 def test_over_http_a_hostile_template_is_engine_failed_with_a_reason_and_harms_nobody_else(
         start: Callable[..., Service], model_path: Path) -> None:
-    hostile = {"memory": MEMORY["%"], "time": TIME["loops"], "depth": DEPTH["macro"]}
+    hostile = {"memory": MEMORY["%"], "time": TIME["loops"], "depth": DEPTH["macro"],
+               "unreadable": UNREADABLE["parentheses"]}
     for name, part in hostile.items():
         tiny_llama.make(model_path / f"{name}.gguf", chat_template=source_of(part))
-    service = start(MAX_MODELS=3)
+    service = start(MAX_MODELS=4)
 
     def ask(model: str) -> tuple[int, str]:
         answer = service.post("/v1/chat/completions", {
@@ -183,13 +183,30 @@ def test_over_http_a_hostile_template_is_engine_failed_with_a_reason_and_harms_n
         answers = dict(zip(hostile, pool.map(ask, hostile), strict=True))
         good = list(pool.map(ask, ["tiny-llama"] * 4))
     assert [status for status, _ in good] == [200] * 4
-    for name, reason in (("memory", "too much memory"), ("time", "takes too long"), ("depth", "nested too deep")):
+    for name, reason in (("memory", "too much memory"), ("time", "takes too long"), ("depth", "nested too deep"),
+                         ("unreadable", "can't be read: it is nested too deep")):
         status, text = answers[name]
         assert status == 500 and '"code":"engine_failed"' in text.replace(": ", ":") and reason in text
-    # Without its template the model serves, from processes that nothing has happened to.
-    bare = service.post("/v1/completions", {"model": "memory", "prompt": "Hello", "max_tokens": 4})
-    assert bare.status_code == 200
-    assert not list(service.log_folder.glob("*crash*"))
+    # Without their templates the models serve, from processes that nothing has happened to.
+    for name in hostile:
+        bare = service.post("/v1/completions", {"model": name, "prompt": "Hello", "max_tokens": 4})
+        assert bare.status_code == 200
+    assert not service.reports()
+
+
+def test_over_http_what_no_limit_can_interrupt_ends_with_its_process_alone(
+        start: Callable[..., Service], model_path: Path) -> None:
+    compared = ("{% set ns = namespace(a=[], b=[]) %}{% for i in range(99) %}{% set ns.a = [ns.a, ns.a] %}"
+                "{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}")
+    tiny_llama.make(model_path / "compares.gguf", chat_template=compared)
+    service = start(MAX_MODELS=1)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.post, "/v1/chat/completions", {
+            "model": "compares", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})
+        while not asked.done():
+            assert service.complete("Hello")["response"]
+    assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (500, "model_crashed")
+    assert service.complete("Hello")["response"]
 
 
 def test_over_http_a_second_turn_with_a_model_that_reasons_and_a_run_of_turns_are_answered(

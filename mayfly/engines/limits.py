@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 # How much longer work may take that sees no signal, because it is native code, or swallows what the signal raises: then
 # the process dies.
-_GRACE = 5.0
+_GRACE = 2.0
 
 
 class TimeIsUp(BaseException):

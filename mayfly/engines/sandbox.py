@@ -126,7 +126,9 @@ def _filter(function: Callable[..., Any], *, followed: bool) -> Callable[..., An
     @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         if followed:
-            return function(*args[:own], *map(text, args[own:]), **{name: text(arg) for name, arg in kwargs.items()})
+            value = traced(shown(args[own]))
+            others = {name: text(arg) for name, arg in kwargs.items()}
+            return function(*args[:own], value, *map(text, args[own + 1:]), **others)
         made = function(*args, **kwargs)
         return whole(made, origin_of((*args[own:], *kwargs.values()))) if isinstance(made, str) else made
 

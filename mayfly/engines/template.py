@@ -24,7 +24,7 @@ from mayfly.models.dialects import GPT4ALL
 # for a turn as for some hundred characters. Real ones need some milliseconds and less than 1 MB.
 _A_TURN = 250
 _MEMORY, _MORE_MEMORY = 192 << 20, 64
-_SECONDS, _MORE_SECONDS, _MOST_SECONDS = 3.0, 2e-6, 20.0
+_SECONDS, _MORE_SECONDS, _MOST_SECONDS = 2.0, 2e-6, 20.0
 # What it may write, in characters.
 _WRITTEN, _MORE_WRITTEN = 1_000_000, 4
 # A conversation of more is the caller's to shorten, if it takes too much.
@@ -54,8 +54,7 @@ class ChatTemplate:
         bos_token: text of the token that begins a prompt.
         eos_token: text of the token that ends a turn.
 
-    Raises:
-        EngineFailed: the source can't be read.
+    A source that can't be read fails each `render`: the model serves texts without it.
     """
 
     def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
@@ -66,11 +65,12 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._refused = Refused
         self.turn_marks = turn_marks(source)
+        self._unreadable = ""
         try:
             with bounded(memory=_MEMORY, seconds=_SECONDS):
                 self._template = Sandbox().from_string(source)
         except (Exception, TimeIsUp) as exc:  # jinja2's errors, and Python's own for what is nested too deep
-            raise EngineFailed(f"the model's chat template can't be read: {_reason(exc)}") from exc
+            self._unreadable = f"the model's chat template can't be read: {_reason(exc, str(exc)[:_MOST_WORDS])}"
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the prompt for a conversation, ending where the assistant's turn begins.
@@ -78,8 +78,10 @@ class ChatTemplate:
         Raises:
             InvalidRequest: the template refuses this order of roles, and says why, or fails at it; or there is too much
                 of it.
-            EngineFailed: the template fails whatever it is given, or takes more than it may.
+            EngineFailed: the template can't be read, fails whatever it is given, or takes more than it may.
         """
+        if self._unreadable:
+            raise EngineFailed(self._unreadable)
         size = sum(_A_TURN + len(message.content) for message in messages)
         seconds = min(_SECONDS + _MORE_SECONDS * size, _MOST_SECONDS)
         try:
@@ -153,7 +155,12 @@ class ChatTemplate:
             raise EngineFailed(f"the model's chat template fails: {_reason(exc)}") from exc
 
 
-def _reason(exc: BaseException) -> str:
+def _reason(exc: BaseException, words: str = "") -> str:
+    """Return what is wrong.
+
+    Args:
+        words: of the error itself, where no text of a caller can be in them.
+    """
     if isinstance(exc, TimeIsUp):
         return "it takes too long"
     if isinstance(exc, MemoryError):
@@ -162,7 +169,7 @@ def _reason(exc: BaseException) -> str:
         return "it is nested too deep, or without an end"
     if isinstance(exc, OverflowError):
         return "it makes too large a number or range"
-    return type(exc).__name__
+    return words or type(exc).__name__
 
 
 @dataclass(frozen=True)
