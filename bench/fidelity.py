@@ -17,6 +17,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
 
 import numpy as np  # noqa: E402
 import results  # noqa: E402
+from embedded import embed  # noqa: E402
 from random_texts import random_texts  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -39,7 +40,7 @@ def main() -> int:
                    for engine in ("gpt4all", "openvino"))
     cosines, counts_differ = [], 0
     for text in tqdm(random_texts(chosen.texts, longest=chosen.longest), unit="text"):
-        (first, count), (second, other) = (engine.embed(text, "mean", lambda: None) for engine in (plain, fast))
+        (first, count), (second, other) = (embed(engine, text) for engine in (plain, fast))
         a, b = np.frombuffer(first, "<f4"), np.frombuffer(second, "<f4")
         cosines.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
         counts_differ += count != other

@@ -30,6 +30,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
 
 import results  # noqa: E402
 from contenders import PEERS, Server, free_port  # noqa: E402
+from embedded import embed  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly import engines  # noqa: E402
@@ -62,7 +63,7 @@ def main() -> None:
                             str(chosen.threads)], "/embed", port, Path(name) / "prototype.log", chosen.threads)
         try:
             engine = engines.load_embeddings(path, chosen.threads, "m", engine=chosen.engine)
-            times = measure(service, prototype, lambda: engine.embed(TEXT, "mean", lambda: None), chosen.seconds)
+            times = measure(service, prototype, lambda: embed(engine, TEXT), chosen.seconds)
             facts = service.lane("embed")
         finally:
             prototype.stop()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from embedded import embed, joined, tokenized
 from fidelity.texts import FOLDER, alike, different
 from random_texts import random_texts
 from service import PROJECT, Service
@@ -17,7 +18,6 @@ from service import PROJECT, Service
 from mayfly import engines
 from mayfly.engines.bert_tokens import BertTokens
 from mayfly.engines.gpt4all import Gpt4AllEmbeddings
-from mayfly.engines.long_texts import join_chunks
 from mayfly.engines.vocabulary import open_tokenizer
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
@@ -54,20 +54,20 @@ def test_the_ids_of_2000_random_texts_are_those_of_the_vocabulary(
     texts = random_texts(2000)
     assert len({len(text) for text in texts}) > 500
     for text in [*texts, *ODD, *(sample.text for sample in [*alike(), *different()])]:
-        made = fast.tokenize(text, "mean")
-        if len(made.parts) > 1:
+        made = tokenized(fast, text)
+        if len(made) > 1:
             assert len(text.encode()) > 10_000  # a test of its own is below
             continue
         expected = ids(text)
-        (chunks,), (count,) = made.parts, made.counts
+        chunks, count = made[0].chunks, made[0].count
         if len(expected) == 2:  # gpt4all embeds a fixed text in the place of nothing
-            assert fast.tokenize("24df574ea1c998de59d5be15e769658e", "mean") == made
+            assert tokenized(fast, "24df574ea1c998de59d5be15e769658e") == made
             continue
         assert all(len(chunk) <= 256 for chunk in chunks)
         joined = [*chunks[0][:-1], *(number for chunk in chunks[1:] for number in chunk[9:-1]), chunks[-1][-1]]
         assert joined == expected
         assert count == len(expected) - 2 + 8 * (len(chunks) - 1)
-        assert fast.tokenize(text, "truncate").parts == ((chunks[0],),)
+        assert [part.chunks for part in tokenized(fast, text, "truncate")] == [(chunks[0],)]
 
 
 @pytest.mark.parametrize("long_text", ["mean", "truncate"])
@@ -80,8 +80,8 @@ def test_vectors_and_counts_are_those_of_gpt4all(
         *(text for text in random_texts(60, seed=2) if len(text) < 300)]
     least = 1.0
     for text in texts:
-        made, count = fast.embed(text, long_text, lambda: None)
-        expected, expected_count = plain.embed(text, long_text, lambda: None)
+        made, count = embed(fast, text, long_text)
+        expected, expected_count = embed(plain, text, long_text)
         assert count == expected_count
         least = min(least, float(vector(made) @ vector(expected)))
     print(f"{len(texts)} texts, least cosine to gpt4all {least:.6f}")
@@ -91,7 +91,7 @@ def test_vectors_and_counts_are_those_of_gpt4all(
 def test_vectors_of_a_batch_are_those_of_single_texts_and_of_sentence_transformers(
         fast: openvino.OpenVinoEmbeddings) -> None:
     reference = np.load(FOLDER / "reference.npy")
-    chunks = [fast.tokenize(sample.text, "truncate").parts[0][0] for sample in alike()]
+    chunks = [fast.tokenize(sample.text, "truncate").chunks[0] for sample in alike()]
     rows = []
     for start in range(0, len(chunks), 16):  # of any lengths side by side
         rows.append(fast.embed_batch(chunks[start:start + 16]))
@@ -107,25 +107,38 @@ def test_a_very_long_text_is_cut_where_gpt4alls_engine_cuts_it(
         fast: openvino.OpenVinoEmbeddings, plain: Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mayfly.engines.long_texts._LONGEST_PART", 2_000)
     text = " ".join(random_texts(60, seed=3))[:3_000]
-    assert len(fast.tokenize(text, "mean").parts) > 2
-    steps: list[None] = []
-    made, count = fast.embed(text, "mean", lambda: steps.append(None))
-    expected, expected_count = plain.embed(text, "mean", lambda: None)
+    assert len(tokenized(fast, text)) > 2
+    made, count = embed(fast, text)
+    expected, expected_count = embed(plain, text)
     assert count == expected_count
     assert float(vector(made) @ vector(expected)) >= 0.9999
-    assert len(steps) >= 2  # moments for the heartbeat
 
 
 def test_100_000_words_are_tokens_and_chunks_that_fit(fast: openvino.OpenVinoEmbeddings) -> None:
-    made = fast.tokenize("lighthouse " * 100_000, "mean")
-    assert len(made.parts) > 50
-    assert sum(made.counts) >= 100_000
-    chunks = [chunk for part in made.parts for chunk in part]
+    made = tokenized(fast, "lighthouse " * 100_000)
+    assert len(made) > 50
+    assert sum(part.count for part in made) >= 100_000
+    chunks = [chunk for part in made for chunk in part.chunks]
     assert max(map(len, chunks)) == 256
     # All words are the same, so all vectors would be: one stands for them.
     row = fast.embed_batch(chunks[:1])[0]
-    assert float(vector(join_chunks(made, [row] * len(chunks))) @ row) > 0.9999
-    assert len(fast.tokenize("lighthouse " * 100_000, "truncate").parts[0][0]) == 256
+    assert float(vector(joined(made, [row] * len(chunks))) @ row) > 0.9999
+    assert [len(part.chunks[0]) for part in tokenized(fast, "lighthouse " * 100_000, "truncate")] == [256]
+
+
+@pytest.mark.parametrize("text", [
+    "x" * 1_000_000, " " * 200_000 + "the cat " * 200_000, "灯塔" * 300_000, "é" * 500_000],
+    ids=["a word", "blanks", "Chinese", "accents"])
+@pytest.mark.parametrize("long_text", ["mean", "truncate"])
+def test_a_very_long_text_is_taken_in_small_steps(fast: openvino.OpenVinoEmbeddings, text: str, long_text: str) -> None:
+    found = list(fast.parts(text, long_text))
+    made = [part for part in found if part is not None]
+    if long_text == "truncate":
+        assert len(found) == 1 and len(made[0].encode()) < 50_000
+        assert len(fast.tokenize(made[0], long_text).chunks[0]) == 256
+    else:
+        assert len(found) > len(text.encode()) // 20_000
+        assert max(len(part.encode()) for part in made) < 50_000
 
 
 def test_more_words_than_are_remembered_are_the_same_tokens(ids: Callable[[str], list[int]],
@@ -133,15 +146,15 @@ def test_more_words_than_are_remembered_are_the_same_tokens(ids: Callable[[str],
     monkeypatch.setattr("mayfly.engines.bert_tokens._MOST_WORDS", 10)
     tokens = BertTokens(ids, 256)
     for text in random_texts(50, seed=4):
-        assert [*tokens.tokenized(text, "truncate").parts[0][0]][1:-1] == ids(text)[1:-1][:254]
+        assert [*tokens.tokenized(text, "truncate").chunks[0]][1:-1] == ids(text)[1:-1][:254]
 
 
 def test_the_number_of_threads_may_change_between_two_texts(embedding_model: Path) -> None:
     engine = openvino.OpenVinoEmbeddings(embedding_model, 4, "all-MiniLM-L6-v2")
-    before = vector(engine.embed("The cat sat on the mat.", "mean", lambda: None)[0])
+    before = vector(embed(engine, "The cat sat on the mat.")[0])
     for threads in (3, 1, 2, 9, 4, 1):
         engine.set_threads(threads)
-        after = vector(engine.embed("The cat sat on the mat.", "mean", lambda: None)[0])
+        after = vector(embed(engine, "The cat sat on the mat.")[0])
         assert float(before @ after) > 0.99999
 
 

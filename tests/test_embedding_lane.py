@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from service import Service, until
 from mayfly.engines.base import Tokenized
 from mayfly.errors import EngineFailed
 from mayfly.settings import available_cores
-from mayfly.workers.batches import Queue, Scheduler, Text
+from mayfly.workers.batches import Queue, Scheduler, Text, Turns
 
 
 class Words:
@@ -31,11 +31,15 @@ class Words:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.tokenised: list[int] = []
 
-    def tokenize(self, text: str, long_text: str) -> Tokenized:
-        words = [len(word) for word in text.split()]
-        chunks = tuple(words[at:at + 20] for at in range(0, len(words), 20))
-        return Tokenized((chunks,), (len(words),))
+    def parts(self, text: str, long_text: str) -> Iterator[str | None]:
+        return iter([text])
+
+    def tokenize(self, part: str, long_text: str) -> Tokenized:
+        words = [len(word) for word in part.split()]
+        self.tokenised.append(len(part))
+        return Tokenized(tuple(words[at:at + 20] for at in range(0, len(words), 20)), len(words))
 
     def embed_batch(self, chunks: Sequence[Sequence[int]]) -> np.ndarray:
         self.batches.append([len(chunk) for chunk in chunks])
@@ -43,9 +47,6 @@ class Words:
             raise EngineFailed("a word of 13 letters")
         rows = np.array([[1, len(chunk), sum(chunk), 0] for chunk in chunks], np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def embed(self, text: str, long_text: str, on_progress: Callable[[], object]) -> tuple[bytes, int]:
-        raise NotImplementedError
 
     def set_threads(self, threads: int) -> None:
         pass
@@ -118,6 +119,68 @@ def test_a_text_that_two_calls_have_is_computed_once() -> None:
     drained(engine, Queue.of([shared, other]), Queue.of([shared]))
     assert sorted(length for batch in engine.batches for length in batch) == [5, 6]
     assert shared.vector is not None
+
+
+class LongWords(Words):
+    """One for which a text has many parts, and is cleaned in steps before the first."""
+
+    def parts(self, text: str, long_text: str) -> Iterator[str | None]:
+        yield from [None] * 5
+        yield from (text[at:at + 5_000] for at in range(0, len(text), 5_000))
+
+
+def test_a_long_text_is_made_tokens_part_by_part_and_short_ones_are_served_meanwhile() -> None:
+    engine = LongWords()
+    scheduler = Scheduler(engine)
+    long = Queue.of(made := texts(200_000))
+    answered = 0
+    for _ in range(40):
+        before = sum(engine.tokenised)
+        short = Queue.of(others := [Text("a few words", "mean")])
+        for _ in range(8):  # one batch is cleaned or computed for the long one between two of the others'
+            for chunk in scheduler.next_batch([long, short]):
+                chunk.text.take(chunk.number, np.ones(4, np.float32))
+        answered += others[0].done
+        assert sum(engine.tokenised) - before <= 8 * 20_000
+    assert answered == 40
+    assert not made[0].done and sum(engine.tokenised) < 0.9 * made[0].size
+
+
+def test_two_calls_share_a_long_text_and_one_may_leave() -> None:
+    engine = LongWords()
+    scheduler = Scheduler(engine)
+    (text,) = texts(9_000)
+    first, second = Queue.of([text]), Queue.of([text])
+    queues = [first, second]
+    for turn in range(100_000):
+        if text.done:
+            break
+        if turn == 20:
+            queues = [second]  # what the first had taken over from the text isn't lost
+        for chunk in scheduler.next_batch(queues):
+            chunk.text.take(chunk.number, np.ones(4, np.float32))
+    assert text.vector is not None and text.tokens == 9_000
+    assert sum(engine.tokenised) == text.size
+
+
+class Parts(LongWords):
+    """One that computes part by part."""
+
+    def embed(self, part: str, long_text: str) -> tuple[bytes, int]:
+        raise NotImplementedError
+
+
+def test_an_engine_without_batches_gets_the_parts_of_all_callers_in_turn() -> None:
+    turns = Turns(Parts())
+    long, short = Queue.of(texts(100_000)), Queue.of(others := texts(3, 3))
+    taken = [turns.next_part([long, short]) for _ in range(60)]
+    waited = [number for number, part in enumerate(taken) if part is not None and part.text in others]
+    assert len(waited) == 2 and waited[-1] < 30
+    assert max(len(part.content) for part in taken if part is not None) <= 5_000
+    last = [turns.next_part([long]) for _ in range(200)]
+    for part in [part for part in [*taken, *last] if part is not None]:
+        part.text.take_part(part.number, np.array([1, 0, 0, 0], "<f4").tobytes(), 1_000)
+    assert long.empty() and all(part.text.done for part in taken if part is not None)
 
 
 # -- the service ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from mayfly.errors import EngineFailed
 from mayfly.lanes.calls import LongText
 from mayfly.settings import available_cores
 
-LONG = "The keeper of the light walks down to the harbour. " * 2000
+# As long as a part of a text can be.
+LONG = "The keeper of the light walks down to the harbour. " * 300
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,8 @@ def engine(embedding_model: Path) -> Gpt4AllEmbeddings:
 Made = tuple[bytes, int] | EngineFailed
 
 
-def each(engine: Gpt4AllEmbeddings, texts: Sequence[str], places: int, on_progress: Callable[[], object] = lambda: None
-         ) -> list[Made]:
-    """Embed texts, so many of them at once and the next one as soon as one is done."""
+def each(engine: Gpt4AllEmbeddings, texts: Sequence[str], places: int) -> list[Made]:
+    """Embed texts of one part, so many of them at once and the next one as soon as one is done."""
     made: dict[int, Made] = {}
 
     def on_done(number: int, found: Made) -> tuple[str, LongText] | None:
@@ -38,7 +37,7 @@ def each(engine: Gpt4AllEmbeddings, texts: Sequence[str], places: int, on_progre
         following = places + len(made) - 1
         return (texts[following], "mean") if following < len(texts) else None
 
-    engine.embed_each([(text, "mean") for text in texts[:places]], on_progress, on_done)
+    engine.embed_each([(text, "mean") for text in texts[:places]], on_done)
     return [made[number] for number in range(len(texts))]
 
 
@@ -52,26 +51,9 @@ def test_as_many_texts_go_at_once_as_there_are_threads(engine: Gpt4AllEmbeddings
 def test_each_text_has_the_vector_that_it_has_alone(engine: Gpt4AllEmbeddings) -> None:
     texts = [*[sample.text for sample in alike()][:40], "", " ", "x" * 3000]
     engine.set_threads(1)
-    alone = [engine.embed(text, "mean", lambda: None) for text in texts]
+    alone = [engine.embed(text, "mean") for text in texts]
     engine.set_threads(4)
     assert each(engine, texts, 4) == alone
-
-
-def test_progress_is_told_to_the_caller_who_may_end_the_work(engine: Gpt4AllEmbeddings) -> None:
-    engine.set_threads(2)
-    told: list[int] = []
-
-    def stop() -> None:
-        told.append(threading.get_ident())
-        if len(told) == 3:
-            raise TimeoutError
-
-    with pytest.raises(TimeoutError):
-        each(engine, [LONG, LONG + "And up again."], 2, stop)
-    assert told == [threading.get_ident()] * 3
-    again = each(engine, ["one", "two"], 2, stop)
-    assert again == [engine.embed(text, "mean", stop) for text in ("one", "two")]
-    assert len(told) == 3
 
 
 def test_short_texts_go_on_beside_a_long_one(engine: Gpt4AllEmbeddings) -> None:
@@ -84,7 +66,7 @@ def test_short_texts_go_on_beside_a_long_one(engine: Gpt4AllEmbeddings) -> None:
         text = next(following, None)
         return (text, "truncate") if text is not None else None
 
-    engine.embed_each([(LONG, "mean"), ("one", "mean")], lambda: None, on_done)
+    engine.embed_each([(LONG, "mean"), ("one", "mean")], on_done)
     assert order == [1, 2, 3, 0]
 
 
@@ -93,7 +75,7 @@ def test_what_is_raised_when_a_text_is_done_ends_the_work(engine: Gpt4AllEmbeddi
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        engine.embed_each([(LONG, "mean"), ("one", "mean")], lambda: None, fail)
+        engine.embed_each([(LONG, "mean"), ("one", "mean")], fail)
     assert len(each(engine, ["one", "two"], 2)) == 2
 
 
@@ -103,7 +85,7 @@ def test_a_copy_that_cannot_be_loaded_is_done_without(embedding_model: Path, tmp
     engine = Gpt4AllEmbeddings(path, 2, "m")
     path.unlink()
     together = each(engine, ["one", "two", "three"], 2)
-    assert together == [engine.embed(text, "mean", lambda: None) for text in ("one", "two", "three")]
+    assert together == [engine.embed(text, "mean") for text in ("one", "two", "three")]
     assert engine.at_once == 1
 
 

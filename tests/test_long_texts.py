@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from embedded import embed, parts
 
 from mayfly.engines import gpt4all, long_texts
 
@@ -26,29 +27,28 @@ def test_parts_make_up_the_text_and_are_neither_empty_nor_too_long(letters: str)
     chance = random.Random(5)
     for length in (0, 1, 15_999, 16_000, 16_001, 100_000):
         text = "".join(chance.choices(letters, k=length))
-        parts = long_texts.parts(text)
-        assert "".join(parts) == text
-        assert length == 0 or all(parts)
-        assert max(len(part.encode()) for part in parts) <= 20_000
+        found = long_texts.parts(text)
+        assert "".join(found) == text
+        assert length == 0 or all(found)
+        assert max(len(part.encode()) for part in found) <= 20_000
 
 
 def test_parts_are_cut_between_words() -> None:
     text = " ".join(random.Random(5).choices(MONEY, k=10_000))
-    assert len(parts := long_texts.parts(text)) > 2
-    assert {word for part in parts for word in part.split()} == set(MONEY)
+    assert len(found := long_texts.parts(text)) > 2
+    assert {word for part in found for word in part.split()} == set(MONEY)
 
 
-def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own_and_each_part_is_a_step(
+def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own(
         embedder: gpt4all.Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(5)
     beginning = " ".join(chance.choices(ANIMALS, k=450))
     text = beginning + " " + " ".join(chance.choices(MONEY, k=450))
-    whole, tokens = embedder.embed(text, "mean", lambda: pytest.fail("a short text has no parts"))
+    whole, tokens = embed(embedder, text)
     monkeypatch.setattr(long_texts, "_LONGEST_PART", 1_500)
-    steps: list[None] = []
-    vector, counted = embedder.embed(text, "mean", lambda: steps.append(None))
-    half, _ = embedder.embed(beginning, "mean", lambda: None)
-    assert len(steps) == len(long_texts.parts(text)) - 1 >= 2
+    vector, counted = embed(embedder, text)
+    half, _ = embed(embedder, beginning)
+    assert len(parts(embedder, text)) == len(long_texts.parts(text)) > 2
     assert counted == pytest.approx(tokens, rel=0.05)
     assert _cosine(vector, vector) == pytest.approx(1, abs=1e-5)  # norm 1
     print("cosine to gpt4all's own:", _cosine(vector, whole), "that of the first half:", _cosine(half, whole))
@@ -58,11 +58,3 @@ def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own_and_each_part_is
 def _cosine(a: bytes, b: bytes) -> float:
     """Return the cosine of two vectors of norm 1."""
     return math.fsum(x * y for x, y in zip(array.array("f", a), array.array("f", b), strict=True))
-
-
-def test_what_a_step_raises_ends_the_work(embedder: gpt4all.Gpt4AllEmbeddings) -> None:
-    def stop() -> None:
-        raise TimeoutError
-
-    with pytest.raises(TimeoutError):
-        embedder.embed("word " * 40_000, "mean", stop)

@@ -14,18 +14,20 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 
 def compute(listener: socket.socket, model: Path, engine: str, threads: int) -> None:
     """Answer each connection's text with its vector."""
+    from embedded import embed
+
     from mayfly import engines
 
     loaded = engines.load_embeddings(model, threads, "m", engine=engine)
     while True:
         connection, _ = listener.accept()
         with connection:
-            vector, _ = loaded.embed(connection.recv(1 << 16).decode(), "mean", lambda: None)
+            vector, _ = embed(loaded, connection.recv(1 << 16).decode())
             connection.sendall(vector)
 
 

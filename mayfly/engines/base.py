@@ -50,16 +50,15 @@ class Generated:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A text as an engine that computes in batches takes it.
+    """A part of a text as an engine that computes in batches takes it.
 
     Attributes:
-        parts: the text's parts (one, unless it is very long), each the token ids of its chunks; a chunk fits the
-            model's window, with the tokens that begin and end it.
-        counts: of each part, the tokens that are evaluated for it, those that begin and end a chunk not counted.
+        chunks: the token ids of each; a chunk fits the model's window, with the tokens that begin and end it.
+        count: the tokens that are evaluated, those that begin and end a chunk not counted.
     """
 
-    parts: tuple[tuple[Sequence[int], ...], ...]
-    counts: tuple[int, ...]
+    chunks: tuple[Sequence[int], ...]
+    count: int
 
 
 class EmbeddingEngine(Protocol):
@@ -77,13 +76,25 @@ class EmbeddingEngine(Protocol):
     def dimensions(self) -> int:
         """Numbers a vector."""
 
-    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
-        """Embed one text.
+    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
+        """Yield the parts of a text of any length: one, unless it is very long.
+
+        Each is some milliseconds of work, and None is a step without a part, of which the first may need many.
 
         Args:
-            text: of any length.
             long_text: what becomes of what the window doesn't hold.
-            on_progress: called between the parts of a very long text; what it raises ends the work.
+        """
+
+    def set_threads(self, threads: int) -> None:
+        """Use this many compute threads from the next text on."""
+
+
+@runtime_checkable
+class PartEmbeddingEngine(EmbeddingEngine, Protocol):
+    """Makes vectors part by part."""
+
+    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
+        """Embed one part of a text.
 
         Returns:
             The vector as little-endian float32 (`dimensions` numbers, norm 1) and the number of tokens evaluated.
@@ -92,33 +103,28 @@ class EmbeddingEngine(Protocol):
             EngineFailed: the engine reported an error.
         """
 
-    def set_threads(self, threads: int) -> None:
-        """Use this many compute threads from the next text on."""
-
 
 @runtime_checkable
-class ParallelEmbeddingEngine(EmbeddingEngine, Protocol):
-    """Makes vectors text by text, and several of them side by side. One call at a time."""
+class ParallelEmbeddingEngine(PartEmbeddingEngine, Protocol):
+    """Makes vectors part by part, and several of them side by side. One call at a time."""
 
     @property
     def at_once(self) -> int:
-        """How many texts are best computed at the same time with the threads that there are."""
+        """How many parts are best computed at the same time with the threads that there are."""
 
     def set_spinning(self, threads: int) -> None:
-        """Use at most this many of the threads within texts, from the next one on: they spin while they wait for one
-        another. Texts side by side with a thread each don't mind programs that compute beside them."""
+        """Use at most this many of the threads within parts, from the next one on: they spin while they wait for one
+        another. Parts side by side with a thread each don't mind programs that compute beside them."""
 
-    def embed_each(self, texts: Sequence[tuple[str, LongText]], on_progress: Callable[[], object],
+    def embed_each(self, parts: Sequence[tuple[str, LongText]],
                    on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
-        """Embed texts side by side, `at_once` of them at the same time; see `embed`.
+        """Embed parts side by side, `at_once` of them at the same time; see `embed`.
 
         Args:
-            texts: at most one more, which begins without waiting for anybody when another is done.
-            on_progress: called while there is progress within a text.
-            on_done: called when a text is done, with its number and what `embed` would return or raise. What it returns
-                is the next text, computed in the place of that one; they are numbered as they come.
-
-        Both are called by the calling thread, and what they raise ends the work.
+            parts: at most one more, which begins without waiting for anybody when another is done.
+            on_done: called when a part is done, with its number and what `embed` would return or raise. What it returns
+                is the next part, computed in the place of that one; they are numbered as they come. It is called by the
+                calling thread, and what it raises ends the work.
         """
 
 
@@ -136,8 +142,8 @@ class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
     def prepare(self) -> None:
         """Called once while nothing is to be done: get ready for what would delay a later text, in under a second."""
 
-    def tokenize(self, text: str, long_text: LongText) -> Tokenized:
-        """Return the tokens of one text of any length, and where it is cut."""
+    def tokenize(self, part: str, long_text: LongText) -> Tokenized:
+        """Return the tokens of a part of a text, and where it is cut."""
 
     def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Embed chunks side by side, the shorter ones padded to the longest.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from mayfly.engines import long_texts
 from mayfly.engines.base import Tokenized
 from mayfly.lanes.calls import LongText
 from mayfly.models import wordpiece
@@ -42,20 +41,11 @@ class BertTokens:
             raise ValueError(f"a window of {window} tokens is too small")
         self._known: dict[str, tuple[int, ...]] = {}
 
-    def tokenized(self, text: str, long_text: LongText) -> Tokenized:
-        """Return a text's chunks and counts; "truncate" keeps the first chunk alone."""
-        if long_text == "truncate":
-            parts = [self._ids(text, self._room)]
-        elif long_texts.is_one_part(text):
-            parts = [self._ids(text)]
-        else:
-            # The other engine cuts what is normalised already.
-            parts = [self._ids(part) for part in long_texts.parts(wordpiece.normalise(text))]
-        parts = [ids or self._ids(_PLACEHOLDER) for ids in parts]
-        chunked = [self._chunks(ids) for ids in parts]
-        return Tokenized(
-            tuple(tuple((self._begin, *chunk, self._end) for chunk in chunks) for chunks in chunked),
-            tuple(sum(map(len, chunks)) for chunks in chunked))
+    def tokenized(self, part: str, long_text: LongText) -> Tokenized:
+        """Return the chunks and the count of a part of a text; "truncate" keeps the first chunk alone."""
+        ids = self._ids(part, self._room if long_text == "truncate" else None) or self._ids(_PLACEHOLDER)
+        chunks = self._chunks(ids)
+        return Tokenized(tuple((self._begin, *chunk, self._end) for chunk in chunks), sum(map(len, chunks)))
 
     def _chunks(self, ids: Sequence[int]) -> list[Sequence[int]]:
         chunks = [ids[:self._room]]

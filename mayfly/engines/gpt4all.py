@@ -24,8 +24,7 @@ import queue
 import random
 import struct
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -64,10 +63,6 @@ _library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p
 _library.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 
-class _Stopped(Exception):
-    """Nobody waits for this text any more."""
-
-
 class Gpt4AllEmbeddings:
     """An embedding model in this process (Embed4All); see ParallelEmbeddingEngine.
 
@@ -101,7 +96,7 @@ class Gpt4AllEmbeddings:
         self._most_copies = _MOST_COPIES
         self._pool: ThreadPoolExecutor | None = None
         self.dimensions = 0
-        vectors = [array.array("f", self.embed(text, "truncate", lambda: None)[0]) for text in self_test.TEXTS]
+        vectors = [array.array("f", self.embed(text, "truncate")[0]) for text in self_test.TEXTS]
         self.dimensions = len(vectors[0])
         self_test.require_vectors(path, vectors)
 
@@ -110,61 +105,57 @@ class Gpt4AllEmbeddings:
         """See ParallelEmbeddingEngine."""
         return min(self._threads, self._most_copies)
 
-    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
-        """See EmbeddingEngine."""
-        return self._embed(self._copies[0], min(self._threads, self._spinning), text, long_text, on_progress)
+    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
+        """See EmbeddingEngine.
 
-    def embed_each(self, texts: Sequence[tuple[str, LongText]], on_progress: Callable[[], object],
+        gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words take minutes.
+        """
+        return long_texts.to_embed(text, long_text)
+
+    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
+        """See PartEmbeddingEngine."""
+        return self._embed(self._copies[0], min(self._threads, self._spinning), part, long_text)
+
+    def embed_each(self, parts: Sequence[tuple[str, LongText]],
                    on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
         """See ParallelEmbeddingEngine."""
         try:
-            while len(self._copies) < min(len(texts), self.at_once):
+            while len(self._copies) < min(len(parts), self.at_once):
                 self._copies.append(self._load())
         except ModelUnavailable:
             # Those that there are do the work: the file may be about to be replaced, or memory is short.
             self._most_copies = len(self._copies)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_MOST_COPIES + 1, "embedding")
-        copies = self._copies[:min(len(texts), self.at_once)]
+        copies = self._copies[:min(len(parts), self.at_once)]
         pool, threads = self._pool, min(self._threads, self._spinning) // len(copies)
         free: queue.SimpleQueue[Embed4All] = queue.SimpleQueue()
         for copy in copies:
             free.put(copy)
-        # The number of a text that is done, or None for progress.
-        moved: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        stopped = threading.Event()
+        done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-        def go_on() -> None:
-            moved.put(None)
-            if stopped.is_set():
-                raise _Stopped
-
-        def work(number: int, text: str, long_text: LongText) -> tuple[bytes, int] | EngineFailed:
+        def work(number: int, part: str, long_text: LongText) -> tuple[bytes, int] | EngineFailed:
             copy = free.get()
             try:
-                return self._embed(copy, threads, text, long_text, go_on)
+                return self._embed(copy, threads, part, long_text)
             except EngineFailed as exc:
                 return exc
             finally:
                 free.put(copy)
-                moved.put(number)
+                done.put(number)
 
-        running = {number: pool.submit(work, number, *text) for number, text in enumerate(texts)}
-        begun = len(texts)
+        running = {number: pool.submit(work, number, *part) for number, part in enumerate(parts)}
+        begun = len(parts)
         try:
             while running:
-                # Waits as long as nothing moves: a hang has to be seen from outside.
-                number = moved.get()
-                if number is None:
-                    on_progress()
-                    continue
+                # Waits as long as nothing is done: a hang has to be seen from outside.
+                number = done.get()
                 following = on_done(number, running.pop(number).result())
                 if following is not None:
                     running[begun] = pool.submit(work, begun, *following)
                     begun += 1
         except BaseException:
-            stopped.set()
-            wait(running.values())
+            wait([future for future in running.values() if not future.cancel()])
             raise
 
     def _load(self) -> Embed4All:
@@ -174,34 +165,19 @@ class Gpt4AllEmbeddings:
         except Exception as exc:  # the binding raises bare Exception
             raise ModelUnavailable(f"gpt4all can't load {self._path.name}: {_first_line(exc)}") from exc
 
-    def _embed(self, copy: Embed4All, threads: int, text: str, long_text: LongText, on_progress: Callable[[], object]
-               ) -> tuple[bytes, int]:
+    def _embed(self, copy: Embed4All, threads: int, part: str, long_text: LongText) -> tuple[bytes, int]:
         copy.gpt4all.model.set_thread_count(max(1, threads))
-        # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with.
-        text = wordpiece.normalise(text)
-        parts = long_texts.parts(text) if long_text == "mean" else [text]
-        # gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words take
-        # minutes. So its mean over the chunks is made here of its means over parts.
-        vectors, counts = [], []
-        for number, part in enumerate(parts):
-            if number:
-                on_progress()
-            vector, tokens = self._embed_part(copy, part, long_text)
-            vectors.append(vector)
-            counts.append(tokens)
-        return long_texts.join(vectors, counts), sum(counts)
-
-    def _embed_part(self, copy: Embed4All, text: str, long_text: LongText) -> tuple[array.array[float], int]:
-        """Return the vector of a text, and how many tokens it has."""
-        # The binding refuses the empty text; a blank one has the same tokens: none.
+        # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with. And the binding
+        # refuses the empty text; a blank one has the same tokens: none.
+        text = wordpiece.normalise(part) or " "
         try:
-            result = copy.embed(text or " ", long_text_mode=long_text, return_dict=True)
+            result = copy.embed(text, long_text_mode=long_text, return_dict=True)
         except (RuntimeError, ValueError) as exc:
             raise EngineFailed(f"the embedding engine failed: {_first_line(exc)}") from exc
-        vector = array.array("f", result["embeddings"])
+        vector, tokens = array.array("f", result["embeddings"]), int(result["n_prompt_tokens"])
         if self.dimensions and len(vector) != self.dimensions:
             raise EngineFailed(f"the embedding engine returned {len(vector)} numbers instead of {self.dimensions}")
-        return vector, int(result["n_prompt_tokens"])
+        return long_texts.join([vector], [tokens]), tokens
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""

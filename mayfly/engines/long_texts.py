@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import array
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mayfly.engines.base import Tokenized
+from mayfly.lanes.calls import LongText
 from mayfly.models import wordpiece
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Bytes of a text that are one part: some 4,000 tokens of English or 5,000 of Chinese, which take seconds.
 _LONGEST_PART = 16_000
+_BLANKS = re.compile(r"[ \t\r\n]+")
 # What a character may become in UTF-8 once it is decomposed.
 _MOST_BYTES = 12
 
@@ -43,15 +45,39 @@ def parts(text: str) -> list[str]:
     return [*found, text[start:]]
 
 
+def to_embed(text: str, long_text: LongText) -> Iterator[str | None]:
+    """Yield the parts of a text that are embedded; see `EmbeddingEngine.parts`."""
+    return iter([beginning(text)]) if long_text == "truncate" else cleaned_parts(text)
+
+
 def cleaned_parts(text: str) -> Iterator[str | None]:
-    """Yield the parts of a text as a WordPiece vocabulary wants them, and before them None after each step of cleaning:
-    nothing takes more than some milliseconds, however long the text is."""
-    cleaned = []
+    """Yield the parts of a text, cleaned as a WordPiece vocabulary wants them unless there is only one, and before them
+    None after each step of cleaning. Nothing takes more than some milliseconds, however long the text is."""
+    if is_one_part(text):
+        yield text
+        return
+    cleaned: list[str] = []
     for piece in wordpiece.normalised(text):
-        cleaned.append(piece)
-        if len(cleaned) > 1:
+        if cleaned:
             yield None
+        cleaned.append(piece)
     yield from parts("".join(cleaned))
+
+
+def beginning(text: str) -> str:
+    """Return as much of a text as surely fills the window of a model that cuts it there: as long as a part, its blanks
+    not counted. A word that is longer is cut, as in `parts`.
+    """
+    if is_one_part(text):
+        return text
+    kept = []
+    size = 0
+    for part in parts(text):
+        kept.append(_BLANKS.sub(" ", part))
+        size += len(kept[-1].replace(" ", "").encode())
+        if size >= _LONGEST_PART:
+            break
+    return "".join(kept)
 
 
 def join(vectors: Sequence[Sequence[float]], tokens: Sequence[int]) -> bytes:
@@ -68,18 +94,33 @@ def join(vectors: Sequence[Sequence[float]], tokens: Sequence[int]) -> bytes:
     return joined.tobytes()
 
 
-def join_chunks(text: Tokenized, vectors: Sequence[npt.NDArray[np.float32]]) -> bytes:
-    """Return the vector of a text from those of its chunks, in their order.
+def join_parts(vectors: Sequence[bytes], tokens: Sequence[int]) -> bytes:
+    """Return the vector of a text from those of its parts, all as little-endian float32."""
+    if len(vectors) == 1:
+        return vectors[0]
+    numbers = [array.array("f", vector) for vector in vectors]
+    if sys.byteorder == "big":
+        for vector in numbers:
+            vector.byteswap()
+    return join(numbers, tokens)
+
+
+def join_chunks(lengths: Sequence[int], tokens: Sequence[int], vectors: Sequence[npt.NDArray[np.float32]]) -> bytes:
+    """Return the vector of a text from those of its parts' chunks, in their order.
 
     As in gpt4all, a part's vector is the mean of its chunks' vectors, whatever their lengths, with norm 1.
+
+    Args:
+        lengths: how many chunks each part has.
+        tokens: how many tokens were evaluated for it.
     """
     if len(vectors) == 1:
         return vectors[0].astype("<f4").tobytes()
     left = iter(vectors)
     means = []
-    for part in text.parts:
+    for length in lengths:
         total = next(left).astype("f8")
-        for _ in part[1:]:
+        for _ in range(length - 1):
             total += next(left)
         means.append((total / math.sqrt(total @ total)).tolist())
-    return join(means, text.counts)
+    return join(means, tokens)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class OpenVinoEmbeddings:
             compiled = self._current()
             # What is really used: without instructions for bf16 it is f32, whatever was asked for.
             self._precision = compiled.precision
-            vectors = [self.embed_batch([self.tokenize(text, "truncate").parts[0][0]])[0] for text in self_test.TEXTS]
+            vectors = [self.embed_batch([self.tokenize(text, "truncate").chunks[0]])[0] for text in self_test.TEXTS]
         except (RuntimeError, ValueError, KeyError, EngineFailed) as exc:
             raise ModelUnavailable(f"OpenVINO can't load {path.name}: {_first_line(exc)}") from exc
         self.facts = {"engine": "openvino", "precision": self._precision}
@@ -92,13 +92,17 @@ class OpenVinoEmbeddings:
         """See BatchEmbeddingEngine: compile for the one thread that is left beside a completion."""
         before, self._threads = self._threads, 1
         try:
-            self.embed_batch([self.tokenize(self_test.TEXTS[0], "truncate").parts[0][0]])
+            self.embed_batch([self.tokenize(self_test.TEXTS[0], "truncate").chunks[0]])
         finally:
             self._threads = before
 
-    def tokenize(self, text: str, long_text: LongText) -> Tokenized:
+    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
+        """See EmbeddingEngine."""
+        return long_texts.to_embed(text, long_text)
+
+    def tokenize(self, part: str, long_text: LongText) -> Tokenized:
         """See BatchEmbeddingEngine."""
-        return self._tokens.tokenized(text, long_text)
+        return self._tokens.tokenized(part, long_text)
 
     def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """See BatchEmbeddingEngine."""
@@ -112,17 +116,6 @@ class OpenVinoEmbeddings:
             return self._current().compute(ids, mask)
         except RuntimeError as exc:
             raise EngineFailed(f"the embedding engine failed: {_first_line(exc)}") from exc
-
-    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
-        """See EmbeddingEngine."""
-        tokenized = self.tokenize(text, long_text)
-        vectors: list[npt.NDArray[np.float32]] = []
-        for part in tokenized.parts:
-            for chunk in part:
-                if vectors:
-                    on_progress()
-                vectors.append(self.embed_batch([chunk])[0])
-        return long_texts.join_chunks(tokenized, vectors), sum(tokenized.counts)
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""

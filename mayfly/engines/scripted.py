@@ -170,14 +170,18 @@ class ScriptedEmbeddings:
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 
-    def embed(self, text: str, long_text: LongText, on_progress: Callable[[], object]) -> tuple[bytes, int]:
+    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
         """See EmbeddingEngine."""
-        rule = self._script.rule(text)
+        return iter([text])
+
+    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
+        """See PartEmbeddingEngine."""
+        rule = self._script.rule(part)
         time.sleep(float(rule.get("seconds", 0)))
         what = rule.get("do", "answer")
         _misbehave(what)
-        numbers = [byte - 127.5 for byte in hashlib.shake_256(text.encode()).digest(_DIMENSIONS)]
+        numbers = [byte - 127.5 for byte in hashlib.shake_256(part.encode()).digest(_DIMENSIONS)]
         norm = math.sqrt(sum(number * number for number in numbers))
         if what == "garbage":
             norm = math.nan
-        return array.array("f", [number / norm for number in numbers]).tobytes(), len(text.split()) + 2
+        return array.array("f", [number / norm for number in numbers]).tobytes(), len(part.split()) + 2

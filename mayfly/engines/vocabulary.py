@@ -20,6 +20,7 @@ from typing import Literal
 from mayfly.engines import cuts, long_texts
 from mayfly.engines.base import Segment, Tokenize
 from mayfly.errors import InvalidRequest, ModelUnavailable
+from mayfly.models import wordpiece
 
 # What the structures and functions below were taken from.
 _VERSION = "2.8.2"
@@ -320,7 +321,7 @@ def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: i
             if part is None:
                 yield array("i")
                 continue
-            ids = array("i", vocabulary.tokenize([Segment(part, special=False)]))
+            ids = array("i", vocabulary.tokenize([Segment(wordpiece.normalise(part), special=False)]))
             if held is not None:
                 yield held[:-1]
                 ids = ids[1:]

@@ -9,12 +9,12 @@ finished too. While short calls come and go, what long ones have computed in bet
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mayfly.engines import long_texts
-from mayfly.engines.base import BatchEmbeddingEngine, Tokenized
+from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine
 from mayfly.errors import CallError
 from mayfly.lanes.calls import LongText
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # the engine that needs it loads it
 _SHORT = 2_000
 # Padded tokens of long calls that are computed at once while short ones come: some 2 to 3 times a short call's work.
 _TOKENS_BESIDE_SHORT = 64
+# Bytes of text that are made tokens before somebody else has a turn: some milliseconds.
+_BYTES_AT_ONCE = 16_000
 # How long after a short call the next one is expected.
 _MORE_EXPECTED = 1.0
 # A batch of several lengths may be padded by this part of itself.
@@ -35,49 +37,99 @@ _MOST_PADDING = 0.25
 class Text:
     """A text that is to be embedded, for all calls of the moment that have it.
 
+    A long one is taken part by part, so that nobody waits for all of it to be made tokens.
+
     Attributes:
-        text, long_text: see `EmbeddingEngine.embed`.
+        text, long_text: see `EmbeddingEngine.parts`.
         size: in bytes.
+        left: those of them, roughly, that no part has been made of.
+        whole: all parts have been taken.
         vector, tokens: what is made of it; None and 0 until then.
         error: why nothing is.
         callers: how many calls have it.
+        chunks: those of the parts until now that no batch has had, by their numbers.
+        chunked: how many there have been.
     """
 
-    __slots__ = ("callers", "error", "long_text", "rows", "size", "text", "tokenized", "tokens", "untaken", "vector")
+    __slots__ = ("_counts", "_lengths", "_made", "_next", "_parts", "_taken", "callers", "chunked", "chunks", "error",
+                 "left", "long_text", "size", "text", "tokens", "vector", "whole")
 
     def __init__(self, text: str, long_text: LongText) -> None:
         self.text = text
         self.long_text: LongText = long_text
-        self.size = len(text) if text.isascii() else len(text.encode())
+        self.size = self.left = len(text) if text.isascii() else len(text.encode())
         self.vector: bytes | None = None
         self.tokens = 0
         self.error: CallError | None = None
         self.callers = 0
-        self.tokenized: Tokenized | None = None
-        self.untaken: set[int] = set()  # chunks that no batch has had
-        self.rows: dict[int, npt.NDArray[np.float32]] = {}
+        self.whole = False
+        self.chunks: dict[int, Chunk] = {}
+        self.chunked = 0
+        self._parts: Iterator[str | None] | None = None
+        self._next: str | None = None
+        self._taken = 0
+        # Of each part: its chunks and its tokens.
+        self._lengths: list[int] = []
+        self._counts: list[int] = []
+        # Of chunks, or of parts: their vectors, by their numbers.
+        self._made: dict[int, Any] = {}
 
     @property
     def done(self) -> bool:
         """It is embedded, or can't be."""
         return self.vector is not None or self.error is not None
 
-    def chunks(self, engine: BatchEmbeddingEngine) -> list[Chunk]:
-        """Return its chunks that no batch has had."""
-        if self.tokenized is None:
-            self.tokenized = engine.tokenize(self.text, self.long_text)
-            self.tokens = sum(self.tokenized.counts)
-            self.untaken = set(range(sum(map(len, self.tokenized.parts))))
-        numbered = enumerate(ids for part in self.tokenized.parts for ids in part)
-        return [Chunk(self, number, ids) for number, ids in numbered if number in self.untaken]
+    def next_part(self, engine: EmbeddingEngine) -> Part | None:
+        """Take the next part, of which there is one unless the text is whole; None if that takes another step."""
+        if self._parts is None:
+            self._parts = engine.parts(self.text, self.long_text)
+        content = self._next if self._next is not None else next(self._parts)
+        if content is None:
+            return None
+        self._next = next(self._parts, None)
+        self.whole = self._next is None
+        self.left = 0 if self.whole else max(0, self.left - len(content.encode()))
+        self._taken += 1
+        return Part(self, self._taken - 1, content)
+
+    def tokenize(self, engine: BatchEmbeddingEngine) -> None:
+        """Make chunks of the next part, if that doesn't take another step."""
+        part = self.next_part(engine)
+        if part is None:
+            return
+        made = engine.tokenize(part.content, self.long_text)
+        self._lengths.append(len(made.chunks))
+        self._counts.append(made.count)
+        self.tokens += made.count
+        for ids in made.chunks:
+            self.chunks[self.chunked] = Chunk(self, self.chunked, ids)
+            self.chunked += 1
 
     def take(self, number: int, row: npt.NDArray[np.float32]) -> None:
         """Take the vector of a chunk; after the last one the text is done."""
-        assert self.tokenized is not None
-        self.rows[number] = row
-        if len(self.rows) == sum(map(len, self.tokenized.parts)):
-            self.vector = long_texts.join_chunks(self.tokenized, [self.rows[at] for at in range(len(self.rows))])
-            self.rows = {}
+        self._made[number] = row
+        if self.whole and len(self._made) == self.chunked:
+            rows = [self._made[at] for at in range(self.chunked)]
+            self.vector = long_texts.join_chunks(self._lengths, self._counts, rows)
+            self._made = {}
+
+    def take_part(self, number: int, vector: bytes, tokens: int) -> None:
+        """Take the vector of a part, little-endian float32; after the last one the text is done."""
+        self._made[number] = vector, tokens
+        if self.whole and len(self._made) == self._taken:
+            made = [self._made[at] for at in range(len(self._made))]
+            self.tokens = sum(tokens for _, tokens in made)
+            self.vector = long_texts.join_parts([vector for vector, _ in made], [tokens for _, tokens in made])
+            self._made = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What an engine without batches computes at once of a text."""
+
+    text: Text
+    number: int
+    content: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +143,7 @@ class Chunk:
     @property
     def wanted(self) -> bool:
         """No batch has had it, of this call or another, and its text isn't given up."""
-        return self.number in self.text.untaken and not self.text.done
+        return self.number in self.text.chunks and not self.text.done
 
 
 @dataclass(eq=False)
@@ -99,13 +151,15 @@ class Queue:
     """The texts of one call that aren't computed yet.
 
     Attributes:
-        texts: untouched ones, the longest first: they are taken from the end.
+        texts: the longest first: they are taken from the end.
         chunks: those of texts that have been tokenised, the longest first.
-        left: bytes of the texts that aren't done; their order is that of the work.
+        begun: how many chunks of the last text are among them, or have been.
+        left: bytes of the texts but for the last, of which no part has been taken; their order is that of the work.
     """
 
     texts: list[Text]
     chunks: list[Chunk] = field(default_factory=list)
+    begun: int = 0
     left: int = 0
     short: bool = False
     since: float = field(default_factory=time.monotonic)
@@ -113,38 +167,49 @@ class Queue:
     @classmethod
     def of(cls, texts: Sequence[Text]) -> Queue:
         """Return the queue of a call's texts."""
-        left = sum(text.size for text in texts)
-        return cls(sorted(texts, key=lambda text: text.size, reverse=True), left=left, short=left < _SHORT)
+        size = sum(text.size for text in texts)
+        queue = cls(sorted(texts, key=lambda text: text.size, reverse=True), left=size, short=size < _SHORT)
+        queue._count_last()
+        return queue
 
     def empty(self) -> bool:
         """Tell whether everything has been taken."""
         while self.chunks and not self.chunks[-1].wanted:
             self.chunks.pop()
-        while not self.chunks and self.texts and self.texts[-1].done:
+        while self.texts and (self.texts[-1].done or (self.texts[-1].whole and self.begun == self.texts[-1].chunked)):
             self.texts.pop()
+            self.begun = 0
+            self._count_last()
         return not self.chunks and not self.texts
 
+    def _count_last(self) -> None:
+        if self.texts:
+            self.left -= self.texts[-1].size
+
     def fill(self, engine: BatchEmbeddingEngine, tokens: int) -> None:
-        """Tokenise texts until there is enough for a batch, and put their chunks in order."""
+        """Tokenise texts until there is enough for a batch or some milliseconds have passed, and put their chunks in
+        order."""
         self.chunks = [chunk for chunk in self.chunks if chunk.wanted]
         ready = sum(len(chunk.ids) for chunk in self.chunks)
-        if ready >= tokens or not self.texts:
+        if ready >= tokens:
             return
+        size = 0
         # More than one batch, so that neighbours in length are found.
-        while self.texts and ready < 2 * tokens:
-            text = self.texts.pop()
-            if text.done:
-                self.left -= text.size
-                continue
-            self.left -= text.size
-            fresh = text.chunks(engine)
+        while ready < 2 * tokens and size < _BYTES_AT_ONCE and not (self.empty() or not self.texts):
+            text = self.texts[-1]
+            if self.begun == text.chunked:
+                text.tokenize(engine)
+                size += min(text.size, _BYTES_AT_ONCE)
+            fresh = [text.chunks[number] for number in range(self.begun, text.chunked) if number in text.chunks]
+            self.begun = text.chunked
             self.chunks += fresh
             ready += sum(len(chunk.ids) for chunk in fresh)
         self.chunks.sort(key=lambda chunk: len(chunk.ids), reverse=True)
 
     def work(self) -> int:
         """Return a number that grows with what is left to compute."""
-        return self.left + 4 * sum(len(chunk.ids) for chunk in self.chunks)
+        last = self.texts[-1].left if self.texts else 0
+        return self.left + last + 4 * sum(len(chunk.ids) for chunk in self.chunks)
 
 
 class Scheduler:
@@ -195,8 +260,26 @@ class Scheduler:
                 break
             chunk = queue.chunks.pop()
             if chunk.wanted:
-                chunk.text.untaken.discard(chunk.number)
+                del chunk.text.chunks[chunk.number]
                 batch.append(chunk)
                 width = max(width, length)
                 tokens += length
         return len(batch) > before
+
+
+class Turns:
+    """Chooses parts of texts for an engine without batches, of the callers in turn."""
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        self._engine = engine
+        self._oldest_next = False
+
+    def next_part(self, queues: Sequence[Queue]) -> Part | None:
+        """Take the part that is to be computed now; None if nothing is left in any queue, or that takes a step more."""
+        waiting = [queue for queue in queues if not queue.empty()]
+        if not waiting:
+            return None
+        # The caller with the least left, but the one that waits longest every second time.
+        self._oldest_next = not self._oldest_next
+        queue = min(waiting, key=lambda queue: queue.work() if self._oldest_next else queue.since)
+        return queue.texts[-1].next_part(self._engine)

@@ -1,9 +1,10 @@
 """The working loop for embeddings: takes many calls at once and answers each as soon as its texts are done.
 
 While the lane is idle a call is computed as it comes; while it computes, what arrives is gathered for the next batch.
-An engine that computes text by text gets one text at a time, of the callers in turn, or as many as it computes side by
-side; then the next text takes the place of each that is done. Between two batches or texts there is a moment for the
-heartbeat, the thread budget, deadlines and clients that left.
+An engine without batches gets one part of a text at a time, of the callers in turn, or as many as it computes side by
+side; then the next part takes the place of each that is done. A long text is made parts and tokens only as they are
+needed. Between two batches or parts there is a moment for the heartbeat, the thread budget, deadlines and clients that
+left.
 
 A call that kills the process takes down those that are computed beside it, and all of them come once more. So a
 process that follows another takes calls one by one until none waits: then whoever dies is the one to blame.
@@ -14,17 +15,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mayfly.compat import hung_up
-from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine, ParallelEmbeddingEngine
+from mayfly.engines.base import (
+    BatchEmbeddingEngine,
+    EmbeddingEngine,
+    ParallelEmbeddingEngine,
+    PartEmbeddingEngine,
+)
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
 from mayfly.lanes import framing
 from mayfly.lanes.calls import GATHERED, EmbedCall, LongText
 from mayfly.supervision.sentinel import Sentinel
 from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
-from mayfly.workers.batches import Chunk, Queue, Scheduler, Text
+from mayfly.workers.batches import Chunk, Part, Queue, Scheduler, Text, Turns
 from mayfly.workers.budget import Budget
 from mayfly.workers.serving import Outcome
 
@@ -90,7 +96,7 @@ class Embedder:
         self._busy = self._computing = False
         self._noted = True
         self._next_look = 0.0
-        self._oldest_next = False
+        self._turns = Turns(engine)
         self._prepared = False
         self._accepting = True
 
@@ -262,35 +268,23 @@ class Embedder:
             self._compute_batch(batch)
             self._done({chunk.text for chunk in batch})
             return
+        assert isinstance(self._engine, PartEmbeddingEngine)
         engine = self._engine
-        texts: list[Text] = []
+        parts: list[Part] = []
         places = engine.at_once if isinstance(engine, ParallelEmbeddingEngine) else 1
         # One more, so that no place is empty while an answer is sent.
-        while len(texts) < (places + 1 if places > 1 else 1):
-            text = self._next_text(texts)
-            if text is None:
+        while len(parts) < (places + 1 if places > 1 else 1):
+            part = self._next_part()
+            if part is None:
                 break
-            texts.append(text)
-        if isinstance(engine, ParallelEmbeddingEngine) and len(texts) > 1:
-            self._compute_side_by_side(engine, texts, min(places, len(texts)))
-        elif texts:
-            self._compute_text(texts[0])
+            parts.append(part)
+        if isinstance(engine, ParallelEmbeddingEngine) and len(parts) > 1:
+            self._compute_side_by_side(engine, parts, min(places, len(parts)))
+        elif parts:
+            self._compute_part(engine, parts[0])
 
-    def _next_text(self, taken: Collection[Text]) -> Text | None:
-        """Take the text that an engine without batches computes next, of the callers in turn.
-
-        Args:
-            taken: those that are computed already; other calls may wait for them as well.
-        """
-        while waiting := [caller.queue for caller in self._callers if caller.missing and not caller.queue.empty()]:
-            # The caller with the least left, but the one that waits longest every second time.
-            self._oldest_next = not self._oldest_next
-            queue = min(waiting, key=lambda queue: queue.left if self._oldest_next else queue.since)
-            text = queue.texts.pop()
-            queue.left -= text.size
-            if text not in taken:
-                return text
-        return None
+    def _next_part(self) -> Part | None:
+        return self._turns.next_part([caller.queue for caller in self._callers if caller.missing])
 
     def _done(self, texts: set[Text]) -> None:
         """Tell the callers which texts are done. A call that has a bad one ends with it."""
@@ -301,27 +295,28 @@ class Embedder:
                 caller.missing.clear()
             caller.missing -= done
 
-    def _compute_text(self, text: Text) -> None:
+    def _compute_part(self, engine: PartEmbeddingEngine, part: Part) -> None:
+        made: tuple[bytes, int] | EngineFailed
         try:
-            text.vector, text.tokens = self._engine.embed(text.text, text.long_text, lambda: self._step_within([text]))
+            made = engine.embed(part.content, part.text.long_text)
         except EngineFailed as exc:
-            text.error = exc
-        except Gone:
-            text.error = EngineFailed("nobody waited for it any more")
-        self._done({text})
+            made = exc
+        self._take(part, made)
 
-    def _compute_side_by_side(self, engine: ParallelEmbeddingEngine, texts: list[Text], places: int) -> None:
-        """Compute texts at the same time, and others in their places, as long as all places are taken."""
-        running = dict(enumerate(texts))
+    def _take(self, part: Part, made: tuple[bytes, int] | EngineFailed) -> None:
+        if isinstance(made, EngineFailed):
+            part.text.error = made
+        else:
+            part.text.take_part(part.number, *made)
+        self._done({part.text})
+
+    def _compute_side_by_side(self, engine: ParallelEmbeddingEngine, parts: list[Part], places: int) -> None:
+        """Compute parts at the same time, and others in their places, as long as all places are taken."""
+        running = dict(enumerate(parts))
         ends = time.monotonic() + TICK
 
         def on_done(number: int, made: tuple[bytes, int] | EngineFailed) -> tuple[str, LongText] | None:
-            text = running.pop(number)
-            if isinstance(made, EngineFailed):
-                text.error = made
-            else:
-                text.vector, text.tokens = made
-            self._done({text})
+            self._take(running.pop(number), made)
             self._answer_those_done()
             self._sentinel.beat()
             self._budget.look()
@@ -331,30 +326,16 @@ class Embedder:
             # whoever runs this loop has things to do as well.
             if len(running) + 1 < places or engine.at_once != places or time.monotonic() >= ends:
                 return None
-            following = self._next_text(running.values())
+            following = self._next_part()
             if following is None:
                 return None
             if not self._noted:
                 self._note()
-            running[len(texts)] = following
-            texts.append(following)
-            return following.text, following.long_text
+            running[len(parts)] = following
+            parts.append(following)
+            return following.content, following.text.long_text
 
-        try:
-            engine.embed_each([(text.text, text.long_text) for text in texts],
-                              lambda: self._step_within(list(running.values())), on_done)
-        except Gone:
-            for text in running.values():
-                text.error = EngineFailed("nobody waited for it any more")
-            self._done(set(running.values()))
-
-    def _step_within(self, texts: Collection[Text]) -> None:
-        """Between two parts of long texts: raise Gone if nobody waits for any of them any more."""
-        self._sentinel.beat()
-        self._budget.look()
-        self._look()
-        if not any(text in caller.missing for caller in self._callers for text in texts):
-            raise Gone
+        engine.embed_each([(part.content, part.text.long_text) for part in parts], on_done)
 
     def _compute_batch(self, batch: list[Chunk]) -> None:
         assert isinstance(self._engine, BatchEmbeddingEngine)
