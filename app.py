@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mayfly import listening, spelling
+from mayfly.draining import Draining
 from mayfly.errors import MayflyError, SettingError
 from mayfly.models import nano
 from mayfly.settings import Settings, load_settings
-from mayfly.web.draining import Draining
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from mayfly.http.site import Site
     from mayfly.lanes.calls import Lane
     from mayfly.lanes.switchboard import Switchboard
 
@@ -67,6 +68,13 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Swi
     return build(Service.of(settings, lanes, draining or Draining()))
 
 
+def site_of(app: Flask) -> Site:
+    """Return an application as the server takes it: the one place where both meet."""
+    from mayfly.http.site import Site
+
+    return Site(app.wsgi_app, app.extensions["mayfly.gate"], app.extensions["mayfly.at_once"])
+
+
 def _local_lanes(settings: Settings, folder: str) -> Switchboard:
     from mayfly.workers.local import local_lanes
 
@@ -76,11 +84,10 @@ def _local_lanes(settings: Settings, folder: str) -> Switchboard:
 def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,
            log_access: Callable[[str], None], *, announce: Callable[[], None], beat: Callable[[], None],
            should_stop: _StopSignal, draining: Draining) -> None:
-    from mayfly.web.server import Server
+    from mayfly.http.server import Server
 
-    app = create_app(settings, lanes, draining)
-    server = Server(app.wsgi_app, sockets, settings, log_access=log_access, draining=draining,
-                    express=app.extensions["mayfly.express"])
+    site = site_of(create_app(settings, lanes, draining))
+    server = Server(site, sockets, settings, log_access=log_access, draining=draining)
     should_stop.wake = server.wake
     announce()
     server.run(beat, should_stop, GRACE_SECONDS)
@@ -120,7 +127,7 @@ def run_alone() -> int:
                 closing.enter_context(sock)
             print("loading the models ...", flush=True)
             lanes = _local_lanes(settings, folder)
-            if lanes.configured["chat"].model == nano.ID:
+            if lanes.configured["chat"].status().get("model") == nano.ID:
                 print(nano.ANNOUNCEMENT, flush=True)
             own, others = listening.urls(sockets)
             where = " and ".join(own + others)

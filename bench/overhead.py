@@ -4,7 +4,7 @@
 
 In turn, again and again in one run: the engine in this process; the lane (its socket, called from this process as the
 server's loop does); a request for a path that there isn't (the HTTP server, a thread, Flask and the access rules, but
-no lane); the whole request, which needs neither thread nor Flask (see mayfly.web.express); and the same of a prototype
+no lane); the whole request, which needs neither thread nor Flask (see mayfly.web.routes); and the same of a prototype
 (peers/prototype.py) that does nothing else but Flask, waitress, a Unix socket and orjson. All requests go over kept
 connections, by a client that does nothing but send them and read the answers: what Python's own takes (0.5 ms here)
 isn't the service's. Bar: the whole takes at most 1.0 ms more than the engine, at the median.
@@ -101,12 +101,11 @@ def measure(service: Service, prototype: Server, compute: Callable[[], object], 
             rest += connection.recv(1 << 16) or _broken_off()
 
     def call_lane() -> None:
-        pending = lane.begin(EmbedCall("bench", (TEXT,)), time.monotonic() + 60)
-        assert pending is not None
-        while select.select([pending.fileno()], [], [], 60)[0] and pending.take() is None:
-            pass
-        pending.close()
-        pending.begun.place.leave()
+        call = lane.begin(EmbedCall("bench", (TEXT,)), time.monotonic() + 60)
+        while not call.advance(time.monotonic()):
+            assert call.watched is not None
+            select.select([call.watched], [], [], 60)
+        call.close()
 
     steps: dict[str, Callable[[], object]] = {
         "engine": compute,

@@ -133,8 +133,8 @@ def _address(text: str) -> str:
 def _route(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
         raise _Refused("a path such as /gpt4all_api")
-    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1")
-    if text in own or text.startswith(("/docs/", "/v1/")):
+    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1", "/api")
+    if text in own or text.startswith(("/docs/", "/v1/", "/api/")):
         raise _Refused(f"a path that the service doesn't use itself ({', '.join(own)})")
     return text
 

@@ -17,7 +17,7 @@ from mayfly.workers import accept
 from mayfly.workers.accept import Door, Gone, Line, read_request
 
 REQUEST = {"deadline": 5, "embed": {"texts": ["a few words"]}}
-FRAME = framing.frame(REQUEST)
+FRAME = framing.encode(REQUEST)
 
 
 class Played:
@@ -100,7 +100,7 @@ def test_a_caller_without_the_token_is_hung_up_on(port: Played) -> None:
         caller.close()
 
 
-@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", FRAME + b"x", framing.frame({})[:-2] + b"[]"])
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", FRAME + b"x", framing.encode({})[:-2] + b"[]"])
 def test_what_is_no_request_ends_its_connection(played: Played, sent: bytes) -> None:
     door = played.door()
     caller = played.call(sent)

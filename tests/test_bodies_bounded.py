@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 import pytest
 from hostile_bodies import bodies
+from web_rig import web
 
 from mayfly.errors import InvalidRequest
 from mayfly.settings import parse
-from mayfly.web import openapi
+from mayfly.web.application import route_table
 from mayfly.web.bodies import holds_more, most_values, parsed
 from mayfly.web.schemas import validate
 
@@ -22,7 +23,7 @@ from mayfly.web.schemas import validate
 SIZES = (400_000, 120_000)
 SETTINGS = parse({})
 MOST = most_values(SETTINGS.max_texts)
-ROUTES = {route.path: route for route in openapi.operations(SETTINGS)}
+ROUTES = {route.path: route for route in route_table(web(SETTINGS))}
 BODIES = {f"{path} {what} in {size}": (path, make) for size in SIZES for path, what, make in bodies(size)}
 # What the largest conversation that is taken needs, and some room.
 CALLS = 300_000

@@ -22,6 +22,11 @@ ALLOWED: dict[str, set[str]] = {
     "listening": {"errors", "compat"},
     "compat": set(),
     "supervision.sentinel": set(),
+    "flow": set(),
+    "problem": {"errors"},
+    "draining": set(),
+    # The server knows nothing of the application, nor the application of the server: app.py joins them.
+    "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "lanes": {"errors", "compat"},
     "models": {"errors", "settings", "compat"},
     "engines": {"errors", "lanes.calls", "models.architectures", "models.dialects", "models.header",
@@ -31,8 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     # The contract with workers (what they are told, how they exit, the threads they share), but nothing that runs.
     "supervision": {"errors", "settings", "compat", "lanes.board", "lanes.calls", "models.inventory", "workers.spec",
                     "workers.exits", "workers.budget"},
-    "web": {"", "errors", "settings", "keys", "compat", "listening", "lanes.calls", "lanes.switchboard",
-            "models.inventory", "models.nano", "models.pull"},
+    "web": {"", "flow", "problem", "draining", "errors", "settings", "keys", "listening", "lanes.calls",
+            "lanes.switchboard", "models.inventory", "models.nano", "models.pull"},
     "": set(),
 }
 # package -> the only modules that import it
@@ -99,7 +104,10 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     ("web.native", "def view():\n    from mayfly.lanes.client import SocketLane", "lanes.client"),
     ("web.native", "if TYPE_CHECKING:\n    from mayfly.models import header", "models.header"),
     ("web", "from mayfly.lanes import Lane", "lanes"),
-    ("lanes.client", "from mayfly.web import server", "web.server"),
+    ("web.gate", "from mayfly.http.server import Server", "http.server"),
+    ("http.server", "from mayfly.web import gate", "web.gate"),
+    ("http.connection", "from mayfly.lanes.calls import LaneCall", "lanes.calls"),
+    ("lanes.client", "from mayfly.http import server", "http.server"),
     ("lanes.client", "from mayfly import __version__", ""),
     ("workers.serving", "from mayfly.supervision import policy", "supervision.policy"),
     ("supervision.supervisor", "from mayfly.workers import template", "workers.template"),

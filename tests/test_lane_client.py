@@ -5,9 +5,8 @@ from __future__ import annotations
 import array
 import select
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,21 @@ import pytest
 from service import until
 
 from mayfly.compat import LaneAddress
-from mayfly.errors import DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
+from mayfly.errors import DeadlinePassed, EngineFailed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import board, framing
 from mayfly.lanes.board import Board
 from mayfly.lanes.calls import (
-    ClientGone,
+    Completion,
     CompletionCall,
     EmbedCall,
     Embeddings,
-    Interrupted,
+    Finished,
+    Item,
+    LaneCall,
     Message,
-    Pending,
     Piece,
-    Watch,
+    TokenizeCall,
+    Tokens,
 )
 from mayfly.lanes.client import SocketLane
 
@@ -48,13 +49,22 @@ class PlayedLane:
     def lane(self, **options: Any) -> SocketLane:
         return SocketLane("chat", self.address, Board(self._board), **{"queue_limit": 8, **options})
 
-    def take(self, generation: int = 1) -> tuple[socket.socket, dict[str, Any]]:
-        """Accept a completion call as a worker does; return its connection and its request."""
+    def accept(self) -> socket.socket:
         connection, _ = self.listener.accept()
-        frame = framing.receive(connection)
-        assert frame is not None
+        connection.settimeout(20)
+        return connection
+
+    def take(self, generation: int = 1) -> tuple[socket.socket, dict[str, Any]]:
+        """Accept a call as a worker does; return its connection and its request."""
+        connection = self.accept()
         framing.send(connection, {"event": "began", "generation": generation})
-        return connection, frame[0]
+        return connection, request(connection)
+
+
+def request(connection: socket.socket) -> dict[str, Any]:
+    frame = framing.receive(connection)
+    assert frame is not None
+    return frame[0]
 
 
 @pytest.fixture
@@ -64,8 +74,12 @@ def played(tmp_path: Path) -> Iterator[PlayedLane]:
     lane.listener.close()
 
 
-def completion(text: str = "Hello") -> CompletionCall:
-    return CompletionCall(id="req_1", messages=(Message("user", text),))
+def completion() -> CompletionCall:
+    return CompletionCall(id="req_1", messages=(Message("user", "Hello"),))
+
+
+def embedding(number: int = 1) -> EmbedCall:
+    return EmbedCall(f"req_{number}", (f"text {number}",))
 
 
 def soon(seconds: float = 30.0) -> float:
@@ -74,234 +88,281 @@ def soon(seconds: float = 30.0) -> float:
 
 DONE = {"event": "done", "reason": "stop", "model": "played", "generation": 1, "prompt_tokens": 1,
         "completion_tokens": 1}
-
-
-LARGE = "word " * 400_000  # more than a socket holds
 VECTOR = array.array("f", [1.0, 0.0]).tobytes()
 MADE = {"event": "done", "dimensions": 2, "model": "m", "generation": 1, "prompt_tokens": 3}
 
 
-@pytest.mark.parametrize("text", ["a few words", LARGE], ids=["small", "large"])
-def test_a_request_is_sent_with_the_connection_and_again_to_the_next_worker(played: PlayedLane, text: str) -> None:
+def items(call: LaneCall, enough: Callable[[list[Item]], Any] = bool) -> list[Item]:
+    """Drive a call as the server's loop does, until enough has come."""
+    come: list[Item] = []
+    ends = soon()
+    while not enough(come):
+        now = time.monotonic()
+        assert now < ends, "it never came"
+        pause = max(0.0, min(call.due - now, 0.5))
+        if call.watched is None:
+            time.sleep(min(pause, 0.01))
+        else:
+            select.select([] if call.sending else [call.watched], [call.watched] if call.sending else [], [], pause)
+        come += call.advance(time.monotonic())
+    return come
+
+
+def answer(call: LaneCall) -> Item:
+    """Drive a call to its one item, and close it."""
+    try:
+        [item] = items(call)
+        return item
+    finally:
+        call.close()
+
+
+def counts(lane: SocketLane) -> tuple[int, int]:
+    status = lane.status()
+    return status["queue"], status["active"]
+
+
+def test_a_request_that_no_socket_holds_is_sent_as_its_worker_reads(played: PlayedLane) -> None:
+    text = "word " * 2_000_000
     lane = played.lane()
+    call = lane.begin(EmbedCall("req_1", (text,)), soon())
+    call.advance(time.monotonic())
+    assert call.sending
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.embed, EmbedCall("req_1", (text,)), Watch(soon()))
-        for generation in (1, 2):
-            connection, _ = played.listener.accept()
-            frame = framing.receive(connection)  # before the worker has said a word
-            assert frame is not None
-            assert frame[0]["embed"]["texts"] == [text]
-            framing.send(connection, {"event": "began", "generation": generation})
-            if generation == 1:
-                connection.close()
+        made = pool.submit(answer, call)
+        connection, sent = played.take()
+        assert sent["embed"]["texts"] == [text]
         framing.send(connection, MADE, VECTOR)
-        assert answer.result().vectors == VECTOR
-    assert lane.status()["retried"] == 1
+        assert made.result() == Embeddings(VECTOR, 2, 3, "m", 1)
 
 
-def test_a_worker_that_dies_while_it_reads_a_call_costs_no_try(played: PlayedLane) -> None:
+def test_a_call_waits_with_its_request_until_a_worker_takes_it(played: PlayedLane) -> None:
     lane = played.lane()
-    with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.embed, EmbedCall("req_1", (LARGE,)), Watch(soon()))
-        for size in (1, 100, 300_000):
-            connection, _ = played.listener.accept()
-            connection.recv(size, socket.MSG_WAITALL)
-            connection.close()
-        connection, _ = played.listener.accept()
-        assert framing.receive(connection) is not None
-        framing.send(connection, MADE, VECTOR)
-        assert answer.result().vectors == VECTOR
-    assert lane.status()["retried"] == 0
+    call = lane.begin(completion(), soon())
+    assert call.advance(time.monotonic()) == []
+    assert not call.sending
+    assert counts(lane) == (1, 0)
+    connection, sent = played.take()
+    assert sent["complete"]["id"] == "req_1"
+    framing.send(connection, {"event": "piece", "text": "Hi."})
+    framing.send(connection, DONE)
+    assert answer(call) == Completion("Hi.", Finished("stop", "played", 1, 1, 1))
+    assert counts(lane) == (0, 0)
 
 
-def embedding(number: int) -> EmbedCall:
-    return EmbedCall(f"req_{number}", (f"text {number}",))
+def test_a_call_in_pieces_gives_them_as_they_come(played: PlayedLane) -> None:
+    call = played.lane().begin(completion(), soon(), in_pieces=True)
+    call.advance(time.monotonic())
+    connection, _ = played.take()
+    for text in ("One", " two"):
+        framing.send(connection, {"event": "piece", "text": text})
+        assert items(call) == [Piece(text)]
+    framing.send(connection, DONE)
+    assert items(call) == [Finished("stop", "played", 1, 1, 1)]
+    call.close()
 
 
-def taken(pending: Pending | None) -> Embeddings:
-    """Wait for the answer of a call that was begun."""
-    assert pending is not None
-    return until(lambda: select.select([pending.fileno()], [], [], 0)[0] and pending.take(), what="the answer")
+def test_pieces_that_come_with_an_error_are_told_before_it(played: PlayedLane) -> None:
+    call = played.lane().begin(completion(), soon(), in_pieces=True)
+    call.advance(time.monotonic())
+    connection, _ = played.take()
+    connection.sendall(framing.encode({"event": "piece", "text": "One"})
+                       + framing.encode({"event": "error", "error": EngineFailed("it broke").to_wire()}))
+    assert items(call) == [Piece("One")]
+    with pytest.raises(EngineFailed, match="it broke"):
+        items(call)
+    call.close()
 
 
-def test_a_call_that_was_begun_hands_its_connection_to_the_next(played: PlayedLane) -> None:
+def test_tokens_come_text_by_text(played: PlayedLane) -> None:
+    call = played.lane().begin(TokenizeCall("req_1", "m", ("a b", "", "c")), soon())
+    call.advance(time.monotonic())
+    connection, sent = played.take()
+    assert sent["tokenize"]["texts"] == ["a b", "", "c"]
+    framing.send(connection, {"event": "done", "counts": [2, 0, 1], "generation": 1},
+                 array.array("i", [7, 8, 9]).tobytes())
+    assert answer(call) == Tokens((2, 0, 1), array.array("i", [7, 8, 9]).tobytes())
+
+
+def test_an_answered_embedding_hands_its_connection_to_the_next(played: PlayedLane) -> None:
     lane = played.lane()
     first = lane.begin(embedding(1), soon())
-    connection, _ = played.listener.accept()
-    assert framing.receive(connection)[0]["embed"]["texts"] == ["text 1"]  # type: ignore[index]
-    assert (lane.status()["queue"], lane.status()["active"]) == (1, 0)
-    framing.send(connection, {"event": "began", "generation": 1})
+    first.advance(time.monotonic())
+    assert counts(lane) == (1, 0)
+    connection, sent = played.take()
+    assert sent["embed"]["texts"] == ["text 1"]
     framing.send(connection, MADE, VECTOR)
-    assert taken(first).vectors == VECTOR
-    assert first is not None
-    first.close()
-    first.begun.place.leave()
+    answer(first)
     second = lane.begin(embedding(2), soon())
-    assert framing.receive(connection)[0]["embed"]["texts"] == ["text 2"]  # type: ignore[index]
+    second.advance(time.monotonic())
+    assert request(connection)["embed"]["texts"] == ["text 2"]
     # Nobody tells it that it has begun: it was sent to a process that is known.
-    assert (lane.status()["queue"], lane.status()["active"]) == (0, 1)
+    assert counts(lane) == (0, 1)
     framing.send(connection, MADE, VECTOR)
-    assert taken(second).vectors == VECTOR
-    assert second is not None
-    second.begun.place.leave()
-    second.begun.place.leave()
-    assert (lane.status()["queue"], lane.status()["active"]) == (0, 0)
+    answer(second)
+    second.close()
+    assert counts(lane) == (0, 0)
 
 
 def test_a_kept_connection_whose_process_has_gone_costs_the_next_call_nothing(played: PlayedLane) -> None:
     lane = played.lane()
-    pending = [lane.begin(embedding(number), soon()) for number in range(3)]
-    connections = [played.listener.accept()[0] for _ in pending]
-    for call, connection in zip(pending, connections, strict=True):
-        framing.send(connection, {"event": "began", "generation": 1})
+    calls = [lane.begin(embedding(number), soon()) for number in range(3)]
+    connections = []
+    for call in calls:
+        call.advance(time.monotonic())
+        connections.append(played.take()[0])
+    for call, connection in zip(calls, connections, strict=True):
         framing.send(connection, MADE, VECTOR)
-        assert taken(call).vectors == VECTOR
-        assert call is not None
-        call.close()
+        answer(call)
+    for connection in connections:
         connection.close()
-    next_call = lane.begin(embedding(4), soon())
-    connection, _ = played.listener.accept()
-    framing.send(connection, {"event": "began", "generation": 2})
+    call = lane.begin(embedding(4), soon())
+    call.advance(time.monotonic())
+    connection, _ = played.take(generation=2)
     framing.send(connection, MADE, VECTOR)
-    assert taken(next_call).vectors == VECTOR
+    answer(call)
     assert lane.status()["retried"] == 0
 
 
-def test_a_call_that_was_begun_goes_on_with_its_place_and_its_crash(played: PlayedLane) -> None:
-    lane = played.lane(queue_limit=0)
-    pending = lane.begin(embedding(1), soon())
-    assert pending is not None
-    assert lane.begin(embedding(2), soon()) is None  # there is no other place
-    connection, _ = played.listener.accept()
-    framing.send(connection, {"event": "began", "generation": 1})
-    connection.close()
-    with pytest.raises(Interrupted):
-        taken(pending)
-    pending.close()
-    assert pending.begun.crashes == 1
-    played.say(state="ready", last_failure={"generation": 2, "report": "second.log"})
-    with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.embed, embedding(1), Watch(soon(), begun=pending.begun))
-        connection, _ = played.listener.accept()
-        assert framing.receive(connection) is not None
-        framing.send(connection, {"event": "began", "generation": 2})
-        connection.close()
-        with pytest.raises(ModelCrashed, match="twice"):
-            answer.result()
-    assert (lane.status()["queue"], lane.status()["active"], lane.status()["retried"]) == (0, 0, 1)
-
-
-def test_a_call_is_begun_only_where_nothing_has_to_be_waited_for(played: PlayedLane) -> None:
-    assert played.lane().begin(EmbedCall("req_1", (LARGE,)), soon()) is None
-    played.say(state="loading")
-    assert played.lane().begin(embedding(1), soon()) is None
-    played.say(state="ready")
-    assert played.lane(summon=lambda: None).begin(embedding(1), soon()) is not None
-    assert SocketLane("chat", None, Board(Path("nowhere")), queue_limit=1).begin(embedding(1), soon()) is None
+def test_a_connection_of_a_call_that_failed_or_was_left_is_not_kept(played: PlayedLane) -> None:
+    lane = played.lane()
+    for last_word in (None, {"event": "error", "error": EngineFailed("it broke").to_wire()}):
+        call = lane.begin(embedding(), soon())
+        call.advance(time.monotonic())
+        connection, _ = played.take()
+        until(lambda call=call: call.advance(time.monotonic()) or counts(lane) == (0, 1))  # type: ignore[misc]
+        if last_word is not None:
+            framing.send(connection, last_word)
+            with pytest.raises(EngineFailed):
+                items(call)
+        call.close()
+        assert connection.recv(1) == b""
+        assert counts(lane) == (0, 0)
 
 
 def test_a_call_whose_worker_dies_goes_to_the_next_one_and_starts_over(played: PlayedLane) -> None:
     lane = played.lane()
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.complete, completion(), Watch(soon()))
-        first, request = played.take(generation=1)
+        made = pool.submit(answer, lane.begin(completion(), soon()))
+        first, sent = played.take(generation=1)
         framing.send(first, {"event": "piece", "text": "Half an ans"})
         first.close()
         second, again = played.take(generation=2)
-        assert again["complete"] == request["complete"]
+        assert again["complete"] == sent["complete"]
         framing.send(second, {"event": "piece", "text": "Whole answer."})
         framing.send(second, DONE)
-        assert answer.result().text == "Whole answer."
+        assert made.result() == Completion("Whole answer.", Finished("stop", "played", 1, 1, 1))
     assert lane.status()["retried"] == 1
 
 
 def test_a_call_whose_worker_dies_twice_is_told_the_reports_name(played: PlayedLane) -> None:
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(played.lane().complete, completion(), Watch(soon()))
+        made = pool.submit(answer, played.lane().begin(completion(), soon()))
         played.take(generation=1)[0].close()
         played.take(generation=2)[0].close()
         played.say(state="ready", last_failure={"generation": 2, "report": "the_report.log"})
         with pytest.raises(ModelCrashed, match=r"twice.*the_report\.log"):
-            answer.result()
+            made.result()
 
 
-def test_a_stream_is_not_started_over_once_a_piece_was_sent(played: PlayedLane) -> None:
+def test_a_stream_is_not_started_over_once_a_piece_was_told(played: PlayedLane) -> None:
     played.say(state="ready", last_failure={"generation": 1, "report": "r.log"})
-    with ThreadPoolExecutor() as pool:
-        stream = played.lane().stream(completion(), Watch(soon()))
-        first = pool.submit(next, stream)
-        connection, _ = played.take()
-        framing.send(connection, {"event": "piece", "text": "Once"})
-        assert first.result() == Piece("Once")
-        connection.close()
-        with pytest.raises(ModelCrashed):
-            next(stream)
+    call = played.lane().begin(completion(), soon(), in_pieces=True)
+    call.advance(time.monotonic())
+    connection, _ = played.take()
+    framing.send(connection, {"event": "piece", "text": "Once"})
+    assert items(call) == [Piece("Once")]
+    connection.close()
+    with pytest.raises(ModelCrashed, match="while it answered"):
+        items(call)
+    call.close()
 
 
 def test_a_worker_that_dies_before_it_has_the_call_costs_no_try(played: PlayedLane) -> None:
     lane = played.lane()
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(lane.complete, completion(), Watch(soon()))
+        made = pool.submit(answer, lane.begin(completion(), soon()))
         for _ in range(3):
-            played.listener.accept()[0].close()
+            played.accept().close()
         connection, _ = played.take()
         framing.send(connection, DONE)
-        assert answer.result().text == ""
+        made.result()
     assert lane.status()["retried"] == 0
 
 
-def test_a_stop_closes_the_connection_of_a_stream_that_is_left(played: PlayedLane) -> None:
-    with ThreadPoolExecutor() as pool:
-        lane = played.lane()
-        stream = lane.stream(completion(), Watch(soon()))
-        first = pool.submit(next, stream)
-        connection, _ = played.take()
-        framing.send(connection, {"event": "piece", "text": "Once"})
-        first.result()
-        stream.close()
-        connection.settimeout(20)
-        assert connection.recv(1) == b""
-        assert lane.status()["active"] == 0
-
-
-@pytest.mark.parametrize(
-    ("watch", "error"),
-    [(lambda: Watch(time.monotonic() + 0.3), DeadlinePassed),
-     (lambda: Watch(soon(), client_gone=lambda: True), ClientGone),
-     (lambda: Watch(soon(), stopping=lambda: True), LaneUnavailable)])
-@pytest.mark.parametrize("text", ["Hello", LARGE], ids=["small", "large"])
-def test_a_waiting_call_ends_when_its_time_its_client_or_the_service_does(
-    played: PlayedLane, watch: Any, error: type[Exception], text: str
-) -> None:
-    """A large one has filled its socket, and nobody reads."""
+def test_the_end_of_a_call_closes_its_connection(played: PlayedLane) -> None:
     lane = played.lane()
-    with pytest.raises(error):
-        lane.complete(completion(text), watch())
-    assert lane.status()["queue"] == 0
+    call = lane.begin(completion(), soon(), in_pieces=True)
+    call.advance(time.monotonic())
+    connection, _ = played.take()
+    framing.send(connection, {"event": "piece", "text": "Once"})
+    items(call)
+    call.close()
+    assert connection.recv(1) == b""
+    assert counts(lane) == (0, 0)
+
+
+def test_a_call_ends_when_its_time_is_over_begun_or_not(played: PlayedLane) -> None:
+    lane = played.lane()
+    with pytest.raises(DeadlinePassed, match="waited for its turn"):
+        answer(lane.begin(completion(), soon(0.2)))
+    played.accept()
+    call = lane.begin(completion(), soon(0.5))
+    call.advance(time.monotonic())
+    held = played.take()
+    with pytest.raises(DeadlinePassed, match="not finished"):
+        answer(call)
+    assert counts(lane) == (0, 0)
+    held[0].close()
 
 
 def test_a_call_to_a_lane_that_fails_to_start_is_told_why_at_once(played: PlayedLane) -> None:
     played.say(state="failing", reason="the file is no model", last_failure={"report": "r.log"})
     with pytest.raises(LaneUnavailable, match=r"the file is no model.*r\.log"):
-        played.lane().complete(completion(), Watch(soon()))
+        answer(played.lane().begin(completion(), soon()))
+
+
+def test_a_call_that_waits_for_a_lane_hears_that_it_fails(played: PlayedLane) -> None:
+    played.say(state="loading")
+    call = played.lane().begin(completion(), soon())
+    call.advance(time.monotonic())
+    played.say(state="failing", reason="the file is no model")
+    with pytest.raises(LaneUnavailable, match="the file is no model"):
+        answer(call)
 
 
 def test_a_lane_that_still_loads_is_unavailable_when_the_deadline_passes(played: PlayedLane) -> None:
     played.say(state="loading")
     with pytest.raises(LaneUnavailable, match="loading"):
-        played.lane().complete(completion(), Watch(time.monotonic() + 0.3))
+        answer(played.lane().begin(completion(), soon(0.3)))
+
+
+def test_a_lane_that_opens_on_demand_is_asked_for_and_waited_for(played: PlayedLane) -> None:
+    asked: list[float] = []
+    board_ = Board(played._board)
+    lane = SocketLane("chat", None, board_, queue_limit=1, summon=lambda: asked.append(time.monotonic()))
+    call = lane.begin(completion(), soon())
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(answer, call)
+        until(lambda: asked)
+        played.say(state="ready", address=played.address)
+        connection, _ = played.take()
+        framing.send(connection, DONE)
+        made.result()
+
+
+def test_a_lane_without_a_model_says_so(tmp_path: Path) -> None:
+    lane = SocketLane("chat", None, Board(tmp_path / "none"), queue_limit=1, missing="set MODEL_NAME")
+    with pytest.raises(LaneUnavailable, match="set MODEL_NAME"):
+        lane.begin(completion(), soon())
 
 
 def test_calls_beyond_the_queue_limit_are_refused_and_places_are_given_back(played: PlayedLane) -> None:
     lane = played.lane(queue_limit=2)
-    gone = threading.Event()
-    with ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(lane.complete, completion(), Watch(soon(), client_gone=gone.is_set)) for _ in range(3)]
-        until(lambda: lane.status()["queue"] == 3)
-        with pytest.raises(QueueFull):
-            lane.complete(completion(), Watch(soon()))
-        gone.set()
-        for answer in waiting:
-            with pytest.raises(ClientGone):
-                answer.result()
-    assert lane.status()["queue"] == 0
+    waiting = [lane.begin(completion(), soon()) for _ in range(3)]
+    assert counts(lane) == (3, 0)
+    with pytest.raises(QueueFull):
+        lane.begin(completion(), soon())
+    for call in waiting:
+        call.close()
+    assert counts(lane) == (0, 0)

@@ -9,14 +9,22 @@ import pytest
 import requests
 from clients import KEY
 from service import Service
+from web_rig import web
 
-from mayfly.settings import parse
+from mayfly.errors import SettingError
+from mayfly.settings import Settings, parse
 from mayfly.web import openapi
-from mayfly.web.application import build
-from mayfly.web.draining import Draining
+from mayfly.web.application import build, route_table
+from mayfly.web.routes import Route
+
+
+def document(settings: Settings) -> dict[str, Any]:
+    return openapi.document(settings, route_table(web(settings)))
+
 
 SETTINGS = parse({})
-EXAMPLES = [pytest.param(route, value, id=f"{route.path} {title}") for route in openapi.operations(SETTINGS)
+ROUTES = [route for route in route_table(web(SETTINGS)) if route.summary]
+EXAMPLES = [pytest.param(route, value, id=f"{route.path} {title}") for route in ROUTES
             for title, value in route.examples.items()]
 
 
@@ -33,29 +41,19 @@ def real(tmp_path_factory: pytest.TempPathFactory, embedding_model: Any, tiny_mo
 
 
 def test_every_route_is_in_the_document_and_nothing_else_is(served: Service) -> None:
-    from mayfly.web.service import Service as Web
-
-    class Off:
-        model = None
-
-        def configured(self) -> bool:
-            return False
-
-        ready = configured
-
-    app = build(Web.of(SETTINGS, {"embed": Off(), "chat": Off()}, Draining()))  # type: ignore[dict-item]
+    app = build(web(SETTINGS))
     routed = {(re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method.lower())
               for rule in app.url_map.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     # The document itself and its page aren't for programs.
     routed = {(path, method) for path, method in routed if path not in ("/docs", "/docs/{name}", "/openapi.json")}
-    documented = {(path, method) for path, methods in openapi.document(SETTINGS)["paths"].items() for method in methods}
+    documented = {(path, method) for path, methods in document(SETTINGS)["paths"].items() for method in methods}
     assert documented == routed
     answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
-    assert answer.json() == openapi.document(SETTINGS)
+    assert answer.json() == document(SETTINGS)
 
 
 @pytest.mark.parametrize(("route", "body"), EXAMPLES)
-def test_an_example_of_the_document_runs_as_it_stands(real: Service, route: openapi.Operation, body: Any) -> None:
+def test_an_example_of_the_document_runs_as_it_stands(real: Service, route: Route, body: Any) -> None:
     answer = real.post(route.path, body)
     assert answer.status_code == 200, answer.text
     if body.get("stream"):
@@ -65,8 +63,8 @@ def test_an_example_of_the_document_runs_as_it_stands(real: Service, route: open
 
 
 def test_the_answers_without_a_body_have_the_documented_form(real: Service) -> None:
-    for route in openapi.operations(SETTINGS):
-        if route.method == "get":
+    for route in ROUTES:
+        if route.method == "GET":
             answer = requests.get(real.url + route.path.replace("{name}", "gpt-3.5-turbo"), timeout=30)
             assert answer.status_code == 200
             route.answer.model_validate(answer.json(), strict=True)
@@ -94,18 +92,17 @@ def test_strangers_see_neither_the_page_nor_the_document(served: Service) -> Non
                             timeout=30).status_code == 401
 
 
-def test_a_route_of_the_page_cannot_be_taken_by_the_setting() -> None:
-    from mayfly.errors import SettingError
-
-    for path in ("/docs", "/docs/x", "/openapi.json", "/v1/models"):
+def test_no_route_of_the_service_can_be_taken_by_the_setting() -> None:
+    own = {re.sub(r"{(\w+)}", "x", route.path) for route in route_table(web(SETTINGS))} - {SETTINGS.route}
+    for path in own:
         with pytest.raises(SettingError):
             parse({"ROUTE": path})
 
 
 def test_the_document_names_what_the_settings_change() -> None:
-    document = openapi.document(parse({"ROUTE": "/ask", "N_CTX": "99", "MAX_TEXTS": "7"}))
-    assert "/ask" in document["paths"] and "/gpt4all_api" not in document["paths"]
-    schemas = document["components"]["schemas"]
+    made = document(parse({"ROUTE": "/ask", "N_CTX": "99", "MAX_TEXTS": "7"}))
+    assert "/ask" in made["paths"] and "/gpt4all_api" not in made["paths"]
+    schemas = made["components"]["schemas"]
     assert schemas["CompletionBody"]["properties"]["repeat_last_n"]["anyOf"][0]["maximum"] == 99
     assert schemas["EmbedBody"]["properties"]["input"]["anyOf"][1]["maxItems"] == 7
-    assert "{n_ctx}" not in str(document)
+    assert "{n_ctx}" not in str(made)

@@ -1,4 +1,4 @@
-"""Small requests for embeddings, which the server's loop serves itself: no thread, and the same promises."""
+"""Requests that wait for a lane: no thread waits with them, and the promises are the same however they are read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import scripts
 from processes import runs
 from service import Service, until
 
-pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="lanes that are ports are asked by threads")
-
-# Texts of one request that are too many for the loop.
+# Texts of one request whose answer is written by a thread.
 MANY = 9
+# More than these never serve requests (mayfly.http.server); without the twenty that wait.
+THREADS = 8
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def held(service: Service) -> int:
     return int(lane["queue"] + lane["active"])
 
 
-def test_small_calls_that_wait_take_no_threads_and_large_ones_do(begin: Callable[..., Service]) -> None:
+def test_calls_that_wait_take_no_threads_whatever_their_size(begin: Callable[..., Service]) -> None:
     service = begin({"when": "slow", "seconds": 0.05})
     service.health()
     before = threads(service)
-    for texts, taken in ((1, False), (MANY, True)):
+    for texts in (1, MANY):
         with ThreadPoolExecutor(20) as pool:
             asked = [pool.submit(service.embed, [f"slow {number}"] * texts) for number in range(20)]
             until(lambda: held(service) >= 16, what="calls that wait together")
-            assert (threads(service) > before + 4) is taken
+            assert threads(service) <= before + THREADS
             answers = [answer.result() for answer in asked]
         assert [len(vectors) for vectors in answers] == [texts] * 20
         assert len({tuple(vectors[0]) for vectors in answers}) == 20

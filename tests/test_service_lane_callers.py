@@ -13,16 +13,16 @@ from mayfly.compat import LaneAddress, hung_up
 from mayfly.lanes import framing
 from mayfly.lanes.calls import CompletionCall
 
-SMALL = framing.frame({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello").to_wire()})
-LARGE = framing.frame({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello " * 300_000).to_wire()})
+SMALL = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello").to_wire()})
+LARGE = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello " * 300_000).to_wire()})
 # What is sent, and by how many at a time: more of the silent than an embedding process takes calls.
 KINDS = {"nothing": (b"", 40), "half a head": (SMALL[:6], 5), "a head": (SMALL[:12], 5),
          "half a frame": (SMALL[:60], 5), "half a large frame": (LARGE[:100_000], 5)}
 
-NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.frame({}), framing.frame({"deadline": 1}),
-            framing.frame({"deadline": "soon"}),
-            framing.frame({"deadline": 1e12, "complete": {}, "embed": {}, "tokenize": {}}),
-            framing.frame({"deadline": 1e12, "complete": 5, "embed": [], "tokenize": None}),
+NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.encode({}), framing.encode({"deadline": 1}),
+            framing.encode({"deadline": "soon"}),
+            framing.encode({"deadline": 1e12, "complete": {}, "embed": {}, "tokenize": {}}),
+            framing.encode({"deadline": 1e12, "complete": 5, "embed": [], "tokenize": None}),
             SMALL + SMALL, SMALL + b"more")
 
 

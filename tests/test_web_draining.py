@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from web_rig import FINISHED, HOLD, KEY, ScriptedLane, answers, eventually, http_post, one_answer, read_all, serving
 
-from app import create_app
+from app import create_app, site_of
 from mayfly.compat import LINUX
+from mayfly.draining import Draining
+from mayfly.http.server import Server
 from mayfly.lanes.calls import Piece
 from mayfly.listening import accept_no_newcomers
 from mayfly.settings import parse
-from mayfly.web.draining import Draining
-from mayfly.web.server import Server
 
 PROMPT = http_post("/gpt4all_api", b'{"prompt": "x"}')
 
@@ -227,8 +227,8 @@ def test_a_signals_handler_wakes_the_loop_in_whose_thread_it_runs() -> None:
     settings = parse({"API_KEYS": KEY})
     lanes = {name: ScriptedLane(name) for name in ("embed", "chat")}
     draining = Draining()
-    server = Server(create_app(settings, lanes, draining).wsgi_app, [socket.create_server(("127.0.0.1", 0))], settings,
-                    log_access=lambda line: None, draining=draining)
+    server = Server(site_of(create_app(settings, lanes, draining)),
+                    [socket.create_server(("127.0.0.1", 0))], settings, log_access=lambda line: None, draining=draining)
     woken: list[bool] = []
 
     def should_stop() -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from web_rig import FINISHED, HOLD, ScriptedLane, Service, answers, eventually, http_post, one_answer, read_all, serving
 
-from mayfly.lanes.calls import ClientGone, Piece
-from mayfly.web.pulse import Pulse
+from mayfly.http.pulse import Pulse
+from mayfly.lanes.calls import Piece
 
 MESSAGES = b'{"messages": [{"role": "user", "content": "x"}]%s}'
 ROUTES = {
@@ -146,13 +146,6 @@ def test_a_stream_whose_reader_shut_its_side_goes_on_and_one_whose_reader_left_e
             eventually(lambda: not chat.held)
         eventually(lambda: len(service.lines) == 2)
         assert ['" 200 ' in service.lines[0], '" 499 ' in service.lines[1]] == [True, True]
-
-
-def test_the_status_of_a_client_that_left_is_for_the_log_alone() -> None:
-    with serving(ScriptedLane(fails=ClientGone())) as service:
-        for body in (b'{"prompt": "x"}', b'{"prompt": "x", "stream": true}'):
-            assert service.raw(http_post("/gpt4all_api", body)) == b""
-        eventually(lambda: ['" 499 ' in line for line in service.lines] == [True, True])
 
 
 def test_signs_and_what_follows_make_up_the_answer() -> None:

@@ -9,60 +9,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
+from supervised import APP, supervised
 from web_rig import KEY, PATIENCE, eventually
 
-from mayfly.settings import PROJECT_FOLDER, parse
 from mayfly.web.event_pipe import EventPipe
 
-APP = [sys.executable, str(PROJECT_FOLDER / "app.py")]
-
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors are passed on otherwise there")
-
-
-@dataclass
-class Supervised:
-    """The web process with lanes that have no model, and what it says."""
-
-    process: subprocess.Popen[bytes]
-    output: IO[bytes]
-    port: int
-    sentinel: Path
-
-    def get(self, path: str, **headers: str) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-
-
-@contextlib.contextmanager
-def supervised(folder: Path, **values: str) -> Iterator[Supervised]:
-    settings = parse({"API_KEYS": KEY, **values})
-    listener = socket.create_server(("127.0.0.1", 0))
-    sentinel = folder / "app.watchdog"
-    missing = {"address": None, "missing": "no model; set MODEL_NAME", "model": "", "served_at_once": 1}
-    spec = {"settings": settings.to_wire(with_keys=True), "listen_fds": [listener.fileno()], "sentinel": str(sentinel),
-            "generation": 3, "parent": os.getpid(), "board": str(folder / "state.json"),
-            "queue_limit": settings.queue_limit, "chat_processes": 1, "lanes": {"embed": missing, "chat": missing}}
-    with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                    stderr=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(spec).encode() + b"\n")
-            process.stdin.flush()
-            eventually(lambda: sentinel.exists() or process.poll() is not None)
-            yield Supervised(process, process.stdout, listener.getsockname()[1], sentinel)
-        finally:
-            process.kill()
 
 
 def test_supervised_process_serves_reports_and_stops(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_descriptors_do_not_grow() -> None:
 
 def test_answers_beyond_the_memory_for_them_go_to_disk_or_stay_if_there_is_none(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("mayfly.web.connection._IN_MEMORY", 1000)
+    monkeypatch.setattr("mayfly.http.connection._IN_MEMORY", 1000)
     for folder in (str(tmp_path), "/nowhere/at/all"):
         monkeypatch.setattr("tempfile.tempdir", folder)
         with serving() as service:

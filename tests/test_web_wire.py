@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from web_rig import KEY, Service, answers, eventually, http_post, one_answer, read_all, serving
 
-from mayfly.web.server import MAX_HEADERS
+from mayfly.http.server import MAX_HEADERS
 
 MAX_BODY = 4096
 
@@ -380,7 +380,7 @@ def test_application_that_ends_the_process_ends_one_request_alone(service: Servi
                                                                  capfd: pytest.CaptureFixture[str]) -> None:
     with serving() as other:
         other.chat.fails = SystemExit(1)  # type: ignore[assignment]
-        answer = one_answer(other.raw(http_post("/gpt4all_api", b'{"prompt": "x"}')))
+        answer = one_answer(other.raw(http_post("/gpt4all_api", b'{"prompt": "x"}', "Connection: close")))
         assert (answer.status, answer.error()["code"]) == (500, "internal_error")
         assert other.healthy()
     printed = capfd.readouterr().err

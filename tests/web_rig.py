@@ -18,22 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from app import create_app
-from mayfly.errors import DeadlinePassed, LaneUnavailable
-from mayfly.lanes.calls import (
-    ClientGone,
-    Completion,
-    CompletionCall,
-    EmbedCall,
-    Embeddings,
-    Finished,
-    Piece,
-    Waiting,
-    Watch,
-)
-from mayfly.settings import parse
-from mayfly.web.draining import Draining
-from mayfly.web.server import Server
+from app import create_app, site_of
+from mayfly.draining import Draining
+from mayfly.errors import DeadlinePassed, QueueFull
+from mayfly.http.server import Server
+from mayfly.lanes.calls import Completion, EmbedCall, Embeddings, Finished, Piece
+from mayfly.settings import Settings, parse
+from mayfly.web.service import Service as Web
 
 KEY = "a-key-for-tests-0123456789"
 # Far more than anything here takes; a test that reaches it has failed.
@@ -52,6 +43,7 @@ class ScriptedLane:
     is_ready: bool = True
     is_configured: bool = True
     vectors: Callable[[int], Embeddings] | None = None
+    most: int = 1 << 30
 
     def __post_init__(self) -> None:
         self.calls: list[Any] = []
@@ -70,60 +62,25 @@ class ScriptedLane:
         """Let the held calls go on."""
         self._go.set()
 
-    def _wait(self, watch: Watch) -> None:
+    def begin(self, call: Any, deadline: float, *, in_pieces: bool = False) -> ScriptedCall:
         with self._lock:
-            self.held += 1
-        try:
-            while not self._go.wait(0.01):
-                if watch.client_gone():
-                    with self._lock:
-                        self.left += 1
-                    raise ClientGone
-                if watch.stopping():
-                    raise LaneUnavailable("the service is stopping", retry_after=2)
-                if time.monotonic() >= watch.deadline:
-                    raise DeadlinePassed("the deadline (REQUEST_TIMEOUT) passed")
-        finally:
-            with self._lock:
-                self.held -= 1
-
-    def _begin(self, call: Any, watch: Watch) -> None:
-        with self._lock:
+            if self.held >= self.most:
+                raise QueueFull("too many requests wait already", retry_after=1)
             self.calls.append(call)
-        self._wait(watch)
-        if self.fails is not None:
-            raise self.fails
+        return ScriptedCall(self, call, deadline, in_pieces)
 
-    @property
-    def model(self) -> str | None:
-        return "scripted.gguf"
+    def held_back(self) -> bool:
+        """Tell whether calls are held now."""
+        return not self._go.is_set()
 
-    def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
-        self._begin(call, watch)
-        return (self.vectors or unit_vectors)(len(call.texts))
-
-    def complete(self, call: CompletionCall, watch: Watch) -> Completion:
-        self._begin(call, watch)
-        text = "".join(item.text for item in self.items if isinstance(item, Piece))
-        return Completion(text, FINISHED)
-
-    def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
-        self._begin(call, watch)
-        try:
-            for item in self.items:
-                if isinstance(item, Exception):
-                    raise item
-                if item is HOLD:
-                    self.hold()
-                    self._wait(watch)
-                else:
-                    yield item
-        finally:
-            with self._lock:
-                self.closed += 1
+    def count(self, **counters: int) -> None:
+        """Add to some of the counters."""
+        with self._lock:
+            for name, more in counters.items():
+                setattr(self, name, getattr(self, name) + more)
 
     def status(self) -> dict[str, Any]:
-        return {"state": "ready" if self.is_ready else "loading", "model": self.model}
+        return {"state": "ready" if self.is_ready else "loading", "model": "scripted.gguf"}
 
     def ready(self) -> bool:
         return self.is_ready and self.is_configured
@@ -132,8 +89,70 @@ class ScriptedLane:
         return self.is_configured
 
 
+class ScriptedCall:
+    """A call of a ScriptedLane; it is asked again and again, as a call without a socket is."""
+
+    watched = None
+    sending = False
+
+    def __init__(self, lane: ScriptedLane, call: Any, deadline: float, in_pieces: bool) -> None:
+        self._lane = lane
+        self._call = call
+        self._deadline = deadline
+        self._in_pieces = in_pieces
+        self._rest: list[Any] | None = None
+        self._held = False
+        self._closed = False
+
+    @property
+    def due(self) -> float:
+        return time.monotonic() + 0.01
+
+    def advance(self, now: float) -> list[Any]:
+        if self._lane.held_back():
+            self._hold(True)
+            if now >= self._deadline:
+                raise DeadlinePassed("the deadline (REQUEST_TIMEOUT) passed")
+            return []
+        self._hold(False)
+        if self._rest is None:
+            if self._lane.fails is not None:
+                raise self._lane.fails
+            if isinstance(self._call, EmbedCall):
+                return [(self._lane.vectors or unit_vectors)(len(self._call.texts))]
+            if not self._in_pieces:
+                text = "".join(item.text for item in self._lane.items if isinstance(item, Piece))
+                return [Completion(text, FINISHED)]
+            self._rest = list(self._lane.items)
+        item = self._rest.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        if item is HOLD:
+            self._lane.hold()
+            self._hold(True)
+            return []
+        return [item]
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # Held to its end: its client has left, or its time is over.
+        self._lane.count(left=self._held and time.monotonic() < self._deadline, closed=self._rest is not None)
+        self._hold(False)
+
+    def _hold(self, held: bool) -> None:
+        self._lane.count(held=held - self._held)
+        self._held = held
+
+
 # In a lane's items: from here on the stream is held.
 HOLD = object()
+
+
+def web(settings: Settings) -> Web:
+    """Return what an application is built on, with lanes of this rig."""
+    return Web.of(settings, {"embed": ScriptedLane("embed"), "chat": ScriptedLane()}, Draining())
 
 
 def unit_vectors(count: int, dimensions: int = 384) -> Embeddings:
@@ -230,8 +249,8 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
     port = listener.getsockname()[1]
     draining = Draining()
     lines: list[str] = []
-    server = Server(create_app(settings, lanes, draining).wsgi_app, [listener], settings, log_access=lines.append,
-                    draining=draining)
+    server = Server(site_of(create_app(settings, lanes, draining)), [listener], settings,
+                    log_access=lines.append, draining=draining)
     stop = threading.Event()
     failures: list[BaseException] = []
 

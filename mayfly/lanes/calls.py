@@ -6,9 +6,9 @@ processes, `mayfly.lanes.local.LocalLane` in this process (`python app.py` alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import socket
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
 GATHERED = 32
@@ -132,67 +132,6 @@ class TokenizeCall:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The tokens of the texts of one call.
-
-    Attributes:
-        counts: how many each text has.
-        ids: those of all texts, one after another, as int32 of this machine; b"" if they weren't asked for.
-    """
-
-    counts: tuple[int, ...]
-    ids: bytes
-
-
-class Place(Protocol):
-    """A call's place in its lane: it waits, or is served, until it leaves."""
-
-    def wait(self) -> None:
-        """Note that the call waits."""
-
-    def serve(self) -> None:
-        """Note that a process serves it."""
-
-    def leave(self) -> None:
-        """Give the place back, once; after that nothing."""
-
-
-@dataclass
-class Begun:
-    """A call that somebody has begun and somebody else goes on with: it keeps its place.
-
-    Attributes:
-        deadline: on the clock of `time.monotonic`, in seconds.
-        crashes: processes that have died of it, or beside it.
-    """
-
-    place: Place
-    deadline: float
-    crashes: int = 0
-
-
-@dataclass(frozen=True)
-class Watch:
-    """The caller's side of a call: how long it may take, and whether anybody still waits.
-
-    Attributes:
-        deadline: on the clock of `time.monotonic`, in seconds.
-        client_gone: True once the client has hung up; asked a few times a second.
-        stopping: True once the service stops and waits no longer; the call ends with LaneUnavailable.
-        begun: what became of the call until now, if somebody else has begun it.
-    """
-
-    deadline: float
-    client_gone: Callable[[], bool] = lambda: False
-    stopping: Callable[[], bool] = lambda: False
-    begun: Begun | None = None
-
-
-class ClientGone(Exception):
-    """The client hung up: the call was cancelled and nobody waits for an answer."""
-
-
-@dataclass(frozen=True)
 class Embeddings:
     """Vectors for the texts of one call, in their order.
 
@@ -218,11 +157,6 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Nothing new for a while: a streaming answer sends a comment line, so that proxies stay calm."""
-
-
-@dataclass(frozen=True)
 class Finished:
     """The end of a completion."""
 
@@ -241,32 +175,70 @@ class Completion:
     finished: Finished
 
 
-class Lane(Protocol):
-    """One model, as the web room sees it. All methods may be called from several threads at once.
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of the texts of one call.
 
-    Each call raises a CallError (QueueFull, LaneUnavailable, DeadlinePassed, ModelCrashed, EngineFailed,
-    InvalidRequest, ContextLengthExceeded) or ClientGone.
+    Attributes:
+        counts: how many each text has.
+        ids: those of all texts, one after another, as int32 of this machine; b"" if they weren't asked for.
+    """
+
+    counts: tuple[int, ...]
+    ids: bytes
+
+
+Call = EmbedCall | CompletionCall | TokenizeCall
+#: What comes of a call: one of these, or Pieces and then Finished where it was asked for in pieces.
+Item = Embeddings | Completion | Tokens | Piece | Finished
+
+
+class LaneCall(Protocol):
+    """A call under way, which waits for nothing by itself. Used by one thread at a time.
+
+    Whoever drives it calls `advance` when what is `watched` is ready, and at the latest when it is `due`. However the
+    call ends, it has to be closed: that cancels what isn't answered, and gives its place in the lane back.
     """
 
     @property
-    def model(self) -> str | None:
-        """The name of the model that serves, or None when none is configured."""
+    def watched(self) -> socket.socket | None:
+        """What the call waits for, if it isn't for a time alone: to be read from, or, while `sending`, written to."""
 
-    def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
-        """Embed all texts of a call."""
+    @property
+    def sending(self) -> bool:
+        """Whether the request hasn't been sent whole."""
 
-    def complete(self, call: CompletionCall, watch: Watch) -> Completion:
-        """Make a whole completion; a crash at any moment is retried once."""
+    @property
+    def due(self) -> float:
+        """When `advance` is to be called though nothing has come, on the clock of `time.monotonic`."""
 
-    def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
-        """Make a completion piece by piece, Finished last; a crash is retried once until the first Piece.
+    def advance(self, now: float) -> list[Item]:
+        """Go on as far as that needs no waiting; return what has come.
 
-        Errors that arise before the first item are raised by the first `next`, so that the web room can still
-        choose the HTTP status. Closing the iterator cancels the completion.
+        Raises:
+            CallError: the call has failed (LaneUnavailable, DeadlinePassed, ModelCrashed, EngineFailed, InvalidRequest,
+                ContextLengthExceeded).
         """
 
-    def tokenize(self, call: TokenizeCall, watch: Watch) -> Tokens:
-        """Return the tokens that the model would be given for each text; nothing is computed with them."""
+    def close(self) -> None:
+        """End the call, once; after that nothing."""
+
+
+class Lane(Protocol):
+    """One model, as the web room sees it. All methods may be called from several threads at once."""
+
+    def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> LaneCall:
+        """Begin a call, without waiting for anything. A process that dies of it is replaced, and the call goes to the
+        next one, once.
+
+        Args:
+            deadline: on the clock of `time.monotonic`, in seconds; then it raises DeadlinePassed.
+            in_pieces: a completion is given piece by piece; then nothing is tried again after the first one.
+
+        Raises:
+            LaneUnavailable: the lane has no model to serve.
+            QueueFull: too many calls wait already.
+        """
 
     def status(self) -> dict[str, Any]:
         """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""
@@ -276,42 +248,3 @@ class Lane(Protocol):
 
     def configured(self) -> bool:
         """Tell whether the lane has a model to serve."""
-
-
-class Pending(Protocol):
-    """A call under way that nobody waits for in a thread; used by one thread."""
-
-    begun: Begun
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when there is something to take."""
-
-    def take(self) -> Embeddings | None:
-        """Take what has come; None as long as it isn't the answer.
-
-        Raises:
-            CallError: the answer is an error.
-            Interrupted: the process died.
-        """
-
-    def failing(self) -> bool:
-        """Tell whether the call waits for a process that fails to start."""
-
-    def close(self) -> None:
-        """Stop listening; what isn't answered is cancelled. The place is kept."""
-
-
-class Interrupted(Exception):
-    """The process that served a call died; `Pending.begun` has it counted, and the call may be made again."""
-
-
-@runtime_checkable
-class PollableLane(Protocol):
-    """A lane whose calls can be begun by one thread and waited for together."""
-
-    def begin(self, call: EmbedCall, deadline: float) -> Pending | None:
-        """Begin a call without waiting for anything; None if that can't be done now, or not with this call.
-
-        Args:
-            deadline: see Watch. Whoever waits has to keep it too.
-        """

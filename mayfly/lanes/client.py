@@ -1,12 +1,12 @@
 """The calling side of a lane: the web process asks a worker process, and nothing that happens to it gets lost.
 
-A call is one connection to the lane's socket, over which the request goes at once. It waits in the kernel's queue until
-a worker takes it, so workers may die and be replaced meanwhile; what of a large request doesn't fit into the socket
-follows as the worker reads. When it has the request, it says `began`; then come `piece` (text of a completion), `done`,
-or `error`. A connection that ends without `done` or `error` means that the worker died.
+A call is a connection to the lane's socket, and the request is sent with it at once: it waits in the kernel's queue
+until a worker takes it, so workers may die and be replaced meanwhile. The worker says `began`; then come `piece` (text
+of a completion), `done`, or `error`. A connection that ends without `done` or `error` means that the worker died; one
+that hadn't said `began` may not even have read the call, so that counts as no try.
 
-Small calls for embeddings that are begun without a thread (`SocketLane.begin`) keep their connections: when one has
-brought its answer, it takes the next call to the same process, which has nothing to say before `done` or `error`.
+Connections that have brought vectors are kept: they take the next call to the same process, which has nothing to say
+before `done` or `error`.
 """
 
 from __future__ import annotations
@@ -14,41 +14,34 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress, readable, writable
+from mayfly.compat import LaneAddress
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes import framing
 from mayfly.lanes.board import Board
 from mayfly.lanes.calls import (
     GATHERED,
-    Begun,
-    ClientGone,
+    Call,
     Completion,
     CompletionCall,
     EmbedCall,
     Embeddings,
     Finished,
-    Interrupted,
+    Item,
     Piece,
-    Place,
     TokenizeCall,
     Tokens,
-    Waiting,
-    Watch,
 )
 
-# How often a waiting call looks whether its client left, its deadline passed or its lane failed.
-_TICK = 0.1
-# A streaming caller hears something at least this often.
-_SILENCE = 10.0
-# How long a worker may take over one frame once it has begun to send it.
-_FRAME_TIMEOUT = 10.0
-# Bytes read at once from a call that isn't waited for.
+# How often a call that hasn't begun looks whether its lane has failed, and how soon it tries to connect again (s).
+_LOOK = 0.25
+_TRY_AGAIN = 0.05
+# Bytes read at once, and how often in a row before others have their turn.
 _READ = 1 << 18
+_MOST_READS = 8
 # How long to wait for the watchdog's report of a death before answering without its name.
 _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
@@ -56,16 +49,7 @@ _ASK_AGAIN = 1.0
 # The board's facts that are for this process alone.
 _NOT_SHOWN = ("address", "served_at_once")
 
-Call = EmbedCall | CompletionCall | TokenizeCall
 _KINDS = {EmbedCall: "embed", CompletionCall: "complete", TokenizeCall: "tokenize"}
-
-
-class _WorkerDied(Exception):
-    """The connection ended before the answer did."""
-
-    def __init__(self, generation: int | None) -> None:
-        super().__init__(generation)
-        self.generation = generation
 
 
 class SocketLane:
@@ -85,384 +69,304 @@ class SocketLane:
     def __init__(self, name: str, address: dict[str, Any] | None, board: Board, *, queue_limit: int,
                  served_at_once: int = 1, missing: str = "", summon: Callable[[], None] | None = None) -> None:
         self.name = name
+        self.summon = summon
         self._address = address
         self._board = board
+        self._most = queue_limit + served_at_once
         self._queue_limit = queue_limit
-        self._served_at_once = served_at_once
         self._missing = missing
-        self._summon = summon
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._calls = 0
         self._active = 0
         self._retried = 0
-        # Connections of calls that were begun and are answered, the next calls' way to the same process; and which.
         self._kept: list[tuple[socket.socket, int]] = []
 
     # -- what /health shows -----------------------------------------------------------------------------------
 
-    @property
-    def model(self) -> str | None:
-        """The name of the model that serves."""
-        model = self._board.lane(self.name).get("model")
-        return model if isinstance(model, str) else None
-
     def configured(self) -> bool:
-        """Tell whether the lane has a model to serve."""
-        return self._address is not None or self._summon is not None
+        """See Lane."""
+        return self._address is not None or self.summon is not None
 
     def ready(self) -> bool:
-        """Tell whether a call would be served now."""
-        return self.configured() and self._board.lane(self.name).get("state") == "ready"
+        """See Lane."""
+        return self.configured() and self.said().get("state") == "ready"
 
     def status(self) -> dict[str, Any]:
         """Return the watchdog's word on the lane, with this process's queue and retries."""
         if not self.configured():
             return {"state": "off", "reason": self._missing}
         with self._lock:
-            counts = {"queue": self._waiting, "active": self._active, "retried": self._retried}
-        known = self._board.lane(self.name)
-        return {**{name: fact for name, fact in known.items() if name not in _NOT_SHOWN}, **counts}
+            counts = {"queue": self._calls - self._active, "active": self._active, "retried": self._retried}
+        return {**{name: fact for name, fact in self.said().items() if name not in _NOT_SHOWN}, **counts}
 
     # -- calls ------------------------------------------------------------------------------------------------
 
-    def embed(self, call: EmbedCall, watch: Watch) -> Embeddings:
+    def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> SocketCall:
         """See Lane."""
-        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
-            for message, raw in answer:
-                if message is not None and message["event"] == "done":
-                    return _embeddings(message, raw)
-        raise AssertionError("an answer ends with done, or by raising")
-
-    def begin(self, call: EmbedCall, deadline: float) -> PendingEmbedding | None:
-        """See PollableLane."""
-        # Connecting to a port may take its time; and where the lane opens on demand, it may not be there.
-        if self._address is None or "path" not in self._address or not self.ready():
-            return None
-        try:
-            place = self._take_place()
-        except QueueFull:
-            return None
-        request = framing.frame({**_request(call, deadline), "keep": True})
-        while self._kept:
-            connection, generation = self._kept.pop()
-            if _send_now(connection, request):
-                place.serve()
-                return PendingEmbedding(self, connection, Begun(place, deadline), generation)
-            # Its process has gone since.
-        with contextlib.suppress(OSError):
-            connection = LaneAddress.connect(self._address, timeout=0.0)
-            if _send_now(connection, request):
-                return PendingEmbedding(self, connection, Begun(place, deadline))
-        place.leave()
-        return None
-
-    def complete(self, call: CompletionCall, watch: Watch) -> Completion:
-        """See Lane."""
-        pieces: list[str] = []
-        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
-            for message, _ in answer:
-                if message is None:
-                    continue
-                if message["event"] == "began":
-                    pieces.clear()  # a retry starts over
-                elif message["event"] == "piece":
-                    pieces.append(message["text"])
-                elif message["event"] == "done":
-                    return Completion("".join(pieces), _finished(message))
-        raise AssertionError("an answer ends with done, or by raising")
-
-    def tokenize(self, call: TokenizeCall, watch: Watch) -> Tokens:
-        """See Lane."""
-        with contextlib.closing(self._answer(call, watch, until_piece=False)) as answer:
-            for message, raw in answer:
-                if message is not None and message["event"] == "done":
-                    return Tokens(tuple(message["counts"]), raw)
-        raise AssertionError("an answer ends with done, or by raising")
-
-    def stream(self, call: CompletionCall, watch: Watch) -> Iterator[Piece | Waiting | Finished]:
-        """See Lane."""
-        heard = time.monotonic()
-        with contextlib.closing(self._answer(call, watch, until_piece=True)) as answer:
-            for message, _ in answer:
-                if message is not None and message["event"] == "piece":
-                    yield Piece(message["text"])
-                elif message is not None and message["event"] == "done":
-                    yield _finished(message)
-                elif time.monotonic() - heard >= _SILENCE:
-                    yield Waiting()
-                else:
-                    continue
-                heard = time.monotonic()
-
-    def _answer(self, call: Call, watch: Watch, *, until_piece: bool
-                ) -> Generator[tuple[dict[str, Any] | None, bytes], None, None]:
-        """Yield the frames of an answer, and (None, b"") at every tick without one.
-
-        A worker that dies is replaced by the watchdog, and the call goes once more; with `until_piece` not any more
-        after the first piece, because that has reached the client.
-        """
         if not self.configured():
             raise LaneUnavailable(self._missing, retry_after=60)
-        crashes = watch.begun.crashes if watch.begun is not None else 0
-        with self._place(watch.begun) as place:
-            while True:
-                shown = False
-                try:
-                    for message, raw in self._attempt(call, watch, place):
-                        shown = shown or (message is not None and message["event"] == "piece")
-                        yield message, raw
-                        if message is not None and message["event"] == "done":
-                            return
-                except _WorkerDied as died:
-                    if died.generation is None:
-                        # One that dies between taking a connection and reading the call costs nothing but time.
-                        self._pause(watch)
-                        continue
-                    crashes += 1
-                    if crashes > 1 or (until_piece and shown):
-                        raise self._crashed(died.generation, crashes, watch) from died
-                    self._count_retried()
+        with self._lock:
+            if self._calls >= self._most:
+                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
+                                "try again later", retry_after=1)
+            self._calls += 1
+        return SocketCall(self, call, deadline, in_pieces)
 
-    def _attempt(self, call: Call, watch: Watch, place: Place
-                 ) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
-        generation: int | None = None
-        place.wait()
-        yield from self._await_socket(watch)
-        try:
-            connection = self._connect(watch)
-        except OSError as exc:
-            raise _WorkerDied(None) from exc
-        # However this ends - done, an error, a client that left - closing the connection tells the worker.
-        with connection:
-            try:
-                yield from self._send(connection, framing.frame(_request(call, watch.deadline)), watch)
-                while True:
-                    self._check(watch, begun=generation is not None)
-                    if not readable(connection, _TICK):
-                        yield None, b""
-                        continue
-                    frame = framing.receive(connection)
-                    if frame is None:
-                        raise _WorkerDied(generation)
-                    message, raw = frame
-                    if message["event"] == "began":
-                        generation = message["generation"]
-                        place.serve()
-                    elif message["event"] == "error":
-                        raise CallError.from_wire(message["error"])
-                    yield message, raw
-            except (OSError, framing.FrameError) as exc:
-                raise _WorkerDied(generation) from exc
+    def said(self) -> dict[str, Any]:
+        """Return the watchdog's last word on the lane."""
+        return self._board.lane(self.name)
 
-    def _send(self, connection: socket.socket, request: bytes, watch: Watch) -> Iterator[tuple[None, bytes]]:
-        """Send a request: at once what fits into the socket, the rest as it is read."""
-        unsent = memoryview(request)[connection.send(request):]
-        while unsent:
-            self._check(watch, begun=False)
-            if writable(connection, _TICK):
-                unsent = unsent[connection.send(unsent):]
-            else:
-                yield None, b""
-
-    def _await_socket(self, watch: Watch) -> Iterator[tuple[None, bytes]]:
-        """Where the lane opens on demand: say that it is wanted, and wait until it is there."""
-        if self._summon is None:
-            return
-        self._summon()
-        ask_at = time.monotonic() + _ASK_AGAIN
-        while self._where() is None:
-            if time.monotonic() >= ask_at:
-                ask_at = time.monotonic() + _ASK_AGAIN
-                self._summon()
-            self._check(watch, begun=False)
-            time.sleep(_TICK / 4)
-            yield None, b""
-
-    def _where(self) -> dict[str, Any] | None:
-        return self._address if self._summon is None else self._board.lane(self.name).get("address")
-
-    def _connect(self, watch: Watch) -> socket.socket:
-        self._check(watch, begun=False)
-        address = self._where()
+    def connect(self) -> socket.socket | None:
+        """Return a new connection that never waits; None if the lane isn't there now."""
+        address = self._address if self.summon is None else self.said().get("address")
         if address is None:
-            raise ConnectionRefusedError("the lane has left")
-        connection = LaneAddress.connect(address, timeout=5.0)
-        connection.settimeout(_FRAME_TIMEOUT)
+            return None
+        try:
+            connection = LaneAddress.connect(address, timeout=0.0 if "path" in address else 1.0)
+        except OSError:
+            return None
+        connection.setblocking(False)
         return connection
 
-    def _check(self, watch: Watch, *, begun: bool) -> None:
-        """Raise what ends a call that isn't answered yet."""
-        if watch.client_gone():
-            raise ClientGone
-        if watch.stopping():
-            raise LaneUnavailable("the service is stopping; try again when it is back", retry_after=2)
-        state = self._board.lane(self.name)
-        if time.monotonic() >= watch.deadline:
-            if not begun and state.get("state") != "ready":
-                raise self._unavailable(str(state.get("reason") or "it is loading"))
-            waited = "was not finished" if begun else "still waited for its turn"
-            raise DeadlinePassed(f"the request {waited} when its deadline (REQUEST_TIMEOUT) passed")
-        if not begun and state.get("state") == "failing":
-            raise self._unavailable(str(state.get("reason") or "its process fails to start"))
+    def kept_connection(self) -> tuple[socket.socket, int] | None:
+        """Return a connection over which a call was answered, and its process's generation, if there is one."""
+        with self._lock:
+            return self._kept.pop() if self._kept else None
 
-    def _unavailable(self, reason: str) -> LaneUnavailable:
-        report = _report(self._board.lane(self.name))
-        return LaneUnavailable(f"the {self._spoken()} is not available: {reason}{report}", retry_after=5)
+    def keep(self, connection: socket.socket, generation: int) -> None:
+        """Keep a connection for the next call, or close it if there are enough."""
+        with self._lock:
+            if len(self._kept) < GATHERED:
+                self._kept.append((connection, generation))
+                return
+        connection.close()
+
+    def count(self, *, calls: int = 0, active: int = 0, retried: int = 0) -> None:
+        """Add to what `status` shows."""
+        with self._lock:
+            self._calls += calls
+            self._active += active
+            self._retried += retried
+
+    def unavailable(self, reason: str) -> LaneUnavailable:
+        """Return the error for a call that the lane can't serve."""
+        return LaneUnavailable(f"the {self._spoken()} is not available: {reason}{_report(self.said())}", retry_after=5)
 
     def _spoken(self) -> str:
         kind, _, model = self.name.partition(":")
         return f"model {model}" if model else f"{kind} model"
 
-    def _crashed(self, generation: int, crashes: int, watch: Watch) -> ModelCrashed:
-        """Return the error for a call whose worker died for good, with the report's name if it comes in time."""
-        patience = min(time.monotonic() + _REPORT_PATIENCE, watch.deadline)
-        while True:
-            state = self._board.lane(self.name)
-            failure = state.get("last_failure") or {}
-            known = generation == failure.get("generation") or generation in failure.get("lost", ())
-            if known or time.monotonic() >= patience:
-                break
-            time.sleep(_TICK)
-        times = "twice on this request" if crashes > 1 else "while it answered this request"
-        return ModelCrashed(f"the model process died {times}{_report(state)}", retry_after=2)
 
-    def _pause(self, watch: Watch) -> None:
-        """Wait a moment before the next connection, unless the call is over anyway."""
-        self._check(watch, begun=False)
-        time.sleep(_TICK)
+class SocketCall:
+    """See LaneCall."""
 
-    @contextlib.contextmanager
-    def _place(self, begun: Begun | None) -> Iterator[Place]:
-        """Hold a place: the one that the call has, or a new one."""
-        place = begun.place if begun is not None else self._take_place()
-        try:
-            yield place
-        finally:
-            place.leave()
-
-    def _take_place(self) -> Place:
-        with self._lock:
-            if self._waiting + self._active >= self._queue_limit + self._served_at_once:
-                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
-                                "try again later", retry_after=1)
-            self._waiting += 1
-            return _Place(self)
-
-    def _count_retried(self) -> None:
-        with self._lock:
-            self._retried += 1
-
-    def _count(self, waiting: int, active: int) -> None:
-        with self._lock:
-            self._waiting += waiting
-            self._active += active
-
-
-class PendingEmbedding:
-    """See Pending."""
-
-    def __init__(self, lane: SocketLane, connection: socket.socket, begun: Begun, generation: int | None = None
-                 ) -> None:
-        self.begun = begun
+    def __init__(self, lane: SocketLane, call: Call, deadline: float, in_pieces: bool) -> None:
         self._lane = lane
-        self._connection = connection
+        self._embeds = isinstance(call, EmbedCall)
+        self._deadline = deadline
+        self._in_pieces = in_pieces
+        self._request = framing.encode({"deadline": deadline, "keep": self._embeds, _KINDS[type(call)]: call.to_wire()})
+        self._connection: socket.socket | None = None
+        self._unsent = memoryview(b"")
         self._received = bytearray()
-        self._answered = False
-        self._generation = generation
+        self._generation: int | None = None  # of the process that has begun with it
+        self._text: list[str] = []
+        self._crashes = 0
+        self._died: int | None = None  # the generation whose death ends the call, once its report is there
+        self._report_due = 0.0
+        self._failure: CallError | None = None
+        self._ask_at = self._retry_at = 0.0
+        self._closed = self._answered = False
+        self._due = 0.0
 
-    def fileno(self) -> int:
-        """See Pending."""
-        return self._connection.fileno()
+    @property
+    def watched(self) -> socket.socket | None:
+        """See LaneCall."""
+        return self._connection
 
-    def take(self) -> Embeddings | None:
-        """See Pending."""
-        try:
-            part = self._connection.recv(_READ)
-        except BlockingIOError:
-            return None
-        except OSError:
-            part = b""
-        if not part:
-            raise self._interrupted()
-        self._received += part
-        try:
-            while (frame := framing.pop(self._received)) is not None:
-                message, raw = frame
-                if message["event"] == "began":
-                    self._generation = message["generation"]
-                    self.begun.place.serve()
-                elif message["event"] == "done":
-                    self._answered = not self._received
-                    return _embeddings(message, raw)
-                elif message["event"] == "error":
-                    raise CallError.from_wire(message["error"])
-        except framing.FrameError:
-            raise self._interrupted() from None
-        return None
+    @property
+    def sending(self) -> bool:
+        """See LaneCall."""
+        return bool(self._unsent)
 
-    def failing(self) -> bool:
-        """See Pending."""
-        return self._generation is None and self._lane.status().get("state") == "failing"
+    @property
+    def due(self) -> float:
+        """See LaneCall."""
+        return self._due
+
+    def advance(self, now: float) -> list[Item]:
+        """See LaneCall."""
+        if self._failure is not None:
+            raise self._failure
+        if self._died is not None:
+            self._end_of_death(self._died, now)
+            return []
+        self._check(now)
+        items: list[Item] = []
+        if self._connection is not None or (now >= self._retry_at and self._connect(now)):
+            try:
+                self._send()
+                self._receive(items)
+            except (OSError, framing.FrameError):
+                self._lost(now)
+        if self._failure is not None and not items:
+            raise self._failure
+        pause = self._deadline if self._generation is not None else now + _LOOK
+        if self._connection is None or self._failure is not None:
+            pause = self._retry_at
+        self._due = min(pause, self._deadline)
+        return items
 
     def close(self) -> None:
-        """See Pending."""
-        kept = self._lane._kept
-        if self._answered and self._generation is not None and len(kept) < GATHERED:
-            kept.append((self._connection, self._generation))
-        else:
-            self._connection.close()
+        """See LaneCall."""
+        if self._closed:
+            return
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._embeds and self._answered and self._generation is not None and not self._received:
+                self._lane.keep(connection, self._generation)
+            else:
+                # However the call has ended - this tells the worker.
+                connection.close()
+        self._lane.count(calls=-1, active=-(self._generation is not None))
 
-    def _interrupted(self) -> Interrupted:
-        # Calls that were only on their way count as well; of two deaths in a row a call at fault was in both.
+    # -- ways to a worker -------------------------------------------------------------------------------------
+
+    def _connect(self, now: float) -> bool:
+        """Connect and have the request sent; False if that has to be tried again."""
+        while self._embeds and (kept := self._lane.kept_connection()) is not None:
+            self._take(kept[0])
+            # Nothing tells that such a call has begun: its process is known.
+            self._begin(kept[1])
+            with contextlib.suppress(OSError):
+                self._send()
+                return True
+            # Its process has gone since.
+            self._drop()
+        connection = self._lane.connect()
+        if connection is None:
+            self._retry_at = now + _TRY_AGAIN
+            if self._lane.summon is not None and now >= self._ask_at:
+                self._ask_at = now + _ASK_AGAIN
+                self._lane.summon()
+            return False
+        self._take(connection)
+        return True
+
+    def _take(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._unsent = memoryview(self._request)
+        self._received.clear()
+        self._text.clear()
+
+    def _begin(self, generation: int) -> None:
+        if self._generation is None:
+            self._lane.count(active=1)
+        self._generation = generation
+
+    def _drop(self) -> None:
+        """Leave the process, which is lost."""
         if self._generation is not None:
-            self.begun.crashes += 1
-            self._lane._count_retried()
-        return Interrupted()
+            self._lane.count(active=-1)
+        self._generation = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._unsent = memoryview(b"")
 
+    def _lost(self, now: float) -> None:
+        generation = self._generation
+        shown = self._in_pieces and bool(self._text)
+        self._drop()
+        if generation is None:
+            # One that dies between taking a connection and reading the call costs nothing but time.
+            self._retry_at = now + _TRY_AGAIN
+            return
+        self._crashes += 1
+        if self._crashes > 1 or shown:
+            self._died = generation
+            self._report_due = min(now + _REPORT_PATIENCE, self._deadline)
+        else:
+            self._lane.count(retried=1)
+        self._retry_at = now
 
-class _Place:
-    """A call's place in its lane: waiting, or being served."""
+    # -- what is said -----------------------------------------------------------------------------------------
 
-    def __init__(self, lane: SocketLane) -> None:
-        self._lane = lane
-        self._waits, self._served = True, False
+    def _send(self) -> None:
+        while self._unsent and self._connection is not None:
+            try:
+                sent = self._connection.send(self._unsent)
+            except BlockingIOError:
+                return
+            self._unsent = self._unsent[sent:]
 
-    def wait(self) -> None:
-        self._move(waits=True, served=False)
+    def _receive(self, items: list[Item]) -> None:
+        assert self._connection is not None
+        for _ in range(_MOST_READS):
+            try:
+                part = self._connection.recv(_READ)
+            except BlockingIOError:
+                return
+            if not part:
+                if items:
+                    return  # what has come is told first; the end stays there to be read
+                raise ConnectionResetError("the process has closed the connection")
+            self._received += part
+            while (frame := framing.pop(self._received)) is not None:
+                self._understand(*frame, items)
+            if len(part) < _READ:
+                return
 
-    def serve(self) -> None:
-        self._move(waits=False, served=True)
+    def _understand(self, message: dict[str, Any], raw: bytes, items: list[Item]) -> None:
+        event = message["event"]
+        if event == "began":
+            self._begin(message["generation"])
+        elif event == "piece":
+            self._text.append(message["text"])
+            if self._in_pieces:
+                items.append(Piece(message["text"]))
+        elif event == "done":
+            self._answered = True
+            items.append(self._outcome(message, raw))
+        elif event == "error":
+            # What has come before it is told first.
+            self._failure = CallError.from_wire(message["error"])
 
-    def leave(self) -> None:
-        self._move(waits=False, served=False)
+    def _outcome(self, message: dict[str, Any], raw: bytes) -> Item:
+        if self._embeds:
+            return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
+                              message["generation"])
+        if "counts" in message:
+            return Tokens(tuple(message["counts"]), raw)
+        finished = Finished(message["reason"], message["model"], message["generation"], message["prompt_tokens"],
+                            message["completion_tokens"])
+        return finished if self._in_pieces else Completion("".join(self._text), finished)
 
-    def _move(self, *, waits: bool, served: bool) -> None:
-        self._lane._count(waits - self._waits, served - self._served)
-        self._waits, self._served = waits, served
+    # -- how it ends otherwise --------------------------------------------------------------------------------
 
+    def _check(self, now: float) -> None:
+        """Raise what ends a call that isn't answered."""
+        begun = self._generation is not None
+        if begun and now < self._deadline:
+            return
+        said = self._lane.said()
+        if now >= self._deadline:
+            if not begun and said.get("state") != "ready":
+                raise self._lane.unavailable(str(said.get("reason") or "it is loading"))
+            waited = "was not finished" if begun else "still waited for its turn"
+            raise DeadlinePassed(f"the request {waited} when its deadline (REQUEST_TIMEOUT) passed")
+        if said.get("state") == "failing":
+            raise self._lane.unavailable(str(said.get("reason") or "its process fails to start"))
 
-def _send_now(connection: socket.socket, request: bytes) -> bool:
-    """Send a whole request without waiting; if that can't be done, close the connection and return False."""
-    try:
-        if connection.send(request) == len(request):
-            return True
-    except OSError:
-        pass
-    connection.close()
-    return False
-
-
-def _request(call: Call, deadline: float) -> dict[str, Any]:
-    return {"deadline": deadline, _KINDS[type(call)]: call.to_wire()}
-
-
-def _embeddings(message: dict[str, Any], raw: bytes) -> Embeddings:
-    return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"], message["generation"])
-
-
-def _finished(message: dict[str, Any]) -> Finished:
-    return Finished(message["reason"], message["model"], message["generation"], message["prompt_tokens"],
-                    message["completion_tokens"])
+    def _end_of_death(self, generation: int, now: float) -> None:
+        """Raise the error for a call whose process died for good, with the report's name if that comes in time."""
+        said = self._lane.said()
+        failure = said.get("last_failure") or {}
+        if generation == failure.get("generation") or generation in failure.get("lost", ()) or now >= self._report_due:
+            times = "twice on this request" if self._crashes > 1 else "while it answered this request"
+            raise ModelCrashed(f"the model process died {times}{_report(said)}", retry_after=2)
+        self._due = min(now + _TRY_AGAIN, self._report_due)
 
 
 def _report(state: dict[str, Any]) -> str:

@@ -28,8 +28,8 @@ class FrameError(Exception):
     """The other side sent something that isn't a frame, or hung up in the middle of one."""
 
 
-def frame(message: dict[str, Any], raw_size: int = 0) -> bytes:
-    """Return a frame, but for its raw part."""
+def encode(message: dict[str, Any], raw_size: int = 0) -> bytes:
+    """Return a frame up to its raw part, which has so many bytes."""
     encoded = orjson.dumps(message)
     return _HEAD.pack(_MAGIC, len(encoded), raw_size) + encoded
 
@@ -40,7 +40,7 @@ def send(sock: socket.socket, message: dict[str, Any], raw: bytes = b"") -> None
     Raises:
         OSError: the other side is gone (or the socket's timeout has passed).
     """
-    head = frame(message, len(raw))
+    head = encode(message, len(raw))
     # One write for small frames: the peer wakes once.
     if len(raw) <= _CHUNK:
         sock.sendall(head + raw)
@@ -108,6 +108,18 @@ def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
     raw = bytes(received[ends:ends + raw_size])
     del received[:ends + raw_size]
     return message, raw
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """Receive what comes before the first frame.
+
+    Raises:
+        FrameError: the other side closed the connection.
+        OSError: the connection broke (or the socket's timeout has passed).
+    """
+    content = _read(sock, size)
+    assert content is not None
+    return content
 
 
 def _read(sock: socket.socket, size: int, *, at_start: bool = False) -> bytes | None:

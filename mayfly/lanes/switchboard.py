@@ -55,10 +55,6 @@ class Switchboard:
                 self._lanes[name] = self._new(name, model, kind)
         return name
 
-    def configured_lane(self, model: str) -> str | None:
-        """Return the lane of a configured model by its id, None for any other."""
-        return self._models.get(model)
-
     def vocabulary(self) -> str:
         """Return the name of the lane that counts tokens, for any model."""
         with self._lock:

@@ -111,6 +111,9 @@ def public_name(file: str) -> str:
 class Inventory:
     """The models below a folder. May be used by several threads.
 
+    To find a model the folder isn't looked through again as long as no name has come or gone there, and the file that
+    was found the last time is still the same.
+
     Args:
         model_path: the folder.
         first: configured files, which get a name that several files could have. If the model that comes with the
@@ -122,6 +125,8 @@ class Inventory:
         self._first = [store.file_name(name) for name in first if name]
         self._known: dict[str, tuple[parts.Mark, Model]] = {}
         self._lock = threading.Lock()
+        self._found: dict[str, Model] = {}
+        self._folders: dict[str, int] = {}
 
     def models(self) -> list[Model]:
         """Return all models, sorted by their ids."""
@@ -129,10 +134,22 @@ class Inventory:
 
     def find(self, name: str) -> Model | None:
         """Return the model of an id, or of a file name with or without its ending; None if there is none."""
+        with self._lock:
+            found, folders = self._found.get(name), self._folders
+        if found is not None and store.unchanged(folders) and self._is_still(found):
+            return found
+        folders = store.folders(self._model_path)
+        with self._lock:
+            if folders != self._folders:
+                self._folders = folders
+                self._found.clear()
         models = list(self._models())
         for wanted in (name, store.file_name(name), name.removesuffix(store.GGUF)):
             for model in models:
                 if wanted in (model.id, model.file):
+                    with self._lock:
+                        # By no other names than a model has: clients may send any.
+                        self._found[name] = model
                     return model
         return None
 
@@ -148,6 +165,11 @@ class Inventory:
             # One that isn't listed, because its name is hidden or long, can still be configured.
             model = self._look(public_name(store.file_name(name)), store.file_name(name), path)
         return model
+
+    def _is_still(self, model: Model) -> bool:
+        mark = parts.mark(model.path)
+        with self._lock:
+            return bool(mark) and self._known.get(model.file) == (mark, model)
 
     def _models(self) -> Iterator[Model]:
         files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]

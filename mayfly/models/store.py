@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mayfly.errors import ModelUnavailable
@@ -47,8 +48,7 @@ def listing(model_path: Path) -> list[str]:
     part's name, whether or not that one is there.
     """
     names = set()
-    for folder, folders, files in os.walk(model_path):
-        folders[:] = [inner for inner in folders if not inner.startswith(".")]
+    for folder, _, files in _walk(model_path):
         for file in files:
             if not file.startswith(".") and file.endswith((GGUF, SCRIPT)):
                 of = parts.part(file)
@@ -56,6 +56,29 @@ def listing(model_path: Path) -> list[str]:
                 with contextlib.suppress(ModelUnavailable):  # a name that no model can have
                     names.add(_relative(name))
     return sorted(names)
+
+
+def folders(model_path: Path) -> dict[str, int]:
+    """Return the folders that `listing` looks into, each with the time at which a name came or went there (ns)."""
+    found = {}
+    for folder, _, _ in _walk(model_path):
+        with contextlib.suppress(OSError):
+            found[folder] = os.stat(folder).st_mtime_ns
+    return found
+
+
+def unchanged(known: dict[str, int]) -> bool:
+    """Tell whether no name has come or gone since `folders` returned this."""
+    try:
+        return all(os.stat(folder).st_mtime_ns == when for folder, when in known.items())
+    except OSError:
+        return False
+
+
+def _walk(model_path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for folder, inside, files in os.walk(model_path):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        yield folder, inside, files
 
 
 def _locate(model_path: Path, relative: str) -> Path | None:

@@ -1,14 +1,13 @@
-"""The Flask application: the routes, and what happens before and after each of them."""
+"""The Flask application: the table of routes, and what happens before and after each of them."""
 
 from __future__ import annotations
 
 from flask import Flask, Response, g, request
 
-from mayfly.errors import AccessDenied
-from mayfly.web import docs, health, native, openai, problems, pulling, tokens
-from mayfly.web.express import Express
-from mayfly.web.identity import request_id
+from mayfly.web import docs, health, native, openai, problems, pulling, routes, tokens
+from mayfly.web.gate import request_id
 from mayfly.web.paths import CanonicalPaths
+from mayfly.web.routes import AtOnce, Route
 from mayfly.web.service import Service
 
 
@@ -19,31 +18,27 @@ def build(service: Service) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.wsgi_app = CanonicalPaths(app.wsgi_app)  # type: ignore[method-assign]
+    gate = service.gate
+    table = route_table(service)
+    open_paths = {route.path for route in table if route.key == "never"}
 
     # Before routing errors are raised, so that a stranger can't tell which paths exist.
     @app.before_request
     def admit() -> Response | None:
-        g.request_id = request_id(request.headers.get("X-Request-Id"))
+        g.request_id = request_id(request.environ)
         g.trusted = False
-        g.ignored = ()
-        if service.cross_origin.is_preflight(request.environ):
-            return Response(status=204, headers=service.cross_origin.preflight_headers(request.environ))
-        is_open = request.path in health.PATHS
-        try:
-            service.access.check(request.environ)
-            g.trusted = True
-        except AccessDenied:
-            if not is_open:
-                raise
-        if not is_open:
-            service.refuse_if_stopping()
+        g.ignored = []
+        # What the answer's headers are made from.
+        request.environ["HTTP_X_REQUEST_ID"] = g.request_id
+        if gate.cross_origin.is_preflight(request.environ):
+            return Response(status=204, headers=gate.cross_origin.preflight_headers(request.environ))
+        g.trusted = gate.admit(request.environ, is_open=request.path in open_paths)
         return None
 
     @app.after_request
     def identify(response: Response) -> Response:
-        response.headers["X-Request-Id"] = g.request_id
         response.headers.extend(service.ignored.headers(g.ignored))
-        response.headers.extend(service.cross_origin.headers(request.environ))
+        response.headers.extend(gate.stamp(request.environ))
         return response
 
     # The application's outermost boundary: whatever is raised below becomes JSON here.
@@ -52,10 +47,14 @@ def build(service: Service) -> Flask:
         problem = problems.of_exception(exc, g.request_id, request.path)
         return Response(problem.body(), status=problem.status_line, headers=problem.headers())
 
-    readers = {**native.install(app, service), **openai.install(app, service)}
-    app.extensions["mayfly.express"] = Express(service, readers)
-    tokens.install(app, service)
-    pulling.install(app, service)
-    docs.install(app, service)
-    health.install(app, service)
+    routes.install(app, table, gate, service.settings)
+    # For the server, which asks more than WSGI tells.
+    app.extensions["mayfly.gate"] = gate
+    app.extensions["mayfly.at_once"] = AtOnce(table, gate, service.settings, service.ignored)
     return app
+
+
+def route_table(service: Service) -> list[Route]:
+    """Return all routes of a service: the one list of them."""
+    table = [route for room in (native, openai, tokens, pulling, health) for route in room.routes(service)]
+    return [*table, *docs.routes(service.settings, lambda: table)]

@@ -9,6 +9,7 @@ the values are counted first, in the bytes as they are, and too many of them are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -23,6 +24,8 @@ _VALUES_OF_A_TEXT = 8
 # Before each value but the first, and after each name, is one of these.
 _MARKS = (b",", b":", b"[", b"{")
 _BEGINNING = 1 << 20
+_PLAIN = ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")
+
 
 
 def most_values(max_texts: int) -> int:
@@ -48,6 +51,11 @@ def json_object(request: Request, most: int) -> dict[str, Any]:
         raise InvalidRequest("The body has to be sent as it is: leave out the header Content-Encoding.",
                              status=415, code="unsupported_media_type")
     return parsed(request.get_data(cache=False), most)
+
+
+def is_plain_json(environ: Mapping[str, Any]) -> bool:
+    """Tell whether a request's headers say plainly what `json_object` demands."""
+    return environ.get("HTTP_CONTENT_TYPE", "").lower() in _PLAIN and "HTTP_CONTENT_ENCODING" not in environ
 
 
 def parsed(raw: bytes, most: int) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from mayfly.flow import Flow
+from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import inventory, nano, pull
-from mayfly.models.inventory import Kind
-from mayfly.web.service import Service
+from mayfly.models.inventory import Inventory, Kind
+from mayfly.settings import Settings
 
 _COUNTED: tuple[Kind, ...] = ("completion", "embedding")
 _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
@@ -34,7 +35,6 @@ class Model:
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
         chat_template: where the template of its prompts is from; "" if it has none.
-        engine: what computes it and in which precision, once it is loaded.
     """
 
     id: str
@@ -43,10 +43,13 @@ class Model:
     file: inventory.Model | None
     window: int = 0
     chat_template: str = ""
-    engine: Mapping[str, str] = field(default_factory=dict)
 
-    def as_object(self) -> dict[str, Any]:
-        """Return the model in OpenAI's form, with what its file says."""
+    def as_object(self, engine: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model in OpenAI's form, with what its file says.
+
+        Args:
+            engine: what computes it and in which precision, if it is loaded.
+        """
         shown: dict[str, Any] = {"id": self.id, "object": "model", "created": self.file.modified if self.file else 0,
                                  "owned_by": "mayfly"}
         if self.kind is not None:
@@ -63,27 +66,31 @@ class Model:
             shown["usable"] = not self.file.unusable
             if self.file.unusable:
                 shown["reason"] = self.file.unusable
-            shown.update(self.engine)
+            shown.update(engine)
         return shown
 
 
 class Catalogue:
     """The models of a service, and their names."""
 
-    def __init__(self, service: Service) -> None:
-        self._settings = service.settings
-        self._lanes = service.lanes
-        self._switchboard = service.switchboard
-        self._inventory = service.inventory
+    def __init__(self, settings: Settings, switchboard: Switchboard, inventory: Inventory) -> None:
+        self._settings = settings
+        self._lanes = switchboard.configured
+        self._switchboard = switchboard
+        self._inventory = inventory
         self._strange: dict[str, float] = {}
-        self._configured: dict[Kind, str] = {"embedding": service.settings.embed_model,
-                                             "completion": service.settings.model_name}
+        self._configured: dict[Kind, str] = {"embedding": settings.embed_model, "completion": settings.model_name}
 
     def list(self) -> list[Model]:
         """Return all models of MODEL_PATH, those that can't be used included; the configured ones first."""
         models = [self._listed(file) for file in self._inventory.models()]
         first = list(_LANES.values())
         return sorted(models, key=lambda model: (first.index(model.lane) if model.lane in first else len(first)))
+
+    def shown(self, model: Model) -> dict[str, Any]:
+        """Return a model in OpenAI's form."""
+        status = self._switchboard.lane(model.lane).status() if model.lane else {}
+        return model.as_object({name: status[name] for name in ("engine", "precision") if name in status})
 
     def resolve(self, name: str, kind: Kind | None) -> Model:
         """Return the model that a request means.
@@ -104,43 +111,28 @@ class Catalogue:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
 
-    def embedding_lane_at_hand(self, name: str) -> str | None:
-        """Return the configured embedding model's lane if a request means that one; doesn't look at the disk."""
-        lane = _LANES["embedding"]
-        word = self._settings.model_aliases.get(name, name)
-        meant = (self._configured_kind(name, "embedding") == "embedding"
-                 or self._switchboard.configured_lane(word) == lane)
-        return lane if meant and self._lanes[lane].configured() else None
-
-    def embedding_lane_of_any(self, name: str) -> str:
-        """Return the lane for a request whose model may be called anything: that of the embedding model which is listed
-        under the name, else the configured one's."""
-        if self._configured_kind(name, "embedding") != "embedding":
+    def embedding_of_any(self, name: str) -> Model:
+        """Return the model for a request whose model may be called anything: the embedding model which is listed under
+        the name, else the configured one."""
+        if (self._configured_kind(name, "embedding") != "embedding"
+                and self._strange.get(name, 0.0) <= time.monotonic()):
             file = self._inventory.find(self._settings.model_aliases.get(name, name))
             if file is not None and file.kind == "embedding" and not file.unusable:
-                return self._listed(file).lane
+                return self._listed(file)
             if len(self._strange) >= _MOST_STRANGE:
                 self._strange.clear()
             if len(name) <= _LONGEST_STRANGE:
                 self._strange[name] = time.monotonic() + _STRANGE_FOR
-        return _LANES["embedding"]
+        return self._default("embedding")
 
-    def embedding_lane_of_any_at_hand(self, name: str) -> str | None:
-        """Return what `embedding_lane_of_any` does if that needs no look at the disk, else None."""
-        lane = _LANES["embedding"]
-        if self._strange.get(name, 0.0) > time.monotonic() and self._lanes[lane].configured():
-            return lane
-        return self.embedding_lane_at_hand(name)
-
-    @contextmanager
-    def naming(self, field: str, asked: Model) -> Iterator[None]:
+    def naming(self, field: str, asked: Model, flow: Flow) -> Flow:
         """Have a prompt that is too long for a model refused by the name of the field that it was sent in.
 
         Raises:
-            ContextLengthExceeded: what was raised inside, with advice.
+            ContextLengthExceeded: what the flow raised, with advice.
         """
         try:
-            yield
+            yield from flow
         except ContextLengthExceeded as exc:
             # Beyond what the model was made for a larger N_CTX changes nothing; a file that doesn't say may take more.
             made_for = asked.file.context_length if asked.file is not None else 0
@@ -191,12 +183,7 @@ class Catalogue:
         template = file.chat_template
         if lane == _LANES["completion"] and self._settings.prompt_template:
             template = "setting"
-        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template,
-                     self._engine(lane))
-
-    def _engine(self, lane: str) -> dict[str, str]:
-        status = self._switchboard.lane(lane).status()
-        return {name: status[name] for name in ("engine", "precision") if name in status}
+        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template)
 
     def _of_kind(self, model: Model, kind: Kind | None) -> Model:
         if kind is None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from flask import Flask, Response
-
 from mayfly.errors import NotFound
+from mayfly.flow import Answer
+from mayfly.settings import Settings
+from mayfly.web.flows import as_json
 from mayfly.web.openapi import document
-from mayfly.web.service import Service
+from mayfly.web.routes import Asked, Route
 
 # name below /docs -> where the package has it, and its type
 _FILES = {"swagger-ui.css": ("css/swagger-ui.css", "text/css"),
@@ -45,29 +47,33 @@ _POLICY = ("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inli
            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add the routes to an application."""
+def routes(settings: Settings, table: Callable[[], Sequence[Route]]) -> list[Route]:
+    """Return the routes of the document and its page.
 
-    def page() -> Response:
-        return Response(_PAGE, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
+    Args:
+        table: returns all routes of the service.
+    """
 
-    def file(name: str) -> Response:
+    def page(asked: Asked) -> Answer:
+        return Answer("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _POLICY)],
+                      _PAGE.encode())
+
+    def file(asked: Asked, name: str) -> Answer:
         if name not in _FILES:
             raise NotFound("There is nothing at this path.", code="path_not_found")
         content = _SCRIPT.encode() if name == "page.js" else _asset(name)
-        return Response(content, mimetype=_FILES[name][1], headers={"Cache-Control": "max-age=3600"})
+        return Answer("200 OK", [("Content-Type", f"{_FILES[name][1]}; charset=utf-8"),
+                                 ("Cache-Control", "max-age=3600")], content)
 
     @cache
-    def written() -> str:
+    def written() -> bytes:
         # Made when it is first asked for: it takes longer than the rest of the start.
-        return json.dumps(document(service.settings))
+        return json.dumps(document(settings, table())).encode()
 
-    def openapi() -> Response:
-        return Response(written(), mimetype="application/json")
+    def openapi(asked: Asked) -> Answer:
+        return as_json(written())
 
-    app.add_url_rule("/docs", "docs", page, methods=["GET"], provide_automatic_options=False)
-    app.add_url_rule("/docs/<name>", "docs_file", file, methods=["GET"], provide_automatic_options=False)
-    app.add_url_rule("/openapi.json", "openapi", openapi, methods=["GET"], provide_automatic_options=False)
+    return [Route("GET", "/docs", page), Route("GET", "/docs/{name}", file), Route("GET", "/openapi.json", openapi)]
 
 
 @cache

@@ -1,67 +1,47 @@
-"""Requests for embeddings, apart from how they are served: what is wanted, and the answer's body."""
+"""Requests for embeddings, whichever API they come by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+import sys
 
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import EmbedCall, Embeddings
+from mayfly.flow import Compute, Flow
+from mayfly.lanes.calls import EmbedCall, Embeddings, Lane
+from mayfly.web.catalogue import Model
+from mayfly.web.flows import as_json, result
+from mayfly.web.routes import Asked
 from mayfly.web.schemas import EmbedBody
+from mayfly.web.service import Service
+
+# Writing more vectors takes so long that a thread does it.
+_MOST_AT_ONCE = 8
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A valid request.
+def embed(service: Service, asked: Asked, body: EmbedBody, model: Model) -> Flow:
+    """Return the flow that answers with the vectors of a body's texts.
 
-    Attributes:
-        lane: see `Switchboard.lane`.
-        encoding: of the vectors in the answer.
-        dimensions: the length that they have to have; None is any.
-        ignored: names of fields that were sent and mean nothing here.
+    Raises:
+        InvalidRequest: there are too many texts.
     """
+    asked.ignored.extend(body.ignored)
+    call = EmbedCall(asked.id, body.texts(service.settings.max_texts), body.long_text)
+    return _vectors(service.switchboard.lane(model.lane), call, asked.deadline, body)
 
-    call: EmbedCall
-    lane: str
-    encoding: Literal["float", "base64"]
-    dimensions: int | None = None
-    ignored: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, body: EmbedBody, identity: str, most: int, lane_of: Callable[[str], str | None]) -> Wanted | None:
-        """Return what a body asks for, None if its lane isn't known.
+def _vectors(lane: Lane, call: EmbedCall, deadline: float, body: EmbedBody) -> Flow:
+    made = yield from result(lane.begin(call, deadline))
+    assert isinstance(made, Embeddings)
+    if body.dimensions not in (None, made.dimensions):
+        raise InvalidRequest(f"'dimensions' has to be {made.dimensions} for {made.model}, or left out: its vectors "
+                             "can't be cut.", param="dimensions")
 
-        Args:
-            identity: the request's id.
-            most: texts at once.
-            lane_of: returns the lane of a model's name, or None.
-
-        Raises:
-            InvalidRequest: there are too many texts.
-        """
-        call = EmbedCall(identity, body.texts(most), body.long_text)
-        lane = lane_of(body.model)
-        if lane is None:
-            return None
-        return cls(call, lane, body.encoding_format, body.dimensions, body.ignored)
-
-    def answer(self, made: Embeddings) -> bytes:
-        """Return the answer's body, JSON.
-
-        Raises:
-            InvalidRequest: the vectors have another length.
-            EngineFailed: they fail their checks.
-        """
+    def written() -> bytes:
         # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
         from mayfly.web.vectors import embedding_list
 
-        if self.dimensions not in (None, made.dimensions):
-            raise InvalidRequest(f"'dimensions' has to be {made.dimensions} for {made.model}, or left out: its vectors "
-                                 "can't be cut.", param="dimensions")
-        return embedding_list(made, len(self.call.texts), self.encoding)
+        return embedding_list(made, len(call.texts), body.encoding_format)
 
-
-#: Reads a request's JSON object, under its id, and doesn't wait for a disk. None if that doesn't do; raises a CallError
-#: if the request isn't right.
-Reader = Callable[[dict[str, Any], str], Wanted | None]
+    if len(call.texts) <= _MOST_AT_ONCE and "mayfly.web.vectors" in sys.modules:
+        yield as_json(written())
+    else:
+        yield as_json((yield Compute(written)))

@@ -6,44 +6,47 @@ import json
 import time
 from typing import Any
 
-from flask import Flask, Response, g
-
 from mayfly import __version__
 from mayfly.errors import CallError
+from mayfly.flow import Answer
 from mayfly.lanes.calls import Lane
-from mayfly.web.problems import Problem
+from mayfly.problem import Problem
+from mayfly.web import answer_schemas as answers
+from mayfly.web.routes import Asked, Route
 from mayfly.web.service import Service
 
-PATHS = ("/health", "/ready")
+TAG = "The service's state"
+_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add both routes to an application."""
+def routes(service: Service) -> list[Route]:
+    """Return both routes of a service."""
 
-    def health() -> Response:
+    def health(asked: Asked) -> Answer:
         lanes = {name: _status(lane) for name, lane in service.switchboard.open_lanes().items()}
         answer: dict[str, Any] = {"status": _word(service)}
-        if g.trusted:
+        if asked.trusted:
             answer["version"] = __version__
             answer["uptime_s"] = round(time.monotonic() - service.started, 1)
             answer["lanes"] = lanes
-        return _json(answer)
+        return Answer("200 OK", _HEADERS.copy(), _json(answer))
 
-    def ready() -> Response:
+    def ready(asked: Asked) -> Answer:
         missing = _missing(service)
         if not missing and not service.draining.started:
-            return _json({"status": "ready"})
+            return Answer("200 OK", _HEADERS.copy(), _json({"status": "ready"}))
         reason = "the service is stopping" if service.draining.started else "not ready: " + ", ".join(missing)
         problem = Problem(503, f"Try again later ({reason}).", "server_error", "model_unavailable")
         answer: dict[str, Any] = {"status": "unready"}
-        if g.trusted:
+        if asked.trusted:
             answer.update(waiting_for=missing, **problem.as_object())
-        response = _json(answer, problem.status)
-        response.headers.update(dict(problem.headers()))
-        return response
+        return Answer(problem.status_line, problem.headers(), _json(answer))
 
-    for path, view in zip(PATHS, (health, ready), strict=True):
-        app.add_url_rule(path, path.strip("/"), view, methods=["GET"], provide_automatic_options=False)
+    return [
+        Route("GET", "/health", health, "See what the service does", TAG, answer=answers.Health, key="never"),
+        Route("GET", "/ready", ready, "See whether every configured model can answer", TAG, answer=answers.Ready,
+              key="never", fails_as={503: answers.Unready}),
+    ]
 
 
 def _missing(service: Service) -> list[str]:
@@ -66,6 +69,5 @@ def _status(lane: Lane) -> dict[str, Any]:
         return {"state": "unknown", "reason": type(exc).__name__}
 
 
-def _json(answer: dict[str, Any], status: int = 200) -> Response:
-    body = json.dumps(answer, default=str)
-    return Response(body, status=status, mimetype="application/json", headers={"Cache-Control": "no-store"})
+def _json(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer, default=str).encode()

@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from flask import Flask, Response, g, request
-
+from mayfly.flow import Flow
 from mayfly.lanes.calls import CompletionCall, Finished, Piece
-from mayfly.web.bodies import json_object, most_values
-from mayfly.web.catalogue import Catalogue
-from mayfly.web.embedding import Reader, Wanted
-from mayfly.web.events import EventStream
+from mayfly.web import answer_schemas as answers
+from mayfly.web.choices import Choices, Part
+from mayfly.web.embedding import embed
+from mayfly.web.flows import as_json, event_stream
+from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import ALIASES, CompletionBody, EmbedBody, validate
 from mayfly.web.service import Service
 
+TAG = "mayfly's own"
+#: Bodies for embeddings, for the document.
+TEXTS: dict[str, dict[str, Any]] = {
+    "One text": {"input": "The cat sat on the mat."},
+    "Several texts": {"input": ["The cat sat on the mat.", "A feline rested on the rug."],
+                      "encoding_format": "base64"}}
+_PROMPTS: dict[str, dict[str, Any]] = {
+    "A prompt": {"prompt": "Who are you?", "max_tokens": 20},
+    "A persona, streamed": {"prompt": "Who are you?", "persona": "You are Ada, a lighthouse keeper.",
+                            "max_tokens": 20, "stream": True}}
 
-def install(app: Flask, service: Service) -> dict[str, Reader]:
-    """Add the native routes to an application; return how those for embeddings read a request, by their paths."""
-    settings = service.settings
-    catalogue = Catalogue(service)
-    most = most_values(settings.max_texts)
 
-    def read(sent: dict[str, Any], identity: str, lane_of: Callable[[str], str | None]) -> Wanted | None:
-        return Wanted.of(validate(EmbedBody, sent), identity, settings.max_texts, lane_of)
+def routes(service: Service) -> list[Route]:
+    """Return the native routes of a service."""
+    settings, catalogue = service.settings, service.catalogue
 
-    def embed() -> Response:
-        wanted = read(json_object(request, most), g.request_id, catalogue.embedding_lane_of_any)
-        assert wanted is not None
-        with service.seat(wanted.lane, request.environ) as lane:
-            made = lane.embed(wanted.call, service.watch(request.environ))
-        return Response(wanted.answer(made), mimetype="application/json")
+    def embed_texts(asked: Asked) -> Flow:
+        body = validate(EmbedBody, asked.sent)
+        return embed(service, asked, body, catalogue.embedding_of_any(body.model))
 
-    def complete() -> Response:
-        body = validate(CompletionBody, json_object(request, most), n_ctx=settings.n_ctx, aliases=ALIASES)
-        call = CompletionCall(g.request_id, messages=body.messages(), sampling=body.sampling(settings.n_ctx))
-        watch = service.watch(request.environ)
-        asked = catalogue.resolve(body.model, "completion")
-        with catalogue.naming("prompt", asked):
-            if body.stream:
-                return EventStream(service.seat(asked.lane), lambda lane: lane.stream(call, watch), _events,
-                                   request.environ, g.request_id).response()
-            with service.seat(asked.lane) as lane:
-                answer = lane.complete(call, watch)
-        return Response(json.dumps(_answer(answer.text, answer.finished)), mimetype="application/json")
+    def complete(asked: Asked) -> Flow:
+        body = validate(CompletionBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
+        model = catalogue.resolve(body.model, "completion")
+        call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx))
+        choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
+                          in_pieces=body.stream)
+        made = event_stream(choices, _events, asked.id) if body.stream else _whole(choices)
+        return catalogue.naming("prompt", model, made)
 
-    app.add_url_rule("/embed", "embed", embed, methods=["POST"], provide_automatic_options=False)
-    app.add_url_rule(settings.route, "complete", complete, methods=["POST"], provide_automatic_options=False)
-    return {"/embed": lambda sent, identity: read(sent, identity, catalogue.embedding_lane_of_any_at_hand)}
+    return [
+        Route("POST", "/embed", embed_texts, "Embed texts", TAG, body=EmbedBody, answer=answers.EmbeddingList,
+              examples=TEXTS),
+        Route("POST", settings.route, complete, "Complete a prompt", TAG, body=CompletionBody, aliases=ALIASES,
+              answer=answers.Completed, stream="sse", examples=_PROMPTS),
+    ]
+
+
+def _whole(choices: Choices) -> Flow:
+    [completion] = yield from choices.completions()
+    yield as_json(_answer(completion.text, completion.finished))
 
 
 def _answer(text: str, finished: Finished) -> dict[str, Any]:
@@ -65,5 +71,9 @@ def _answer(text: str, finished: Finished) -> dict[str, Any]:
     }
 
 
-def _events(item: Piece | Finished) -> Iterable[dict[str, Any]]:
-    yield {"response": item.text} if isinstance(item, Piece) else _answer("", item)
+def _events(part: Part) -> Iterable[dict[str, Any]]:
+    item = part.item
+    if isinstance(item, Piece):
+        yield {"response": item.text}
+    elif isinstance(item, Finished):
+        yield _answer("", item)

@@ -2,99 +2,102 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from flask import Flask, Response, g, request
-
 from mayfly.errors import InvalidRequest
+from mayfly.flow import Answer, Flow
 from mayfly.lanes.calls import CompletionCall
-from mayfly.web.batch import Batch
-from mayfly.web.bodies import json_object, most_values
-from mayfly.web.catalogue import Catalogue, Model
-from mayfly.web.embedding import Reader, Wanted
-from mayfly.web.events import EventStream
+from mayfly.web import answer_schemas as answers
+from mayfly.web.catalogue import Model
+from mayfly.web.choices import Choices
+from mayfly.web.embedding import embed
+from mayfly.web.flows import as_json, event_stream
+from mayfly.web.native import TEXTS
 from mayfly.web.openai_answers import Chunks, Form, answer
 from mayfly.web.openai_schemas import ALIASES, ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
+from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
 
+TAG = "OpenAI's API"
+_HELLO = [{"role": "system", "content": "You are Ada, a lighthouse keeper."},
+          {"role": "user", "content": "Who are you?"}]
+_CHATS: dict[str, dict[str, Any]] = {
+    "A question": {"messages": _HELLO, "max_tokens": 20},
+    "Streamed, with usage": {"messages": _HELLO, "max_tokens": 20, "stream": True,
+                             "stream_options": {"include_usage": True}}}
+_PROMPTS: dict[str, dict[str, Any]] = {
+    "A text": {"prompt": "Once upon a time", "max_tokens": 20},
+    "In a template": {"prompt": "Who are you?", "prompt_template": "### Human:\n%1\n### Ada:\n",
+                      "max_tokens": 20, "stop": ["###"]}}
 
-def install(app: Flask, service: Service) -> dict[str, Reader]:
-    """Add OpenAI's routes to an application; return how those for embeddings read a request, by their paths."""
-    settings = service.settings
-    catalogue = Catalogue(service)
-    most = most_values(settings.max_texts)
 
-    def models() -> Response:
-        return _json({"object": "list", "data": [model.as_object() for model in catalogue.list()]})
+def routes(service: Service) -> list[Route]:
+    """Return OpenAI's routes of a service."""
+    settings, catalogue = service.settings, service.catalogue
 
-    def model(name: str) -> Response:
-        return _json(catalogue.resolve(name, None).as_object())
+    def models(asked: Asked) -> Answer:
+        return as_json({"object": "list", "data": [catalogue.shown(model) for model in catalogue.list()]})
 
-    def read(sent: dict[str, Any], identity: str, lane_of: Callable[[str], str | None]) -> Wanted | None:
-        refuse_token_ids("input", sent.get("input"))
-        return Wanted.of(validate(EmbeddingsBody, sent), identity, settings.max_texts, lane_of)
+    def model(asked: Asked, name: str) -> Answer:
+        return as_json(catalogue.shown(catalogue.resolve(name, None)))
 
-    def embeddings(engine: str = "") -> Response:
-        def lane_of(model: str) -> str:
-            asked = catalogue.resolve(engine or model, "embedding")
-            if engine and model and catalogue.resolve(model, "embedding") != asked:
-                raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
-            return asked.lane
+    def embeddings(asked: Asked, engine: str = "") -> Flow:
+        refuse_token_ids("input", asked.sent.get("input"))
+        body = validate(EmbeddingsBody, asked.sent)
+        found = catalogue.resolve(engine or body.model, "embedding")
+        if engine and body.model and catalogue.resolve(body.model, "embedding") != found:
+            raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
+        return embed(service, asked, body, found)
 
-        wanted = read(json_object(request, most), g.request_id, lane_of)
-        assert wanted is not None
-        g.ignored = wanted.ignored
-        with service.seat(wanted.lane, request.environ) as lane:
-            made = lane.embed(wanted.call, service.watch(request.environ))
-        return Response(wanted.answer(made), mimetype="application/json")
-
-    def completions() -> Response:
-        sent = json_object(request, most)
-        refuse_token_ids("prompt", sent.get("prompt"))
-        body = validate(TextBody, sent, n_ctx=settings.n_ctx, aliases=ALIASES)
-        g.ignored = body.ignored
+    def completions(asked: Asked) -> Flow:
+        refuse_token_ids("prompt", asked.sent.get("prompt"))
+        body = validate(TextBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
+        asked.ignored.extend(body.ignored)
         candidates = body.candidates()
         texts = [text for text in body.prompts() for _ in range(candidates)]
         sampling = body.sampling(settings.n_ctx)
-        calls = [CompletionCall(g.request_id, text=text, sampling=sampling, threads=body.thread_count,
+        calls = [CompletionCall(asked.id, text=text, sampling=sampling, threads=body.thread_count,
                                 prompt_batch=body.prompt_batch_size) for text in texts]
-        return _complete("text", catalogue.resolve(body.model, "completion"), calls, body, candidates,
+        return _complete("text", catalogue.resolve(body.model, "completion"), asked, calls, body, candidates,
                          body.prompt if body.echo else [])
 
-    def chat() -> Response:
-        body = validate(ChatBody, json_object(request, most), n_ctx=settings.n_ctx, aliases=ALIASES)
-        g.ignored = body.ignored
-        call = CompletionCall(g.request_id, messages=body.turns(), sampling=body.sampling(settings.n_ctx),
+    def chat(asked: Asked) -> Flow:
+        body = validate(ChatBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
+        asked.ignored.extend(body.ignored)
+        call = CompletionCall(asked.id, messages=body.turns(), sampling=body.sampling(settings.n_ctx),
                               threads=body.thread_count, prompt_batch=body.prompt_batch_size)
-        return _complete("chat", catalogue.resolve(body.model, "completion"), [call] * body.n, body, body.n, [])
+        return _complete("chat", catalogue.resolve(body.model, "completion"), asked, [call] * body.n, body, body.n, [])
 
-    def _complete(form: Form, asked: Model, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
-                  candidates: int, echoes: Sequence[str]) -> Response:
+    def _complete(form: Form, found: Model, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
+                  candidates: int, echoes: Sequence[str]) -> Flow:
         include_usage = body.include_usage()
-        batch = Batch(service, asked.lane, calls, service.watch(request.environ))
-        with catalogue.naming("prompt" if form == "text" else "messages", asked):
-            if body.stream:
-                chunks = Chunks(form, asked.id, len(calls), candidates=candidates, include_usage=include_usage,
-                                echoes=echoes)
-                return EventStream(contextlib.nullcontext(batch), Batch.stream, chunks.render, request.environ,
-                                   g.request_id, chunks.is_end).response()
-            return _json(answer(form, batch.complete(), candidates=candidates, wanted=body.n, echoes=echoes))
+        choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
+                          at_once=settings.chat_processes)
+        if body.stream:
+            chunks = Chunks(form, found.id, len(calls), candidates=candidates, include_usage=include_usage,
+                            echoes=echoes)
+            made = event_stream(choices, chunks.render, asked.id)
+        else:
+            made = _whole(form, choices, candidates, body.n, echoes)
+        return catalogue.naming("prompt" if form == "text" else "messages", found, made)
 
-    for path, view, method in (
-        ("/v1/models", models, "GET"),
-        ("/v1/models/<path:name>", model, "GET"),
-        ("/v1/embeddings", embeddings, "POST"),
-        ("/v1/engines/<path:engine>/embeddings", embeddings, "POST"),
-        ("/v1/completions", completions, "POST"),
-        ("/v1/chat/completions", chat, "POST"),
-    ):
-        app.add_url_rule(path, path, view, methods=[method], provide_automatic_options=False)
-    return {"/v1/embeddings": lambda sent, identity: read(sent, identity, catalogue.embedding_lane_at_hand)}
+    return [
+        Route("GET", "/v1/models", models, "List the models", TAG, answer=answers.ModelList),
+        Route("GET", "/v1/models/{name}", model, "Find a model by its id or an alias", TAG,
+              answer=answers.ListedModel),
+        Route("POST", "/v1/embeddings", embeddings, "Embed texts, as OpenAI's API", TAG, body=EmbeddingsBody,
+              answer=answers.EmbeddingList, examples=TEXTS),
+        Route("POST", "/v1/engines/{engine}/embeddings", embeddings, "Embed texts, as older clients ask", TAG,
+              body=EmbeddingsBody, answer=answers.EmbeddingList),
+        Route("POST", "/v1/completions", completions, "Complete texts, as OpenAI's API", TAG, body=TextBody,
+              aliases=ALIASES, answer=answers.TextCompletion, stream="sse", examples=_PROMPTS),
+        Route("POST", "/v1/chat/completions", chat, "Complete a conversation, as OpenAI's API", TAG, body=ChatBody,
+              aliases=ALIASES, answer=answers.ChatCompletion, stream="sse", examples=_CHATS),
+    ]
 
 
-def _json(body: dict[str, Any]) -> Response:
-    return Response(json.dumps(body), mimetype="application/json")
+def _whole(form: Form, choices: Choices, candidates: int, wanted: int, echoes: Sequence[str]) -> Flow:
+    made = yield from choices.completions()
+    yield as_json(answer(form, made, candidates=candidates, wanted=wanted, echoes=echoes))

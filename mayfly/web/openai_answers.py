@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from mayfly.lanes.calls import Completion, Finished, Piece
-from mayfly.web.batch import Part
+from mayfly.web.choices import Part
 
 Form = Literal["text", "chat"]
 
@@ -82,16 +82,12 @@ class Chunks:
         if isinstance(part.item, Piece):
             yield self._chunk(part.index, {"content": part.item.text} if self._form == "chat" else part.item.text)
             return
+        assert isinstance(part.item, Finished)
         self._finished[part.index] = part.item
         yield self._chunk(part.index, {} if self._form == "chat" else "", part.item.reason)
         if part.last and self._include_usage:
             ends = [end for end in self._finished if end is not None]
             yield {**self._heading, "choices": [], "usage": usage(ends, self._candidates)}
-
-    @staticmethod
-    def is_end(part: Part) -> bool:
-        """Tell whether a part is the stream's last."""
-        return part.last
 
     def _chunk(self, index: int, shown: dict[str, Any] | str, reason: str | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta" if self._form == "chat" else "text": shown, "logprobs": None,

@@ -15,22 +15,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, g, request
-
-from mayfly.errors import InvalidRequest, LaneUnavailable, ModelUnavailable, NotFound, PullFailed
-from mayfly.lanes.calls import ClientGone, Waiting, Watch
+from mayfly.errors import InvalidRequest, ModelUnavailable, NotFound, PullFailed
+from mayfly.flow import Flow, Wait
 from mayfly.models import pull
 from mayfly.models.inventory import public_name
 from mayfly.settings import Settings
-from mayfly.web.events import EventStream
+from mayfly.web.flows import event_stream
+from mayfly.web.routes import Asked, Route
 from mayfly.web.service import Service
+
+TAG = "Models and tokens"
 
 # What a file of the list can be called. Whatever else is asked for isn't looked up anywhere.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
-_TICK = 0.2
+# How often a stream looks for news of the download's thread (s).
+_TICK = 0.1
 # A client hears of progress this often (s), and if there is none, that the service is still there.
 _INTERVAL = 0.5
-_SILENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -56,40 +57,39 @@ class _Download:
         self._over = over
         self._stopped = threading.Event()
         self._news: queue.SimpleQueue[Progress | BaseException] = queue.SimpleQueue()
+        self._finished = False
         self._next = 0.0
         self._stage = ""
         threading.Thread(target=self._run, name="pull", daemon=True).start()
 
-    def events(self, watch: Watch) -> Iterator[Progress | Waiting]:
-        """Yield the progress; "success" comes last.
+    @property
+    def finished(self) -> bool:
+        """See Source."""
+        return self._finished
+
+    def advance(self, now: float) -> list[Progress]:
+        """Return the progress since the last time; "success" comes last.
 
         Raises:
             CallError: it failed; the message says why.
-            ClientGone: the client hung up.
         """
-        heard = time.monotonic()
-        try:
+        come = []
+        with contextlib.suppress(queue.Empty):
             while True:
-                if watch.client_gone():
-                    raise ClientGone
-                if watch.stopping():
-                    raise LaneUnavailable("The service is stopping: the same request continues the download.",
-                                          retry_after=2)
-                try:
-                    news = self._news.get(timeout=_TICK)
-                except queue.Empty:
-                    if time.monotonic() - heard >= _SILENCE:
-                        heard = time.monotonic()
-                        yield Waiting()
-                    continue
-                heard = time.monotonic()
+                news = self._news.get_nowait()
                 if isinstance(news, BaseException):
                     raise _as_answer(news) from news
-                yield news
-                if news.status == "success":
-                    return
-        finally:
-            self._stopped.set()
+                come.append(news)
+                self._finished = news.status == "success"
+        return come
+
+    def wait(self, until: float) -> Wait:
+        """See Source."""
+        return Wait(until=min(until, time.monotonic() + _TICK))
+
+    def close(self) -> None:
+        """End it. What has arrived stays for the next one."""
+        self._stopped.set()
 
     def _run(self) -> None:
         try:
@@ -120,28 +120,21 @@ def _as_answer(exc: BaseException) -> BaseException:
     return PullFailed(f"{exc}.") if isinstance(exc, ModelUnavailable) else exc
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add the route to an application."""
+def routes(service: Service) -> list[Route]:
+    """Return the route of a service."""
     running = threading.Lock()
 
-    def pull_model(name: str) -> Response:
-        service.access.demand_key(request.environ)
+    def pull_model(asked: Asked, name: str) -> Flow:
         if not _PLAIN.fullmatch(name):
             raise NotFound("This isn't the name of a model on gpt4all's list: a name there is a file's, without any "
                            "folder.", param="model", code="model_not_found")
-        watch = service.watch(request.environ)
+        if not running.acquire(blocking=False):
+            raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
+                                 code="pull_in_progress")
+        return event_stream(_Download(name, service.settings, running), _render, asked.id)
 
-        def begin(_: None) -> Iterator[Any]:
-            if not running.acquire(blocking=False):
-                raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
-                                     code="pull_in_progress")
-            return _Download(name, service.settings, running).events(watch)
-
-        return EventStream(contextlib.nullcontext(), begin, _render, request.environ, g.request_id,
-                           lambda item: item.status == "success").response()
-
-    app.add_url_rule("/v1/models/<path:name>/pull", "pull", pull_model, methods=["POST"],
-                     provide_automatic_options=False)
+    return [Route("POST", "/v1/models/{name}/pull", pull_model,
+                  "Fetch a model of gpt4all's list, telling of the progress", TAG, stream="sse", key="always")]
 
 
 def _render(item: Progress) -> Iterator[dict[str, Any]]:

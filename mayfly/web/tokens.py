@@ -5,62 +5,78 @@ The counts are those of a text given as it is: to an embedding model, or as the 
 
 from __future__ import annotations
 
-import json
-
-from flask import Flask, Response, g, request
+from collections.abc import Generator
 
 from mayfly.errors import InvalidRequest, NotFound
-from mayfly.lanes.calls import TokenizeCall, Tokens, Watch
-from mayfly.web.bodies import json_object, most_values
-from mayfly.web.catalogue import Catalogue
+from mayfly.flow import Compute, Flow, Wait
+from mayfly.lanes.calls import TokenizeCall, Tokens
+from mayfly.web import answer_schemas as answers
+from mayfly.web.catalogue import Model
+from mayfly.web.flows import as_json, result
+from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
-from mayfly.web.token_schemas import TokenCheckBody, TokenizeBody
+from mayfly.web.token_schemas import TokenCheckBody, TokenCheckItem, TokenizeBody
+
+TAG = "Models and tokens"
 
 
-def install(app: Flask, service: Service) -> None:
-    """Add the routes to an application."""
+def routes(service: Service) -> list[Route]:
+    """Return the routes of a service that count tokens."""
     most = service.settings.max_texts
-    values = most_values(most)
-    catalogue = Catalogue(service)
+    catalogue = service.catalogue
 
-    def tokenize() -> Response:
-        body = validate(TokenizeBody, json_object(request, values))
-        g.ignored = body.ignored
-        texts = body.texts(most)
-        asked = catalogue.countable(body.model)
-        found = _tokens(TokenizeCall(g.request_id, asked.id, texts), service.watch(request.environ))
-        # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
-        from mayfly.web.vectors import token_lists
+    def tokenize(asked: Asked) -> Flow:
+        body = validate(TokenizeBody, asked.sent)
+        asked.ignored.extend(body.ignored)
+        return _tokenize(asked, catalogue.countable(body.model), body.texts(most))
 
-        return Response(token_lists(found, asked.id), mimetype="application/json")
+    def _tokenize(asked: Asked, model: Model, texts: tuple[str, ...]) -> Flow:
+        made = yield from _tokens(TokenizeCall(asked.id, model.id, texts), asked.deadline)
 
-    def token_check() -> Response:
-        body = validate(TokenCheckBody, json_object(request, values))
-        g.ignored = body.ignored
+        def written() -> bytes:
+            # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
+            from mayfly.web.vectors import token_lists
+
+            return token_lists(made, model.id)
+
+        yield as_json((yield Compute(written)))
+
+    def token_check(asked: Asked) -> Flow:
+        body = validate(TokenCheckBody, asked.sent)
+        asked.ignored.extend(body.ignored)
         items = body.items(most)
-        watch = service.watch(request.environ)
-        asked = []
+        models = []
         for index, item in enumerate(items):
             try:
-                asked.append(catalogue.countable(item.model))
+                models.append(catalogue.countable(item.model))
             except (InvalidRequest, NotFound) as exc:
                 exc.param = f"prompts.{index}.model"
                 raise
+        return _check(asked, items, models)
+
+    def _check(asked: Asked, items: list[TokenCheckItem], models: list[Model]) -> Flow:
         counts = [0] * len(items)
-        for model in {model.id: model for model in asked}.values():
-            places = [place for place, other in enumerate(asked) if other.id == model.id]
+        for model in {model.id: model for model in models}.values():
+            places = [place for place, other in enumerate(models) if other.id == model.id]
             texts = tuple(items[place].prompt for place in places)
-            found = _tokens(TokenizeCall(g.request_id, model.id, texts, counted_only=True), watch)
-            for place, count in zip(places, found.counts, strict=True):
+            made = yield from _tokens(TokenizeCall(asked.id, model.id, texts, counted_only=True), asked.deadline)
+            for place, count in zip(places, made.counts, strict=True):
                 counts[place] = count
-        return Response(json.dumps({"prompts": [
+        yield as_json({"prompts": [
             {"fits": count + item.max_tokens <= model.window, "tokenCount": count, "contextLength": model.window}
-            for item, model, count in zip(items, asked, counts, strict=True)]}), mimetype="application/json")
+            for item, model, count in zip(items, models, counts, strict=True)]})
 
-    def _tokens(call: TokenizeCall, watch: Watch) -> Tokens:
-        with service.seat(service.switchboard.vocabulary()) as lane:
-            return lane.tokenize(call, watch)
+    def _tokens(call: TokenizeCall, deadline: float) -> Generator[Wait, None, Tokens]:
+        lane = service.switchboard.lane(service.switchboard.vocabulary())
+        made = yield from result(lane.begin(call, deadline))
+        assert isinstance(made, Tokens)
+        return made
 
-    for path, view in (("/v1/tokenize", tokenize), ("/api/v1/token_check", token_check)):
-        app.add_url_rule(path, path, view, methods=["POST"], provide_automatic_options=False)
+    return [
+        Route("POST", "/v1/tokenize", tokenize, "Show the tokens of texts", TAG, body=TokenizeBody,
+              answer=answers.TokenizedTexts, examples={"One text": {"input": "The cat sat on the mat."}}),
+        Route("POST", "/api/v1/token_check", token_check, "See whether prompts fit, as FastChat's API", TAG,
+              body=TokenCheckBody, answer=answers.TokenChecks, examples={"A prompt": {"prompts": [
+                  {"model": "gpt-3.5-turbo", "prompt": "Once upon a time", "max_tokens": 20}]}}),
+    ]

@@ -8,6 +8,8 @@ the first bytes that all answers have, one after the other, and inside a stream 
 
 from __future__ import annotations
 
+# Inside a stream of events: a comment, which readers skip.
+PING = b": ping\n\n"
 # What every answer begins with, in whichever version of HTTP/1.
 _BEGINNING = b"HTTP/1."
 # From one sign to the next (s) at first, and how much longer each further one waits: the beginning lasts two minutes.

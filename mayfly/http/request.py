@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
@@ -24,9 +23,12 @@ from waitress.utilities import (
     ServerNotImplemented,
 )
 
-from mayfly.lanes.calls import Begun
-from mayfly.web import problems
-from mayfly.web.problems import Problem
+from mayfly.flow import Answer
+from mayfly.http import problems
+from mayfly.problem import Problem
+
+if TYPE_CHECKING:
+    from mayfly.http.answer import StreamTask
 
 # The longest line that gives a chunk's size, and the longest trailer after the last chunk.
 _LONGEST_CHUNK_LINE = 1024
@@ -56,29 +58,20 @@ class _Unsupported(Exception):
     """The request is in a version of HTTP that this server doesn't speak."""
 
 
-@dataclass
-class Prepared:
-    """An answer that was made without the application: its status line, body and headers."""
-
-    status: str
-    body: bytes
-    headers: list[tuple[str, str]]
-
-
-class Reception(HTTPRequestParser):  # type: ignore[misc]
+class Request(HTTPRequestParser):  # type: ignore[misc]
     """One request while it arrives. `error` is set when it can't be served; nothing raises.
 
     Attributes:
-        begun: the call that was made for it already (see express.py).
-        prepared: its answer, if that is known.
-        release: gives back what it holds until it is answered.
+        answer: its answer, once that is known whole.
+        stream: its answer, while that is written piece by piece.
+        stamp: the headers that its answer has, whatever it is, if they were asked for.
     """
 
     error: Error | None
     adj: Adjustments
-    begun: Begun | None = None
-    prepared: Prepared | None = None
-    release: Callable[[], None] | None = None
+    answer: Answer | None = None
+    stamp: Sequence[tuple[str, str]] = ()
+    stream: StreamTask | None = None
     # What an error is answered in when the request didn't get as far as its version.
     version = "1.1"
 
@@ -208,7 +201,7 @@ class Reception(HTTPRequestParser):  # type: ignore[misc]
 
 
 def problem_of(error: Error, adj: Adjustments) -> Problem:
-    """Return what a reception's error means to the client."""
+    """Return what a request's error means to the client."""
     if isinstance(error, Refused):
         return error.problem
     if isinstance(error, RequestEntityTooLarge):
@@ -219,4 +212,4 @@ def problem_of(error: Error, adj: Adjustments) -> Problem:
         return problems.coding_not_implemented()
     if isinstance(error, BadRequest):
         return problems.malformed(str(error.body))
-    return Problem(500, "Something went wrong inside the service.", "server_error", "internal_error")
+    return problems.failed()

@@ -7,7 +7,7 @@ from typing import Any
 from waitress.task import ThreadedTaskDispatcher
 
 
-class Crew(ThreadedTaskDispatcher):  # type: ignore[misc]
+class Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
     """waitress's dispatcher, which would start all of its threads at once and slow the start down.
 
     Args:

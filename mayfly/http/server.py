@@ -1,9 +1,13 @@
 """The HTTP server: waitress on sockets that are bound already, with its own loop.
 
 `run` is called by the process's main thread and returns when the service has stopped. It owns the listening sockets
-and closes them. The loop accepts, reads and writes for all connections and calls `beat` at least once a second;
-worker threads run the application, one request each, and never wait for a client: what a slow one hasn't taken yet
-is kept (if it is much, in a temporary file), and the loop sends it.
+and closes them. The loop accepts, reads and writes for all connections, drives the flows that make answers, and calls
+`beat` at least once a second. A few threads run the application and what flows want computed; they wait neither for a
+lane nor for a client: what a slow one hasn't taken yet is kept (if it is much, in a temporary file), and the loop sends
+it.
+
+Relies on waitress 3.0.2: `BaseWSGIServer` keeps its channels in `active_channels` and all it watches in `_map`, and
+`wasyncore.loop(count=1)` waits once and calls `handle_*_event` of what is ready.
 """
 
 from __future__ import annotations
@@ -16,32 +20,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
+from mayfly.draining import Draining
+from mayfly.http import problems
+from mayfly.http.answer import log
+from mayfly.http.connection import Connection
+from mayfly.http.descriptors import connections_that_fit
+from mayfly.http.request import Request
+from mayfly.http.site import Site
+from mayfly.http.threads import Threads
+from mayfly.http.waiting import Flows
+from mayfly.http.waitress_log import redact
 from mayfly.listening import accept_no_newcomers
+from mayfly.problem import Problem, report
 from mayfly.settings import Settings
-from mayfly.web import problems
-from mayfly.web.access import Access
-from mayfly.web.answering import log
-from mayfly.web.connection import Connection
-from mayfly.web.crew import Crew
-from mayfly.web.cross_origin import CrossOrigin
-from mayfly.web.descriptors import connections_that_fit
-from mayfly.web.draining import Draining
-from mayfly.web.express import Express
-from mayfly.web.identity import request_id
-from mayfly.web.reception import Reception
-from mayfly.web.service import threads_needed
-from mayfly.web.waitress_log import tame_waitress_log
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
 
 MAX_HEADERS = 64 * 1024
+# Python computes on one core, whatever their number; more threads than one keep a large request from the small ones.
+_THREADS = 8
+# A larger body is read by a thread: reading it would keep the loop from everybody else.
+_READ_AT_ONCE = 16 << 10
 
 # How long one turn of the loop waits for something to happen (s): deadlines are kept this exactly.
 _TURN = 0.25
@@ -60,34 +63,33 @@ _ACCEPTS_PER_TURN = 64
 # Connections that may wait in the kernel, while all places are taken or the process restarts.
 _BACKLOG = 4096
 _UNBOUNDED = 1 << 50
+# How often flows are looked at where the system can't tell that one goes on (Windows), in seconds.
+_BLIND = 0.01
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
     """See the module.
 
     Args:
-        application: the WSGI application.
+        site: the application.
         sockets: listening TCP sockets; the server closes them in the end.
         settings: for the limits.
         log_access: takes a log line for each request; called from several threads, must not block or raise.
         draining: shared with the application; `run` starts it when it is told to stop.
-        express: serves what it can without the application's threads.
     """
 
     channel_class = Connection
 
-    def __init__(self, application: WSGIApplication, sockets: Sequence[socket.socket], settings: Settings, *,
-                 log_access: Callable[[str], None], draining: Draining, express: Express | None = None) -> None:
-        tame_waitress_log()
+    def __init__(self, site: Site, sockets: Sequence[socket.socket], settings: Settings, *,
+                 log_access: Callable[[str], None], draining: Draining) -> None:
+        redact()
+        self.site = site
         self.settings = settings
-        self.access = Access.of(settings)
-        self.cross_origin = CrossOrigin.of(settings)
         self.log_access = log_access
         self.draining = draining
-        self.express = express
         self._loop_thread = 0
-        threads = threads_needed(settings)
-        self.connection_limit = connections_that_fit(settings.connection_limit, threads)
+        self.connection_limit = connections_that_fit(settings.connection_limit)
+        self.flows = Flows(self.add_task, self.wake, report)
         self._closed = False
         self._accept_again = 0.0
         self._somebody_waits = False
@@ -116,13 +118,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         )
         first = sockets[0]
         sockinfo = (first.family, first.type, first.proto, first.getsockname())
-        super().__init__(application, {}, True, first, dispatcher=Crew(threads), adj=adjustments, sockinfo=sockinfo,
-                         bind_socket=False)
+        super().__init__(site.application, {}, True, first, dispatcher=Threads(_THREADS), adj=adjustments,
+                         sockinfo=sockinfo, bind_socket=False)
         # waitress knows one socket; who waits on another one is accepted in the same way.
         self._doors = deque(sockets)
         for door in sockets[1:]:
             door.setblocking(False)
-            self.watch_descriptor(door.fileno(), self)
+            self._map[door.fileno()] = self
+        self._flows_seen = self.flows.descriptor()
+        if self._flows_seen is not None:
+            self._map[self._flows_seen] = self.flows
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -146,10 +151,14 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._close()
 
     def _turn(self, beat: Callable[[], None], timeout: float) -> None:
-        pause = self._accept_again - time.monotonic()
-        if pause > 0:
-            timeout = min(timeout, pause)
-        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+        now = time.monotonic()
+        pauses = [timeout, self.flows.pause(now)]
+        if self._accept_again > now:
+            pauses.append(self._accept_again - now)
+        if self._flows_seen is None and self.flows:
+            pauses.append(_BLIND)
+        wasyncore.loop(timeout=min(pauses), use_poll=True, map=self._map, count=1)
+        self.flows.turn(time.monotonic())
         if self._somebody_waits and self.readable():
             self._accept()
         now = time.monotonic()
@@ -157,8 +166,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._next_look = now + _TURN
             for connection in list(self.active_channels.values()):
                 connection.look(now)
-            if self.express is not None:
-                self.express.look(now)
+            self.flows.look(self.site.gate.last_word() if self.draining.expired(now) else None)
         if now >= self._next_beat:
             self._next_beat = now + _TURN
             beat()
@@ -166,9 +174,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def _drain(self, beat: Callable[[], None]) -> None:
         """Finish what is in flight, answer what comes, then close what is idle."""
         last = self.draining.ends + _LAST_ANSWERS
+        stopping = self.site.gate.stopping()
         for connection in self._connections():
             if connection.request is not None:
-                connection.refuse(problems.stopping())
+                connection.refuse(stopping)
         in_flight = self._connections()
         while any(c.connected and (c.serving() or c.writing()) for c in in_flight) and time.monotonic() < last:
             self._turn(beat, 0.05)
@@ -186,7 +195,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             for connection in self._connections():
                 if connection.silent_for(now) > _PATIENCE:
                     if connection.request is not None:
-                        connection.refuse(problems.stopping())
+                        connection.refuse(self.site.gate.stopping())
                     else:
                         connection.linger()
             if self._somebody_waits or not all(c.lingering() for c in self._connections()):
@@ -211,7 +220,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def _close_doors(self) -> None:
         self.accepting = False
         for door in self._doors:
-            self.forget_descriptor(door.fileno())
+            self._map.pop(door.fileno(), None)
             door.close()
         self._doors.clear()
 
@@ -226,6 +235,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self._closed = True
         self._close_doors()
         self.task_dispatcher.dismiss()
+        self.flows.close()
         for connection in self._connections():
             connection.handle_close()
         self.close()
@@ -244,19 +254,22 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if not self._closed:
             super().pull_trigger()
 
-    def watch_descriptor(self, descriptor: int, watcher: object) -> None:
-        """Have the loop tell a watcher, in the form of one of its channels, when there is something to read."""
-        self._map[descriptor] = watcher
-
-    def forget_descriptor(self, descriptor: int) -> None:
-        """Watch it no longer."""
-        self._map.pop(descriptor, None)
+    def serve(self, connection: Connection, request: Request) -> None:
+        """Have a request answered: by a thread, or, if it is small, by the loop. Called by the loop."""
+        if (request.error is None and request.command == "POST" and request.body_rcv is not None
+                and len(request.body_rcv) <= _READ_AT_ONCE):
+            body = request.body_rcv.buf.get(_READ_AT_ONCE)
+            begun = self.site.at_once(request.path, request.environ(connection.addr[0]), body)
+            if begun is not None:
+                self.flows.begin(connection, request, *begun)
+                return
+        self.add_task(connection)
 
     def handle_error(self) -> None:
         """Go on after a bug while accepting: waitress would close the listening socket."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            problems.report(exc, "(not known)")
+            report(exc, "(not known)")
         self._accept_again = time.monotonic() + 0.1
 
     # -- connections ------------------------------------------------------------------------------------------
@@ -364,12 +377,12 @@ def _merit(connection: Connection) -> tuple[int, float]:
     return (1, connection.active)
 
 
-def _say(connection: Connection, problem: problems.Problem) -> None:
+def _say(connection: Connection, problem: Problem) -> None:
     """Send a last word to a connection that is about to be closed, if it takes it at once, and log it."""
     body = problem.body()
-    headers = [*problem.headers(), ("X-Request-Id", request_id(None)), ("Content-Length", str(len(body))),
+    headers = [*problem.headers(), *connection.server.site.gate.stamp({}), ("Content-Length", str(len(body))),
                ("Connection", "close")]
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     with contextlib.suppress(OSError):
         connection.socket.send(f"HTTP/1.1 {problem.status_line}\r\n{head}\r\n".encode() + body)
-    log(connection, connection.request or Reception(connection.adj), problem.status, len(body))
+    log(connection, connection.request or Request(connection.adj), problem.status, len(body))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mayfly.web import access_log
+from mayfly.http import access_log
 
 
 class _NothingOfClients(logging.Filter):
@@ -20,10 +20,10 @@ class _NothingOfClients(logging.Filter):
         return True
 
 
-def tame_waitress_log() -> None:
+def redact() -> None:
     """Make waitress's loggers harmless, once for the process."""
     logger = logging.getLogger("waitress")
     if not any(isinstance(entry, _NothingOfClients) for entry in logger.filters):
         logger.addFilter(_NothingOfClients())
-    # Requests that wait for a thread are this service's daily bread.
+    # That requests wait for a thread is expected here.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

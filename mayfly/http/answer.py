@@ -1,32 +1,35 @@
-"""Writing an answer: waitress's tasks, with a log line for each and JSON for errors found before the application."""
+"""Writing an answer: waitress's tasks, with a log line for each and JSON for errors found before the application.
+
+Relies on waitress 3.0.2: `Task.service` calls `start`, `execute` and `finish`; `write` sends what
+`build_response_header` returns before the first bytes, and frames a body without a known length as chunks.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from waitress.channel import ClientDisconnected
-from waitress.task import ErrorTask, Task, WSGITask
+from waitress.task import ErrorTask, Task
 
-from mayfly.web import access_log, problems
-from mayfly.web.events import GONE, PING
-from mayfly.web.identity import request_id
-from mayfly.web.reception import Reception, problem_of
-from mayfly.web.service import BEGUN
+from mayfly.flow import Answer
+from mayfly.http import access_log
+from mayfly.http.pulse import PING
+from mayfly.http.request import Request, problem_of
+from mayfly.problem import CLIENT_GONE, report
 
 if TYPE_CHECKING:
-    from mayfly.web.connection import Connection
+    from mayfly.http.connection import Connection
 
 
 class _Logged(Task):  # type: ignore[misc]
     """A task that counts what it sends, closes its connection while the service stops, and writes a log line."""
 
-    environ: dict[str, Any] | None = None
     body_bytes = 0
 
     def service(self) -> None:
         """Answer, and log how it ended."""
-        status: int | None = problems.CLIENT_GONE
+        status: int | None = CLIENT_GONE
         try:
             super().service()
             status = int(self.status[:3])
@@ -35,13 +38,12 @@ class _Logged(Task):  # type: ignore[misc]
         except Exception as exc:
             # waitress now answers with an error task, which writes the line, unless the answer had begun.
             status = 500 if self.wrote_header else None
-            self.channel.failed_as = request_id(self.request.headers.get("X_REQUEST_ID"))
-            problems.report(exc, self.channel.failed_as)
+            self.channel.failed_at = self.request
+            report(exc, self.channel.name_of(self.request))
             raise
         finally:
             if status is not None:
-                gone = (self.environ or {}).get(GONE, False)
-                log(self.channel, self.request, problems.CLIENT_GONE if gone else status, self.body_bytes)
+                log(self.channel, self.request, status, self.body_bytes)
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
@@ -60,13 +62,7 @@ class _Logged(Task):  # type: ignore[misc]
             self.channel.pulse.close()
 
     def build_response_header(self) -> bytes:
-        """Return the status line and the headers.
-
-        Raises:
-            ClientDisconnected: the answer's status is that of a client that has gone, for the log alone.
-        """
-        if self.status.startswith(str(problems.CLIENT_GONE)):
-            raise ClientDisconnected
+        """Return the status line and the headers."""
         if self.channel.server.draining.started:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
@@ -76,33 +72,37 @@ class _Logged(Task):  # type: ignore[misc]
         return header
 
 
-class AnswerTask(_Logged, WSGITask):  # type: ignore[misc]
-    """An answer that the application makes, or that is known already."""
+class AnswerTask(_Logged):
+    """An answer that is known whole: `request.answer`."""
+
+    complete = True
 
     def execute(self) -> None:
-        """Run the application, or write what is known."""
-        prepared = self.request.prepared
-        if prepared is not None:
-            self.status = prepared.status
-            self.response_headers = prepared.headers
-            self.content_length = len(prepared.body)
-            self.complete = True
-            self.write(prepared.body)
-            return
-        try:
-            super().execute()
-        except Exception:
-            raise
-        except BaseException as exc:
-            # A SystemExit in a worker thread would end nothing but the answer to this client.
-            raise RuntimeError("the application tried to end the process") from exc
+        """Write it."""
+        answer = self.request.answer
+        assert answer is not None and answer.body is not None
+        self.status = answer.status
+        self.response_headers = answer.headers
+        self.content_length = len(answer.body)
+        self.write(b"" if self.request.method() == "HEAD" else answer.body)
 
 
-    def get_environment(self) -> dict[str, Any]:
-        """Return what the application gets."""
-        environ: dict[str, Any] = super().get_environment()
-        environ[BEGUN] = self.request.begun
-        return environ
+class StreamTask(_Logged):
+    """An answer whose body comes piece by piece, by `write`, before `service` ends it."""
+
+    complete = True
+
+    def __init__(self, channel: Connection, request: Request, answer: Answer) -> None:
+        super().__init__(channel, request)
+        self.status = answer.status
+        self.response_headers = answer.headers
+        super().start()
+
+    def start(self) -> None:
+        """It has begun already."""
+
+    def execute(self) -> None:
+        """All of it has been written."""
 
 
 class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
@@ -113,15 +113,15 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
         problem = problem_of(self.request.error, self.channel.adj)
         body = problem.body()
         self.status = problem.status_line
-        identity = self.channel.failed_as or request_id(self.request.headers.get("X_REQUEST_ID"))
-        asking_page = self.channel.server.cross_origin.headers(self.request.environ(self.channel.addr[0]))
-        self.response_headers.extend([*problem.headers(), ("X-Request-Id", identity), *asking_page])
+        # A failure's stamp is that of the request at which the application failed.
+        stamp = self.channel.stamp(self.channel.failed_at or self.request)
+        self.response_headers.extend([*problem.headers(), *stamp])
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(b"" if self.request.method() == "HEAD" else body)
 
 
-def log(connection: Connection, request: Reception, status: int, size: int) -> None:
+def log(connection: Connection, request: Request, status: int, size: int) -> None:
     """Write the log line of a request whose answer has ended, with `size` bytes of body."""
     sent = 0 if request.method() == "HEAD" else size
     connection.server.log_access(access_log.line(connection.addr[0], request.method(), request.target(),

@@ -3,6 +3,9 @@
 A request has to arrive within `receive_timeout`. An answer after which the connection closes is followed by a
 *lingering* close: the write side is shut, and what the client still sends is read and dropped for a while. A plain
 close would answer those bytes with a reset, which can destroy the answer before the client has read it.
+
+Relies on waitress 3.0.2: `HTTPChannel.service` runs the task for `requests[0]` and takes the request off the list, or
+closes the connection; `_flush_some` sends from `outbufs`, of which the last is the one that is written to.
 """
 
 from __future__ import annotations
@@ -13,24 +16,26 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, cast
 
 from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.task import WSGITask
 
 from mayfly.compat import broken_off, hung_up, readable
-from mayfly.errors import AccessDenied
-from mayfly.web import problems
-from mayfly.web.answering import AnswerTask, ProblemTask, log
-from mayfly.web.problems import Problem
-from mayfly.web.pulse import Pulse
-from mayfly.web.reception import Reception, Refused
+from mayfly.flow import TAKE_OVER, Answer, Flow
+from mayfly.http import problems
+from mayfly.http.answer import AnswerTask, ProblemTask, StreamTask, log
+from mayfly.http.pulse import Pulse
+from mayfly.http.request import Refused, Request
+from mayfly.http.site import Headers
+from mayfly.problem import CLIENT_GONE, Problem, report
 
 if TYPE_CHECKING:
     from waitress.adjustments import Adjustments
 
-    from mayfly.web.server import Server
+    from mayfly.http.server import Server
 
 # A keep-alive connection without a request, or an answer of which nobody takes a byte, is closed after this (s).
 IDLE_SECONDS = 120.0
@@ -47,13 +52,13 @@ _LINGER_BODIES = 4
 class Connection(HTTPChannel):  # type: ignore[misc]
     """A channel of the server. Its own thread is the server's loop, except for `service` (a worker thread)."""
 
-    parser_class = Reception
-    task_class = AnswerTask
+    parser_class = Request
+    task_class = staticmethod(lambda channel, request: request.stream or AnswerTask(channel, request))
     error_task_class = ProblemTask
 
     server: Server
-    request: Reception | None
-    requests: list[Reception]
+    request: Request | None
+    requests: list[Request]
 
     def __init__(self, server: Server, sock: socket.socket, addr: tuple[str, int], adj: Adjustments,
                  map: dict[int, object] | None = None) -> None:
@@ -70,8 +75,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.half_closed = False
         self.pulse = Pulse()
         self.lingering_until: float | None = None
-        # The id of the request that the application failed at, for waitress to answer with an error task.
-        self.failed_as: str | None = None
+        # The request that the application failed at, for waitress to answer with an error task.
+        self.failed_at: Request | None = None
         self._droppable = 0
         self._together: list[bytes] | None = None
 
@@ -156,30 +161,24 @@ class Connection(HTTPChannel):  # type: ignore[misc]
                     self.send_continue()
         return True
 
-    def _screen(self, request: Reception) -> None:
+    def _screen(self, request: Request) -> None:
         """Refuse a stranger as soon as the headers are there, so that nobody without a key fills memory or disk; and
         while the service stops, everybody."""
         if request.error or request.completed or request.command in ("GET", "HEAD"):
             return
-        try:
-            self.server.access.check(request.environ(self.addr[0]))
-        except AccessDenied as exc:
-            request.refuse(problems.of_exception(exc, ""))
-        else:
-            if self.server.draining.started:
-                request.refuse(problems.stopping())
+        refusal = self.server.site.gate.refusal(request.environ(self.addr[0]))
+        if refusal is not None:
+            request.refuse(refusal)
 
-    def _take(self, request: Reception) -> None:
+    def _take(self, request: Request) -> None:
         self.receiving_since = None
         self.refused = request.error is not None
         self.requests.append(request)
-        # Otherwise the worker thread goes on with it when it has served those before.
+        # Otherwise whoever serves those before goes on with it.
         if len(self.requests) == 1:
             with self.outbuf_lock:
                 self.pulse.open()
-            express = self.server.express
-            if express is None or not express.take(self, request):
-                self.server.add_task(self)
+            self.server.serve(self, request)
 
     def refuse(self, problem: Problem) -> None:
         """Answer the request that is arriving, or hasn't begun, with an error, and close."""
@@ -195,19 +194,92 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     # -- serving ----------------------------------------------------------------------------------------------
 
     def service(self) -> None:
-        """Serve the first request; run by a worker thread, or by the loop if the answer is known."""
+        """Serve the first request; run by a thread, or by the loop if the answer is known."""
         request = self.requests[0]
-        if not self.connected:
-            log(self, request, problems.CLIENT_GONE, 0)
-        self.writing_since = None
         with self.outbuf_lock:
             self.pulse.open()
-        try:
-            super().service()
-        finally:
-            if request.release is not None:
-                request.release()
+        if not self.connected:
+            log(self, request, CLIENT_GONE, 0)
+        elif request.error is None and request.answer is None and request.stream is None and not self._ask(request):
+            return
+        self.writing_since = None
+        super().service()
         self.writing_since = time.monotonic()
+
+    def _ask(self, request: Request) -> bool:
+        """Run the application; False if it has handed over a flow, which makes the answer."""
+        environ = WSGITask(self, request).get_environment()
+        handed_over = False
+        head = Answer("500 Internal Server Error")
+
+        def take_over(flow: Flow, headers: Headers) -> None:
+            nonlocal handed_over
+            handed_over = True
+            self.server.flows.hand_over(self, request, flow, headers)
+
+        def start_response(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:
+            head.status, head.headers = status, headers
+            return parts.append
+
+        parts: list[bytes] = []
+        environ[TAKE_OVER] = take_over
+        try:
+            body = self.server.site.application(environ, start_response)
+            if handed_over:
+                return False
+            parts.extend(body)
+            if hasattr(body, "close"):
+                body.close()
+        except BaseException as exc:
+            # A SystemExit in a thread would end nothing but the answer to this client.
+            self._fail(request, exc)
+            return True
+        head.body = b"".join(parts)
+        head.headers = [(name, value) for name, value in head.headers if name.lower() != "content-length"]
+        request.answer = head
+        return True
+
+    def _fail(self, request: Request, exc: BaseException) -> None:
+        """Report a bug, and have the request answered with an error."""
+        report(exc, self.name_of(request))
+        request.error = Refused(problems.failed())
+
+    def stamp(self, request: Request) -> Sequence[tuple[str, str]]:
+        """Return the headers that a request's answer has, whatever it is."""
+        if not request.stamp:
+            request.stamp = self.server.site.gate.stamp(request.environ(self.addr[0]))
+        return request.stamp
+
+    def name_of(self, request: Request) -> str:
+        """Return the name under which its client knows a request."""
+        return dict(self.stamp(request)).get("X-Request-Id", "(not known)")
+
+    # -- what a flow does (see waiting.py) --------------------------------------------------------------------
+
+    def put(self, request: Request, said: Answer | bytes) -> None:
+        """Take an answer, or a piece of its body.
+
+        Raises:
+            ClientDisconnected: the client has hung up.
+        """
+        if isinstance(said, bytes):
+            assert request.stream is not None
+            request.stream.write(said)
+        elif said.body is None:
+            request.stream = StreamTask(self, request, said)
+        else:
+            request.answer = said
+
+    def finish(self, request: Request) -> None:
+        """Send what is left of an answer, and go on with the next request."""
+        if request.answer is None and request.stream is None:
+            self._fail(request, AssertionError("a flow ended without an answer"))
+        self.service()
+
+    def give_up(self, request: Request) -> None:
+        """End the connection of a client that has hung up before its answer had ended."""
+        log(self, request, CLIENT_GONE, request.stream.body_bytes if request.stream is not None else 0)
+        self.handle_close()
 
     def check_client_disconnected(self) -> bool:
         """Tell whether the client has gone. One that only sends no more has not."""
@@ -333,7 +405,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Close after a bug in the loop; the report holds no exception's message, which may quote the client."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            problems.report(exc, "(not known)")
+            report(exc, "(not known)")
         self.handle_close()
 
     # -- what the server asks ---------------------------------------------------------------------------------

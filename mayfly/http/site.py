@@ -1,0 +1,53 @@
+"""What the server needs of the application: `app.py` hands it over, and the server knows no more of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mayfly.flow import Flow
+from mayfly.problem import Problem
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+#: Headers of an answer.
+Headers = list[tuple[str, str]]
+
+
+class Gate(Protocol):
+    """Who may call. `environ` is what WSGI calls so, with at least the peer's address and the request's headers."""
+
+    def refusal(self, environ: Mapping[str, Any]) -> Problem | None:
+        """Return why a request's body isn't even received; None if it is."""
+
+    def stamp(self, environ: Mapping[str, Any]) -> Headers:
+        """Return the headers that the answer to a request has, whatever it is: its id, and what a page may read."""
+
+    def stopping(self) -> Problem:
+        """Return the answer to a request that hasn't arrived whole when the service stops."""
+
+    def last_word(self) -> Exception:
+        """Return what the flows meet that haven't ended when the service has waited for them long enough."""
+
+
+class AtOnce(Protocol):
+    """Requests that are read by the server's loop itself, because reading them takes no longer than waking a thread."""
+
+    def __call__(self, path: str, environ: Mapping[str, Any], body: bytes) -> tuple[Flow, Headers] | None:
+        """Return the flow that answers a small POST, and the headers that its answer gets beside its own; None leaves
+        the request to the application."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The application.
+
+    Attributes:
+        application: run by a thread; what it can't answer at once it hands over as a flow (`flow.TAKE_OVER`).
+    """
+
+    application: WSGIApplication
+    gate: Gate
+    at_once: AtOnce

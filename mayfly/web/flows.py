@@ -1,0 +1,140 @@
+"""Flows of the application: how its answers wait for lanes (see mayfly.flow)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flask import Response
+
+from mayfly.flow import TAKE_OVER, Answer, Flow, Wait, drive
+from mayfly.lanes.calls import Item, LaneCall
+from mayfly.web import problems
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+# A streaming caller hears something at least this often (s), so that proxies stay calm.
+_SILENCE = 10.0
+
+Render = Callable[[Any], Iterable[dict[str, Any]]]
+
+
+class Source(Protocol):
+    """What a stream tells of, as `Choices` does."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+
+    def advance(self, now: float) -> list[Any]:
+        """Return what has come."""
+
+    def wait(self, until: float) -> Wait:
+        """Return what to wait for, at most until then."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class FlowResponse(Response):
+    """The answer to a request that isn't known yet: a flow makes it."""
+
+    def __init__(self, flow: Flow, request_id: str) -> None:
+        super().__init__()
+        self.flow = guarded(flow, request_id)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Hand the flow to the server, or drive it here if the server can't."""
+        own = [(name, value) for name, value in self.headers if name not in ("Content-Type", "Content-Length")]
+        take_over = environ.get(TAKE_OVER)
+        if take_over is not None:
+            take_over(self.flow, own)
+            return ()
+        steps = drive(self.flow, environ.get("waitress.client_disconnected", lambda: False))
+        answer = next(steps, None)
+        if not isinstance(answer, Answer):
+            answer = Answer("200 OK", body=b"")  # the client has left: nobody reads it
+        start_response(answer.status, [*answer.headers, *own])
+        return [answer.body] if answer.body is not None else _pieces(steps)
+
+
+def _pieces(steps: Iterator[Answer | bytes]) -> Iterator[bytes]:
+    with contextlib.closing(steps):  # type: ignore[type-var]
+        for step in steps:
+            assert isinstance(step, bytes)
+            yield step
+
+
+def guarded(flow: Flow, request_id: str) -> Flow:
+    """Return a flow whose errors, before it has answered, are its answer."""
+    try:
+        yield from flow
+    except (Exception, SystemExit) as exc:
+        # The boundary of a request: whatever is raised below becomes JSON here, and ends one request alone.
+        problem = problems.of_exception(exc, request_id)
+        yield Answer(problem.status_line, problem.headers(), problem.body())
+
+
+def result(call: LaneCall) -> Generator[Wait, None, Item]:
+    """Wait for the one item that comes of a call; the call is closed.
+
+    Raises:
+        CallError: see LaneCall.
+    """
+    with contextlib.closing(call):
+        while not (items := call.advance(time.monotonic())):
+            yield Wait((call,))
+        return items[-1]
+
+
+def as_json(body: bytes | dict[str, Any]) -> Answer:
+    """Return a whole answer."""
+    return Answer("200 OK", [("Content-Type", "application/json")],
+                  body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def event_stream(source: Source, render: Render, request_id: str) -> Flow:
+    """Answer with an event stream (`text/event-stream`), whatever the JSON of its events looks like.
+
+    It begins with the first item, so that an error before it can still choose the HTTP status. Lines end in LF alone
+    and JSON is ASCII, because clients parse streams by hand: some know no CR, and a network write may cut a UTF-8
+    character in two.
+
+    Args:
+        source: closed with the flow.
+        render: turns an item into the JSON objects that show it.
+    """
+    begun = False
+    heard = time.monotonic()
+    with contextlib.closing(source):
+        try:
+            while not source.finished:
+                now = time.monotonic()
+                items = source.advance(now)
+                events = b"".join(_event(event) for item in items for event in render(item))
+                if source.finished:
+                    events += b"data: [DONE]\n\n"
+                elif not events and now - heard >= _SILENCE:
+                    events = b": ping\n\n"
+                if events:
+                    if not begun:
+                        begun = True
+                        yield Answer("200 OK", [("Content-Type", "text/event-stream; charset=utf-8"),
+                                                ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")])
+                    yield events
+                    heard = now
+                if not source.finished:
+                    yield source.wait(heard + _SILENCE)
+        except (Exception, SystemExit) as exc:
+            if not begun:
+                raise
+            # The status has been sent, so the failure becomes the last event.
+            yield _event(problems.of_exception(exc, request_id).as_object())
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()

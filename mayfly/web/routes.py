@@ -1,0 +1,139 @@
+"""What a route is, and how requests come to its view. The table of all routes is in mayfly.web.application.
+
+A view reads a request and says what is wanted: it returns an Answer, or a flow that makes one. It is called by a thread
+through Flask, or, for small requests, by the server's loop (`AtOnce`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flask import Flask, Response, g, request
+from pydantic import BaseModel
+
+from mayfly.flow import Answer, Flow
+from mayfly.settings import Settings
+from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
+from mayfly.web.flows import FlowResponse, guarded
+from mayfly.web.gate import Gate, request_id
+from mayfly.web.ignored import IgnoredFields
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as a view gets it.
+
+    Attributes:
+        id: the request's id.
+        environ: its WSGI environment, or the part of it that tells its headers and who sent it.
+        sent: its body, a JSON object; empty where the route takes none.
+        deadline: when its answer has to be there, on the clock of `time.monotonic`.
+        trusted: whether its caller may use everything.
+        ignored: the view adds the names of fields that mean nothing here.
+    """
+
+    id: str
+    environ: Mapping[str, Any]
+    sent: dict[str, Any]
+    deadline: float
+    trusted: bool
+    ignored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path and what it is for.
+
+    Attributes:
+        path: parameters are written {name}; one takes slashes, too.
+        view: called with an Asked, and the path's parameters by name.
+        summary, tag: for the document; a route without a summary isn't in it.
+        body: what it takes, if it takes a body; `aliases` are other names of fields.
+        answer: what it answers; None if that is always a stream.
+        stream: in which form it can stream.
+        key: who needs one: callers from elsewhere ("usual"), all ("always"), or nobody ("never").
+        examples: bodies, by their titles.
+        fails_as: what is answered at a status, where that isn't the usual error.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    view: Callable[..., Answer | Flow]
+    summary: str = ""
+    tag: str = ""
+    body: type[BaseModel] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    answer: type[BaseModel] | None = None
+    stream: Literal["", "sse"] = ""
+    key: Literal["usual", "always", "never"] = "usual"
+    examples: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    fails_as: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+
+    def parameters(self) -> list[str]:
+        """Return the names of the path's parameters."""
+        return re.findall(r"{(\w+)}", self.path)
+
+
+def install(app: Flask, routes: Sequence[Route], gate: Gate, settings: Settings) -> None:
+    """Add routes to an application. The names of ignored fields are put into `g.ignored`."""
+    for route in routes:
+        rule = re.sub(r"{(\w+)}", r"<path:\1>", route.path)
+        app.add_url_rule(rule, f"{route.method} {route.path}", _flask_view(route, gate, settings),
+                         methods=[route.method], provide_automatic_options=False)
+
+
+def _flask_view(route: Route, gate: Gate, settings: Settings) -> Callable[..., Response]:
+    most = most_values(settings.max_texts)
+
+    def view(**parameters: str) -> Response:
+        if route.key == "always":
+            gate.access.demand_key(request.environ)
+        sent = json_object(request, most) if route.body is not None else {}
+        asked = Asked(g.request_id, request.environ, sent, time.monotonic() + settings.request_timeout, g.trusted,
+                      g.ignored)
+        made = route.view(asked, **parameters)
+        if isinstance(made, Answer):
+            return Response(made.body, status=made.status, headers=made.headers)
+        return FlowResponse(made, asked.id)
+
+    return view
+
+
+class AtOnce:
+    """See mayfly.http.site.AtOnce: routes that take a body and have no parameters."""
+
+    def __init__(self, routes: Sequence[Route], gate: Gate, settings: Settings, ignored: IgnoredFields) -> None:
+        self._routes = {route.path: route for route in routes
+                        if route.method == "POST" and route.body is not None and not route.parameters()
+                        and route.key == "usual"}
+        self._gate = gate
+        self._settings = settings
+        self._ignored = ignored
+
+    def __call__(self, path: str, environ: Mapping[str, Any], body: bytes) -> tuple[Flow, list[tuple[str, str]]] | None:
+        """Return the flow that answers a request, and its answer's headers; None leaves it to Flask."""
+        route = self._routes.get(path)
+        if route is None or not is_plain_json(environ):
+            return None
+        # It is known by one name, wherever it is told of.
+        identity = request_id(environ)
+        known = {**environ, "HTTP_X_REQUEST_ID": identity}
+        headers = self._gate.stamp(known)
+        return guarded(self._read(route, known, identity, body, headers), identity), headers
+
+    def _read(self, route: Route, environ: Mapping[str, Any], identity: str, body: bytes,
+              headers: list[tuple[str, str]]) -> Flow:
+        trusted = self._gate.admit(environ)
+        # A small body can't hold too many values.
+        asked = Asked(identity, environ, parsed(body, len(body)), time.monotonic() + self._settings.request_timeout,
+                      trusted)
+        made = route.view(asked)
+        headers.extend(self._ignored.headers(asked.ignored))
+        if isinstance(made, Answer):
+            yield made
+        else:
+            yield from made
