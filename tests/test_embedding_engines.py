@@ -213,3 +213,21 @@ def test_health_and_models_say_which_engine_serves_and_in_which_precision(
     shown = next(model for model in listed if model["id"] == "all-MiniLM-L6-v2")
     assert (shown["engine"], shown["precision"]) == (lane["engine"], lane["precision"])
     assert len(service.embed(["a", ""])) == 2
+
+
+def test_what_is_prepared_for_shapes_is_bounded_and_costs_no_text_much(fast: openvino.OpenVinoEmbeddings) -> None:
+    """The runtime keeps what it has prepared for a shape: with all shapes that texts have it would keep a gigabyte."""
+    window = 256
+    padded = {tokens: openvino._padded_width(tokens) for tokens in range(1, window + 1)}
+    assert len(set(padded.values())) <= 128
+    assert all(tokens <= width < tokens * 33 / 32 for tokens, width in padded.items())
+
+    class Core:
+        def compile_model(self, network: object, device: str, config: dict[str, object]) -> object:
+            told.append(config["CPU_RUNTIME_CACHE_CAPACITY"])
+            return fast._core.compile_model(network, device, config)
+
+    told: list[object] = []
+    openvino._Compiled(Core(), fast._network, 1, "f32")
+    # Four kinds of operations have a size of their own for each shape.
+    assert told == [4 * 128]

@@ -42,6 +42,12 @@ _POOLING = ("mean", "cls")
 _BATCH_TOKENS = {"f32": 384, "bf16": 2048}
 # Each takes the memory of the weights once more.
 _KEPT = 3
+# The runtime prepares its operations for each shape of a batch, and keeps that: 5,000 of a kind unless it is told, more
+# than there are shapes in f32, so memory grew for as long as texts of new lengths came. With this many all widths that
+# there are (`_padded_width`) stay prepared; of batches, those that were computed last.
+_PREPARED = 512
+# Widths up to this are taken as they are: with short texts each token counts.
+_EXACT_WIDTH = 64
 # Padding is hidden from attention by a number that makes its weight zero.
 _HIDDEN = -1e9
 
@@ -67,9 +73,10 @@ class OpenVinoEmbeddings:
         self.model = model
         self.dimensions = header.embedding_length
         vocabulary = open_vocabulary(path, header.vocabulary_size)
-        window = embedding_window(header.architecture, header.context_length)
+        self._window = embedding_window(header.architecture, header.context_length)
         try:
-            self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]), window)
+            self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]),
+                                      self._window)
             self._core = ov.Core()
             native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self._precision = "bf16" if precision == "bf16" or (precision == "auto" and native) else "f32"
@@ -106,7 +113,7 @@ class OpenVinoEmbeddings:
 
     def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """See BatchEmbeddingEngine."""
-        width = max(map(len, chunks))
+        width = min(_padded_width(max(map(len, chunks))), self._window)
         ids = np.zeros((len(chunks), width), np.int32)
         mask = np.zeros((len(chunks), width), np.float32)
         for row, chunk in enumerate(chunks):
@@ -142,7 +149,8 @@ class _Compiled:
         compiled = core.compile_model(network, "CPU", {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads,
             # Threads tied to cores would wait for whatever else runs there.
-            "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision})
+            "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision,
+            "CPU_RUNTIME_CACHE_CAPACITY": _PREPARED})
         hint = compiled.get_property("INFERENCE_PRECISION_HINT")
         self.precision = "bf16" if hint == ov.Type.bf16 else "f32"
         self._request = compiled.create_infer_request()
@@ -155,6 +163,14 @@ class _Compiled:
         self._request.infer()
         rows: npt.NDArray[np.float32] = self._request.get_output_tensor().data.copy()
         return rows
+
+
+def _padded_width(tokens: int) -> int:
+    """Return the width that texts are padded to: 127 different ones up to 256 tokens, and never by 1/32 or more."""
+    step = 1
+    while tokens > _EXACT_WIDTH * step:
+        step *= 2
+    return -(-tokens // step) * step
 
 
 def _check(name: str, contents: Contents) -> None:
