@@ -224,6 +224,28 @@ def test_a_kept_connection_whose_process_has_gone_costs_the_next_call_nothing(pl
     assert lane.status()["retried"] == 0
 
 
+def test_one_death_is_one_however_many_connections_to_the_process_were_kept(played: PlayedLane) -> None:
+    """A process's sockets are closed one after another: those that are still open aren't its life."""
+    lane = played.lane()
+    calls = [lane.begin(embedding(number), soon()) for number in range(4)]
+    connections = []
+    for call in calls:
+        call.advance(time.monotonic())
+        connections.append(played.take(generation=1)[0])
+    for call, connection in zip(calls, connections, strict=True):
+        framing.send(connection, MADE, VECTOR)
+        answer(call)
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(answer, lane.begin(embedding(5), soon()))
+        [asked] = until(lambda: select.select(connections, [], [], 0.1)[0])
+        asked.close()
+        connection, _ = played.take(generation=2)
+        framing.send(connection, MADE, VECTOR)
+        assert made.result() == Embeddings(VECTOR, 2, 3, "m", 1)
+    assert lane.status()["retried"] == 1
+    assert all(other.recv(1) == b"" for other in connections if other is not asked)
+
+
 def test_a_connection_of_a_call_that_failed_or_was_left_is_not_kept(played: PlayedLane) -> None:
     lane = played.lane()
     for last_word in (None, {"event": "error", "error": EngineFailed("it broke").to_wire()}):

@@ -83,8 +83,12 @@ class AnswerTask(_Logged):
         assert answer is not None and answer.body is not None
         self.status = answer.status
         self.response_headers = answer.headers
+        if self.request.method() == "HEAD":
+            # Its headers say how long the body would be.
+            self.write(b"")
+            return
         self.content_length = len(answer.body)
-        self.write(b"" if self.request.method() == "HEAD" else answer.body)
+        self.write(answer.body)
 
 
 class StreamTask(_Logged):

@@ -235,7 +235,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             self._fail(request, exc)
             return True
         head.body = b"".join(parts)
-        head.headers = [(name, value) for name, value in head.headers if name.lower() != "content-length"]
+        if request.method() != "HEAD":
+            head.headers = [(name, value) for name, value in head.headers if name.lower() != "content-length"]
         request.answer = head
         return True
 

@@ -141,6 +141,15 @@ class SocketLane:
                 return
         connection.close()
 
+    def forget(self, generation: int) -> None:
+        """Close the kept connections to a process that has died: its ends are closed one by one, and another may still
+        look open."""
+        with self._lock:
+            lost = [connection for connection, of in self._kept if of == generation]
+            self._kept = [(connection, of) for connection, of in self._kept if of != generation]
+        for connection in lost:
+            connection.close()
+
     def count(self, *, calls: int = 0, active: int = 0, retried: int = 0) -> None:
         """Add to what `status` shows."""
         with self._lock:
@@ -171,7 +180,7 @@ class SocketCall:
         self._received = bytearray()
         self._generation: int | None = None  # of the process that has begun with it
         self._text: list[str] = []
-        self._crashes = 0
+        self._deaths: set[int] = set()  # the generations of the processes that died while they served it
         self._died: int | None = None  # the generation whose death ends the call, once its report is there
         self._report_due = 0.0
         self._failure: CallError | None = None
@@ -283,8 +292,10 @@ class SocketCall:
             # One that dies between taking a connection and reading the call costs nothing but time.
             self._retry_at = now + _TRY_AGAIN
             return
-        self._crashes += 1
-        if self._crashes > 1 or shown:
+        self._lane.forget(generation)
+        # One death may be met twice: by a connection that another call has kept meanwhile.
+        self._deaths.add(generation)
+        if len(self._deaths) > 1 or shown:
             self._died = generation
             self._report_due = min(now + _REPORT_PATIENCE, self._deadline)
         else:
@@ -364,7 +375,7 @@ class SocketCall:
         said = self._lane.said()
         failure = said.get("last_failure") or {}
         if generation == failure.get("generation") or generation in failure.get("lost", ()) or now >= self._report_due:
-            times = "twice on this request" if self._crashes > 1 else "while it answered this request"
+            times = "twice on this request" if len(self._deaths) > 1 else "while it answered this request"
             raise ModelCrashed(f"the model process died {times}{_report(said)}", retry_after=2)
         self._due = min(now + _TRY_AGAIN, self._report_due)
 

@@ -155,7 +155,7 @@ def touched(path: Path) -> int | None:
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove the sentinels that an earlier run left; return their names."""
+    """Remove the sentinels and lanes' sockets that an earlier run left; return their names."""
     removed: list[str] = []
     try:
         entries = list(folder.iterdir())
@@ -166,7 +166,7 @@ def sweep(folder: Path) -> list[str]:
             if entry.name.endswith(".watchdog"):
                 _clear(entry)
                 removed.append(entry.name)
-            elif ".watchdog." in entry.name:
+            elif ".watchdog." in entry.name or entry.name.endswith(".sock"):
                 entry.unlink()
                 removed.append(entry.name)
     return sorted(removed)
