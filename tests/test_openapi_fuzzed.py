@@ -9,15 +9,17 @@ import pytest
 import scripts
 from clients import COUNTED, package
 from service import Service
+from web_rig import web
 
 from mayfly.settings import parse
 from mayfly.web import openapi
+from mayfly.web.application import route_table
 
 schemathesis = package("schemathesis")
 hypothesis = package("hypothesis")
 
 SETTINGS = {"N_CTX": "64", "MAX_TEXTS": "50", "CHAT_PROCESSES": "2"}
-SCHEMA = schemathesis.openapi.from_dict(openapi.document(parse(SETTINGS)))
+SCHEMA = schemathesis.openapi.from_dict(openapi.document(parse(SETTINGS), route_table(web(parse(SETTINGS)))))
 OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
 EXAMPLES = 40
 

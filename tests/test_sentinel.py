@@ -78,7 +78,8 @@ def test_garbage_reads_as_an_empty_sentinel(tmp_path: Path, content: bytes) -> N
 
 
 def test_a_sweep_removes_what_an_earlier_run_left_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("chat.watchdog", "chat-9.watchdog", ".chat-9.watchdog.123", "watchdog.lock", "state.json", "model2.sock"):
+    for name in ("chat.watchdog", "chat-9.watchdog", ".chat-9.watchdog.123", "watchdog.lock", "state.json",
+                 "model2.sock"):
         (tmp_path / name).touch()
     (tmp_path / "embed.watchdog").symlink_to("/nowhere")
     assert sentinel.sweep(tmp_path) == [".chat-9.watchdog.123", "chat-9.watchdog", "chat.watchdog", "embed.watchdog",

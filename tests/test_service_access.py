@@ -155,7 +155,8 @@ def test_no_key_and_no_text_of_a_client_is_ever_written_down(keyed: Service) -> 
         return keyed.post("/gpt4all_api", fields, headers=BEARER)
 
     assert ask(prompt=hidden.word("prompt"), persona=hidden.word("persona"), assist=hidden.word("assist"),
-               stop=[hidden.word("stop")], model=hidden.word("model")).status_code == 200
+               stop=[hidden.word("stop")]).status_code == 200
+    assert ask(prompt=hidden.word("prompt for nobody"), model=hidden.word("model")).status_code == 404
     assert ask(prompt=hidden.word("refused prompt"), **{hidden.word("field"): 1}).status_code == 400
     assert ask(prompt=hidden.word("other refused prompt"), temp=hidden.word("temperature")).status_code == 400
     assert ask(prompt=hidden.word("long prompt") * 10 + " word" * 3000).status_code == 400

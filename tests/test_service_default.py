@@ -61,7 +61,7 @@ def test_without_its_file_the_service_embeds_and_says_how_to_bring_it_back(
     answer = service.post("/gpt4all_api", {"prompt": "Hello"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
     for text in (answer.json()["error"]["message"], service.lane("chat")["reason"]):
-        assert f"missing in {clone / 'models'}" in text
+        assert "is missing in mayfly's own models/" in text
         assert "git checkout models/mayfly-nano-demo.gguf" in text and "MODEL_NAME" in text
     assert [entry["id"] for entry in service.session.get(service.url + "/v1/models").json()["data"]] == [
         "all-MiniLM-L6-v2", "tiny-llama"]

@@ -7,7 +7,7 @@ import re
 import pytest
 from web_rig import KEY, eventually, http_post, serving
 
-from mayfly.web import access_log
+from mayfly.http import access_log
 
 # host ident authuser [date] "request" status bytes
 COMMON = re.compile(r'(\S+) - - \[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{4})\] '

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mayfly.http.connection import Connection
     from mayfly.http.request import Request
 
+# Entries of the heap that may be of turns that are over.
+_MOST_STALE = 64
+
 
 @dataclass(eq=False)
 class _Running:
@@ -193,6 +196,13 @@ class Flows:
             due = step.due()
             if due < math.inf:
                 heapq.heappush(self._due, (due, running.turn, next(self._count), running))
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget the times of turns that came earlier: they would keep what they belong to until they are due."""
+        if len(self._due) > 2 * len(self._running) + _MOST_STALE:
+            self._due = [entry for entry in self._due if entry[1] == entry[3].turn and not entry[3].ended]
+            heapq.heapify(self._due)
 
     def _computed(self, running: _Running, made: Any, failure: Exception | None) -> None:
         if not running.ended:

@@ -200,7 +200,7 @@ class Inventory:
             if store.file_name(name) != nano.FILE_NAME or nano.FILE_NAME not in self._first:
                 raise
             if not nano.PATH.is_file():
-                raise ModelUnavailable(nano.absent()) from None
+                raise store.ModelAbsent(nano.absent()) from None
             return nano.PATH
 
     def _look(self, name: str, file: str, path: Path) -> Model:

@@ -58,6 +58,7 @@ class _Download:
         self._stopped = threading.Event()
         self._news: queue.SimpleQueue[Progress | BaseException] = queue.SimpleQueue()
         self._finished = False
+        self._failure: BaseException | None = None  # told after the progress that came before it
         self._next = 0.0
         self._stage = ""
         threading.Thread(target=self._run, name="pull", daemon=True).start()
@@ -78,9 +79,12 @@ class _Download:
             while True:
                 news = self._news.get_nowait()
                 if isinstance(news, BaseException):
-                    raise _as_answer(news) from news
+                    self._failure = news
+                    break
                 come.append(news)
                 self._finished = news.status == "success"
+        if self._failure is not None and not come:
+            raise _as_answer(self._failure) from self._failure
         return come
 
     def wait(self, until: float) -> Wait:
