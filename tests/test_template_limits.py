@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import tiny_llama
 from families import FAMILIES
 from service import PROJECT, Service
 
+from mayfly.engines import limits
 from mayfly.engines import template as template_module
 from mayfly.engines.template import ChatTemplate
 from mayfly.errors import EngineFailed, InvalidRequest
@@ -121,6 +123,28 @@ def test_a_template_that_never_ends_is_ended(name: str) -> None:
     # Nothing of it is left: neither a limit nor a timer.
     plain = ChatTemplate("{% for i in range(99999) %}{% endfor %}{{ messages[0].content }}", bos_token="", eos_token="")
     assert plain.render([Message("user", "x" * 10_000_000)])[0].text[-1] == "x"
+
+
+def test_time_ends_a_template_though_what_is_raised_is_lost_at_first() -> None:
+    """As in a callback of the garbage collector, such as test frameworks have, or in a destructor."""
+    lost = []
+
+    def endless() -> None:
+        while True:
+            pass
+
+    def work() -> None:
+        with limits.bounded(memory=64 << 20, seconds=0.1):
+            try:
+                endless()
+            except limits.TimeIsUp:
+                lost.append(True)
+            endless()
+
+    with pytest.raises(limits.TimeIsUp):
+        work()
+    assert lost == [True]
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", DEPTH)

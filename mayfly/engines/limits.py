@@ -21,6 +21,8 @@ if sys.platform != "win32":
 # How much longer work may take that sees no signal, because it is native code, or swallows what the signal raises: then
 # the process dies.
 _GRACE = 2.0
+# What the signal raises is lost where a destructor or a callback of the collector runs: then it comes again (s).
+_AGAIN = 0.1
 
 
 class TimeIsUp(BaseException):
@@ -67,13 +69,14 @@ if sys.platform != "win32":
             raise TimeIsUp
 
         before = signal.signal(signal.SIGPROF, end)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds, _AGAIN)
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds + _GRACE)  # its signal is left to end the process
         try:
             try:
                 yield
             finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)  # where its signal, which comes once, may just have come
+                signal.setitimer(signal.ITIMER_PROF, 0)  # where its signal may just have come
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)  # where it can't have come again
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGPROF, before)
