@@ -47,6 +47,7 @@ if sys.version_info[:2] < NEEDED_PYTHON:
 
 import contextlib  # noqa: E402
 import errno  # noqa: E402
+import glob  # noqa: E402
 import hashlib  # noqa: E402
 import importlib.util  # noqa: E402
 import re  # noqa: E402
@@ -202,6 +203,9 @@ def model_file(settings, which):
     own = os.path.join(PROJECT, DEFAULTS["MODEL_PATH"], name)
     if name == DEFAULTS["MODEL_NAME"] and os.path.isfile(own) and not os.path.isfile(path):
         return own  # it comes with the project, and the service takes it from there
+    if not os.path.exists(path):
+        split = sorted(glob.glob(glob.escape(path[:-len(".gguf")]) + "-00001-of-[0-9][0-9][0-9][0-9][0-9].gguf"))
+        return split[0] if split else path
     return path
 
 

@@ -83,6 +83,9 @@ def test_links_that_leave_the_folder_are_unusable_and_hidden_files_are_no_models
     assert link and link.unusable.startswith("the model 'link.gguf' is a link that leaves MODEL_PATH")
     assert gone and gone.unusable == "the model 'gone.gguf' is a link to a file that isn't there"
     assert (link.kind, link.size) == (None, 0)
+    for name in ("link", "gone"):  # nor are they opened where they are configured
+        with pytest.raises(ModelUnavailable, match="is a link"):
+            inventory.require(name)
 
 
 def test_a_link_is_the_model_that_it_leads_to_by_its_own_name(model_path: Path, tiny_model: Path) -> None:
@@ -109,8 +112,8 @@ def test_a_model_that_is_split_is_one_entry_with_its_parts_sum(model_path: Path)
     lost = inventory.require("large")
     assert "its part 3 of 3, large-00003-of-00003.gguf, is missing" in lost.unusable
     parts[0].unlink()
-    lost = inventory.require("large")
-    assert "its part 1 of 3, large-00001-of-00003.gguf, is missing" in lost.unusable
+    lost = inventory.find("large")
+    assert lost and "its part 1 of 3, large-00001-of-00003.gguf, is missing" in lost.unusable
     # Another file that could have the name has it.
     tiny_llama.make(model_path / "large.gguf")
     assert inventory.require("large").file == "large.gguf"

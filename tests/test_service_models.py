@@ -289,3 +289,15 @@ def test_a_folder_of_links_and_a_model_in_parts_answer_by_their_own_names(
     assert "its part 3 of 3, large-00003-of-00003.gguf, is missing" in answer.json()["error"]["message"]
     (folder / "large-00003-of-00003.gguf").symlink_to("../../blobs/5f2a3")
     assert text(service, "large")
+
+
+def test_a_configured_link_that_leaves_the_folder_is_not_loaded(
+        tmp_path: Path, start: Callable[..., Service], model_path: Path) -> None:
+    os.replace(model_path / "tiny-llama.gguf", tmp_path / "outside.gguf")
+    (model_path / "tiny-llama.gguf").symlink_to("../outside.gguf")
+    service = start(wait=False)
+    service.wait_listening()
+    answer = service.post("/gpt4all_api", {"prompt": "Hello"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    message = answer.json()["error"]["message"]
+    assert "'tiny-llama.gguf' is a link that leaves MODEL_PATH" in message and str(tmp_path) not in message

@@ -121,6 +121,13 @@ def test_doctor_says_what_is_wrong_with_settings_models_and_packages(equipped: T
     assert "not installed as requirements.txt says" in equipped.run("doctor", LISTEN_PORT=port).out
 
 
+def test_doctor_finds_a_model_in_parts_by_its_name(equipped: Tree) -> None:
+    first = equipped.folder / "models" / "large-00001-of-00002.gguf"
+    first.touch()
+    for name in ("large", "large.gguf", "large-00001-of-00002"):
+        assert f"ok  completion model {first}\n" in equipped.run("doctor", LISTEN_PORT=free_port(), MODEL_NAME=name).out
+
+
 def test_doctor_names_misspelt_settings_and_what_is_there_for_others(equipped: Tree) -> None:
     path = equipped.folder / ".env"
     path.write_text("\ufeffMODELNAME=a\nHF_TOKEN=a\nLISTEN_PORT: 1\n" + path.read_text(encoding="utf-8"),

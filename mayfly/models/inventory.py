@@ -157,11 +157,12 @@ class Inventory:
         """Return the model of a name, as `find` does.
 
         Raises:
-            ModelUnavailable: there is none; the message says what to do.
+            ModelUnavailable: there is none, or its file isn't one in the folder; the message says what to do.
         """
         model = self.find(name)
+        # What the store refuses, such as a link that leads away, isn't to be opened by anybody.
+        path = self._file(name if model is None else model.file)
         if model is None:
-            path = self._file(name)
             # One that isn't listed, because its name is hidden or long, can still be configured.
             model = self._look(public_name(store.file_name(name)), store.file_name(name), path)
         return model
