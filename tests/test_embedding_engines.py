@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import copy
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,6 +104,44 @@ def test_vectors_of_a_batch_are_those_of_single_texts_and_of_sentence_transforme
     assert cosines.min() >= 0.9999
     for row in (0, 7, len(made) - 1):
         assert float(fast.embed_batch([chunks[row]])[0] @ made[row]) > 0.99999
+
+
+def test_texts_of_all_lengths_have_few_shapes_and_are_hardly_padded(fast: openvino.OpenVinoEmbeddings,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime keeps memory for each shape, so there are no more than it is told to keep."""
+    widths: dict[int, int] = {}
+
+    class Noted:
+        def compute(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            assert ids.shape == mask.shape
+            widths[int(mask[0].sum())] = ids.shape[1]
+            return np.ones((len(ids), fast.dimensions), np.float32)
+
+    monkeypatch.setattr(fast, "_current", Noted)
+    for tokens in range(2, 257):
+        fast.embed_batch([[101] * tokens])
+    assert sorted(widths) == list(range(2, 257))
+    assert all(tokens <= width <= min(256, tokens * 33 / 32) for tokens, width in widths.items())
+    assert all(width == tokens for tokens, width in widths.items() if tokens <= 64)
+    assert len(set(widths.values())) <= 128
+
+
+@pytest.mark.parametrize("tokens", [65, 97, 129, 141, 253])
+def test_padding_changes_no_vector(fast: openvino.OpenVinoEmbeddings, tokens: int) -> None:
+    chunk = [101, *range(2000, 1998 + tokens), 102]
+    bare = fast._current().compute(np.array([chunk], np.int32), np.ones((1, tokens), np.float32))[0]
+    alone, beside = fast.embed_batch([chunk])[0], fast.embed_batch([chunk, [101, 2000, 102]])[0]
+    assert min(float(bare @ alone), float(bare @ beside)) >= 0.999999
+
+
+def test_a_models_window_bounds_the_padding(fast: openvino.OpenVinoEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no positions beyond it."""
+    monkeypatch.setattr(fast, "_window", 71)
+    shapes = []
+    monkeypatch.setattr(fast, "_current", lambda: SimpleNamespace(compute=lambda ids, mask: shapes.append(ids.shape)))
+    for tokens in (70, 71):
+        fast.embed_batch([[101] * tokens])
+    assert shapes == [(1, 70), (1, 71)]
 
 
 def test_a_very_long_text_is_cut_where_gpt4alls_engine_cuts_it(
@@ -215,19 +256,20 @@ def test_health_and_models_say_which_engine_serves_and_in_which_precision(
     assert len(service.embed(["a", ""])) == 2
 
 
-def test_what_is_prepared_for_shapes_is_bounded_and_costs_no_text_much(fast: openvino.OpenVinoEmbeddings) -> None:
-    """The runtime keeps what it has prepared for a shape: with all shapes that texts have it would keep a gigabyte."""
-    window = 256
-    padded = {tokens: openvino._padded_width(tokens) for tokens in range(1, window + 1)}
-    assert len(set(padded.values())) <= 128
-    assert all(tokens <= width < tokens * 33 / 32 for tokens, width in padded.items())
+def test_the_runtime_is_told_how_many_shapes_to_keep(fast: openvino.OpenVinoEmbeddings) -> None:
+    """Unless it is, it keeps memory for every shape that ever came."""
+    told: list[dict[str, object]] = []
 
     class Core:
-        def compile_model(self, network: object, device: str, config: dict[str, object]) -> object:
-            told.append(config["CPU_RUNTIME_CACHE_CAPACITY"])
-            return fast._core.compile_model(network, device, config)
+        def compile_model(self, network: object, device: str, settings: dict[str, object]) -> object:
+            told.append(settings)
+            return fast._core.compile_model(network, device, settings)
 
-    told: list[object] = []
-    openvino._Compiled(Core(), fast._network, 1, "f32")
-    # Four kinds of operations have a size of their own for each shape.
-    assert told == [4 * 128]
+    watched = copy.copy(fast)
+    watched._core, watched._most_threads, watched._compiled = Core(), 2, collections.OrderedDict()
+    for threads in (2, 1):
+        watched.set_threads(threads)
+        watched.embed_batch([[101, 2000, 102]])
+    kept = [settings["CPU_RUNTIME_CACHE_CAPACITY"] for settings in told]
+    assert [settings["INFERENCE_NUM_THREADS"] for settings in told] == [2, 1]
+    assert kept == [512, 128]

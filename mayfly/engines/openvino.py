@@ -44,8 +44,9 @@ _BATCH_TOKENS = {"f32": 384, "bf16": 2048}
 _KEPT = 3
 # The runtime prepares its operations for each shape of a batch, and keeps that: 5,000 of a kind unless it is told, more
 # than there are shapes in f32, so memory grew for as long as texts of new lengths came. With this many all widths that
-# there are (`_padded_width`) stay prepared; of batches, those that were computed last.
-_PREPARED = 512
+# there are (`_padded_width`) stay prepared; of batches, those that were computed last. A network for fewer threads than
+# there are serves while others compute, and keeps less.
+_PREPARED, _PREPARED_ASIDE = 512, 128
 # Widths up to this are taken as they are: with short texts each token counts.
 _EXACT_WIDTH = 64
 # Padding is hidden from attention by a number that makes its weight zero.
@@ -135,7 +136,9 @@ class OpenVinoEmbeddings:
     def _current(self) -> _Compiled:
         """Return the network compiled for the number of threads that is asked for."""
         if self._threads not in self._compiled:
-            self._compiled[self._threads] = _Compiled(self._core, self._network, self._threads, self._precision)
+            prepared = _PREPARED if self._threads == self._most_threads else _PREPARED_ASIDE
+            self._compiled[self._threads] = _Compiled(self._core, self._network, self._threads, self._precision,
+                                                      prepared)
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(self._threads)
@@ -143,14 +146,14 @@ class OpenVinoEmbeddings:
 
 
 class _Compiled:
-    """The network, ready to compute with a fixed number of threads."""
+    """The network, ready to compute with a fixed number of threads; it keeps so many operations of a kind prepared."""
 
-    def __init__(self, core: Any, network: Any, threads: int, precision: str) -> None:
+    def __init__(self, core: Any, network: Any, threads: int, precision: str, prepared: int) -> None:
         compiled = core.compile_model(network, "CPU", {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads,
             # Threads tied to cores would wait for whatever else runs there.
             "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision,
-            "CPU_RUNTIME_CACHE_CAPACITY": _PREPARED})
+            "CPU_RUNTIME_CACHE_CAPACITY": prepared})
         hint = compiled.get_property("INFERENCE_PRECISION_HINT")
         self.precision = "bf16" if hint == ov.Type.bf16 else "f32"
         self._request = compiled.create_infer_request()
