@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from mayfly.http.site import Site
-    from mayfly.lanes.calls import Lane
+    from mayfly.lanes.lane import Lane
     from mayfly.lanes.switchboard import Switchboard
 
 EXIT_STOPPED = 0
@@ -97,7 +97,7 @@ class _StopSignal:
     """Notes that a signal came, and wakes the server's loop, which acts on it."""
 
     def __init__(self) -> None:
-        from mayfly.compat import wake_on_signal
+        from mayfly.compat.process import wake_on_signal
 
         self._came = False
         self.wake: Callable[[], None] = lambda: None
@@ -115,7 +115,7 @@ def run_alone() -> int:
     """Serve with the models in this process, until Ctrl-C or SIGTERM; return the exit code."""
     for message in spelling.messages():
         print(message, file=sys.stderr)
-    from mayfly.compat import forbid_core_dumps
+    from mayfly.compat.process import forbid_core_dumps
 
     try:
         settings = load_settings()
@@ -153,10 +153,11 @@ def _print_line(line: str) -> None:
 
 def run_supervised() -> int:
     """Serve under the watchdog until SIGTERM; return the exit code."""
-    from mayfly.compat import die_with_parent, forbid_core_dumps, inherited_socket
+    from mayfly.compat.process import die_with_parent, forbid_core_dumps
+    from mayfly.compat.sockets import inherited_socket
     from mayfly.lanes.switchboard import supervised
-    from mayfly.supervision.sentinel import Sentinel
-    from mayfly.web.event_pipe import EventPipe, LoggedStream
+    from mayfly.wire.events import EventPipe, LoggedStream
+    from mayfly.wire.sentinel import Sentinel
 
     should_stop = _StopSignal()
     # Ctrl-C reaches the watchdog, which decides.
@@ -186,7 +187,7 @@ def main(arguments: list[str]) -> int:
     """Run as the command line says; return the exit code."""
     if arguments == ["--supervised"]:
         return run_supervised()
-    from mayfly.compat import open_standard_streams
+    from mayfly.compat.process import open_standard_streams
 
     open_standard_streams()
     if arguments:

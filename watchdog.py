@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from mayfly import __version__, flags, listening, spelling
-from mayfly.compat import forbid_core_dumps, open_standard_streams, wake_on_signal
+from mayfly.compat.process import forbid_core_dumps, open_standard_streams, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
 from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
-from mayfly.supervision import refusals, sentinel
+from mayfly.supervision import refusals
 from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.refusals import Refused
@@ -29,7 +29,8 @@ from mayfly.supervision.run_folder import RunFolder
 from mayfly.supervision.sockets import LaneSockets
 from mayfly.supervision.spawner import Inbox, ProcessSpawner
 from mayfly.supervision.supervisor import Supervisor
-from mayfly.workers.budget import Table
+from mayfly.wire import sentinel
+from mayfly.wire.thread_table import Table
 
 TICK = 0.1
 # A stop gives requests in flight this long, then ends what is left.

@@ -34,10 +34,10 @@ from embedded import embed  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly import engines  # noqa: E402
-from mayfly.lanes.board import Board  # noqa: E402
-from mayfly.lanes.calls import EmbedCall  # noqa: E402
 from mayfly.lanes.client import SocketLane  # noqa: E402
 from mayfly.settings import load_settings  # noqa: E402
+from mayfly.wire.board import Board  # noqa: E402
+from mayfly.wire.calls import EmbedCall  # noqa: E402
 
 TEXT = "the keeper walked down to the old harbour"
 ROUND = 20

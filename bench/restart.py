@@ -26,10 +26,10 @@ import requests  # noqa: E402
 import results  # noqa: E402
 from service import Service  # noqa: E402
 
-from mayfly.compat import LaneAddress  # noqa: E402
-from mayfly.lanes import framing  # noqa: E402
-from mayfly.lanes.calls import CompletionCall, Message, Sampling  # noqa: E402
 from mayfly.settings import available_cores  # noqa: E402
+from mayfly.wire import framing  # noqa: E402
+from mayfly.wire.address import LaneAddress  # noqa: E402
+from mayfly.wire.calls import CompletionCall, Message, Sampling  # noqa: E402
 
 TOKENS = 32
 PROMPT = "Tell me about the river, the hill and the people who live there between the two."

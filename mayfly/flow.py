@@ -22,7 +22,7 @@ TAKE_OVER = "mayfly.take_over"
 
 
 class Waited(Protocol):
-    """Something that becomes ready: see `mayfly.lanes.calls.LaneCall`."""
+    """Something that becomes ready: see `mayfly.lanes.lane.LaneCall`."""
 
     @property
     def watched(self) -> socket.socket | None:

@@ -14,7 +14,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from mayfly.compat import LINUX, WINDOWS, bind_public
+from mayfly.compat.process import LINUX, WINDOWS
+from mayfly.compat.sockets import bind_public
 from mayfly.errors import AddressTaken
 
 # What is listened on together; of these, what a machine hasn't is left out (IPv6, or IPv4).

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mayfly import keys
-from mayfly.compat import memory_size
+from mayfly.compat.memory import memory_size
 from mayfly.errors import SettingError
 
 # In ALLOWED_ORIGINS, ALLOWED_METHODS and ALLOWED_HEADERS: whatever comes.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mayfly.engines import long_texts
 from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine, PartEmbeddingEngine, Tokenized
-from mayfly.lanes.calls import LongText
+from mayfly.wire.calls import LongText
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import tiny_llama
 
-from mayfly.lanes.calls import Message
+from mayfly.wire.calls import Message
 
 SYSTEM, USER, ANSWER, NEXT = "Be brief.", "Hi there", "Hello!", "Why?"
 

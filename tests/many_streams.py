@@ -17,8 +17,9 @@ from typing import Any
 from supervised import Supervised, supervised
 from web_rig import eventually
 
-from mayfly.compat import LaneAddress, raise_descriptor_limit
-from mayfly.lanes import board, framing
+from mayfly.compat.files import raise_descriptor_limit
+from mayfly.wire import board, framing
+from mayfly.wire.address import LaneAddress
 
 _REQUEST = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s")

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from service import until
 
-from mayfly.compat import LaneAddress, bind_public, hung_up, readable
-from mayfly.lanes import framing
+from mayfly.compat.sockets import bind_public, hung_up, readable
+from mayfly.wire import framing
+from mayfly.wire.address import LaneAddress
 from mayfly.workers import accept
 from mayfly.workers.accept import Door, Gone, Line, read_request
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from service import PROJECT, until
 
-from mayfly.workers.budget import PLACES, Allotment, Budget, Table, share
+from mayfly.wire.thread_table import PLACES, Allotment, Table
+from mayfly.workers.budget import Budget, share
 
 # As the supervisor allots them.
 EMBED_PLACE, CHAT_PLACE = 0, 1

@@ -15,12 +15,13 @@ import tiny_llama
 from random_texts import random_texts
 
 from mayfly.engines import cuts
-from mayfly.engines.base import Generated, Segment
+from mayfly.engines.base import Generated
 from mayfly.engines.gpt4all import Gpt4AllCompletions
 from mayfly.engines.vocabulary import Vocabulary, open_vocabulary
 from mayfly.errors import ContextLengthExceeded, InvalidRequest
-from mayfly.lanes.calls import Sampling
 from mayfly.models.header import read_header
+from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import Sampling
 
 # Every way in which the llama.cpp of gpt4all 2.8.2 splits a text into words, by the names in model files.
 PRE_TOKENIZERS = ["default", "llama-bpe", "deepseek-llm", "deepseek-coder", "falcon", "gpt-2", "starcoder", "qwen2",

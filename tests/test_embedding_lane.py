@@ -265,7 +265,7 @@ def test_a_caller_that_leaves_is_forgotten_and_the_others_are_served(
 
 
 def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Service], model_path: Path) -> None:
-    from mayfly.lanes.calls import GATHERED
+    from mayfly.wire.calls import GATHERED
 
     vectors = scripts.write(model_path, {"when": "", "seconds": 0.1}, name="vectors", kind="embedding")
     service = start(EMBED_MODEL=vectors, MODEL_NAME="", QUEUE_LIMIT=2)

@@ -13,8 +13,8 @@ from service import Service
 from mayfly.engines.base import ParallelEmbeddingEngine
 from mayfly.engines.gpt4all import Gpt4AllEmbeddings
 from mayfly.errors import EngineFailed
-from mayfly.lanes.calls import LongText
 from mayfly.settings import available_cores
+from mayfly.wire.calls import LongText
 
 # As long as a part of a text can be.
 LONG = "The keeper of the light walks down to the harbour. " * 300

@@ -13,10 +13,11 @@ import tiny_llama
 from service import Service
 
 from mayfly.engines import stop_words
-from mayfly.engines.base import Generated, Segment
+from mayfly.engines.base import Generated
 from mayfly.engines.gpt4all import Gpt4AllCompletions
 from mayfly.errors import ContextLengthExceeded
-from mayfly.lanes.calls import CompletionCall, Message, Sampling
+from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import CompletionCall, Message, Sampling
 
 FREELY = Sampling(max_tokens=200, temperature=1.0, top_k=0, top_p=1.0, repeat_penalty=1.0)
 # Its words come often enough that "### Human" is in every answer of some length.

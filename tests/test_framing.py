@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mayfly.lanes import framing
+from mayfly.wire import framing
 
 _HEAD = struct.Struct("<4sII")
 

@@ -14,24 +14,24 @@ from typing import Any
 import pytest
 from service import until
 
-from mayfly.compat import LaneAddress
 from mayfly.errors import DeadlinePassed, EngineFailed, LaneUnavailable, ModelCrashed, QueueFull
-from mayfly.lanes import board, framing
-from mayfly.lanes.board import Board
-from mayfly.lanes.calls import (
+from mayfly.lanes.client import SocketLane
+from mayfly.lanes.lane import LaneCall
+from mayfly.wire import board, framing
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.board import Board
+from mayfly.wire.calls import (
     Completion,
     CompletionCall,
     EmbedCall,
     Embeddings,
     Finished,
     Item,
-    LaneCall,
     Message,
     Piece,
     TokenizeCall,
     Tokens,
 )
-from mayfly.lanes.client import SocketLane
 
 
 class PlayedLane:

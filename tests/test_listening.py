@@ -17,7 +17,8 @@ import requests
 import scripts
 from service import PROJECT, Service, until
 
-from mayfly import compat, listening
+from mayfly import listening
+from mayfly.compat import sockets
 from mayfly.errors import AddressTaken
 from mayfly.settings import parse
 from mayfly.web.access import Access
@@ -27,7 +28,7 @@ KEY = "a-key-for-other-machines"
 
 def _has(address: str) -> bool:
     try:
-        compat.bind_public(address, 0).close()
+        sockets.bind_public(address, 0).close()
     except OSError:
         return False
     return True
@@ -139,7 +140,7 @@ def test_all_addresses_that_are_meant_have_one_port(
 @pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
 def test_a_port_that_another_program_has_on_one_of_both_is_refused_by_name(taken: str) -> None:
     """Serving the other one alone would send those who say localhost to the other program, with their keys."""
-    with compat.bind_public(taken, 0) as other:
+    with sockets.bind_public(taken, 0) as other:
         port = other.getsockname()[1]
         with pytest.raises(AddressTaken, match=re.escape(f"{taken} port {port} can't be used")):
             listening.listen("127.0.0.1", port)
@@ -157,7 +158,7 @@ def test_any_port_is_one_that_is_free_on_all_addresses(
             tried.append(port)
             if len(tried) < 4:
                 raise OSError(errno.EADDRINUSE, "Address already in use")
-        return compat.bind_public("127.0.0.1" if ":" not in address else "127.0.0.2", port)
+        return sockets.bind_public("127.0.0.1" if ":" not in address else "127.0.0.2", port)
 
     monkeypatch.setattr(listening, "bind_public", bind)
     ports = [sock.getsockname()[1] for sock in bound("127.0.0.1", 0)]
@@ -172,7 +173,7 @@ def test_a_machine_without_ipv6_listens_by_ipv4(
     def bind(address: str, port: int) -> socket.socket:
         if ":" in address:
             raise OSError(number, "no IPv6 here")
-        return compat.bind_public(address, port)
+        return sockets.bind_public(address, port)
 
     monkeypatch.setattr(listening, "bind_public", bind)
     assert [sock.getsockname()[0] for sock in bound(ip, 0)] == [left]

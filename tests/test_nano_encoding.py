@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.engines.base import Segment
+from mayfly.prompts.segments import Segment
 from tools.nano import export, vocabulary
 from tools.nano.dialogues import dialogues
 from tools.nano.encoding import Encoder

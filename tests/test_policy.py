@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mayfly.supervision.policy import Backoff, Heartbeat, judge_alive, judge_exit
-from mayfly.workers.exits import killed_from_outside
+from mayfly.wire.exits import killed_from_outside
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly.engines.provenance import TEMPLATE, Traced, joined, origin_of, parts, traced, whole
+from mayfly.prompts.provenance import TEMPLATE, Traced, joined, origin_of, parts, traced, whole
 
 FIRST, SECOND = frozenset((0,)), frozenset((1,))
 # Few letters, so that the texts are found in one another; each caller has letters of its own.

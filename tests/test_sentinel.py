@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.supervision import sentinel
-from mayfly.supervision.sentinel import Sentinel
+from mayfly.wire import sentinel
+from mayfly.wire.sentinel import Sentinel
 
 
 def test_a_sentinel_is_written_touched_and_removed(tmp_path: Path) -> None:

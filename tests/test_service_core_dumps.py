@@ -72,7 +72,7 @@ def test_a_crash_leaves_no_file_where_the_project_is(start: Callable[..., Servic
 def test_a_process_and_its_forks_can_neither_be_dumped_nor_looked_into() -> None:
     code = """
 import ctypes, os
-from mayfly.compat import forbid_core_dumps
+from mayfly.compat.process import forbid_core_dumps
 def dumpable():
     return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 print(dumpable(), flush=True)

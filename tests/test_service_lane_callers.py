@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from service import Service, until
 
-from mayfly.compat import LaneAddress, hung_up
-from mayfly.lanes import framing
-from mayfly.lanes.calls import CompletionCall
+from mayfly.compat.sockets import hung_up
+from mayfly.wire import framing
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.calls import CompletionCall
 
 SMALL = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello").to_wire()})
 LARGE = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello " * 300_000).to_wire()})

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from mayfly.settings import Settings, parse
-from mayfly.supervision import sentinel
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.supervision.watched import LaneState, Position, Watched
-from mayfly.workers import exits
-from mayfly.workers.budget import Table
+from mayfly.wire import exits, sentinel
+from mayfly.wire.thread_table import Table
 
 
 class _Scene:

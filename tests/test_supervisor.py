@@ -12,11 +12,11 @@ from mayfly.errors import ModelUnavailable
 from mayfly.settings import Settings, parse
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Reports
-from mayfly.supervision.sentinel import Sentinel
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.supervision.watched import LaneState, Position, Watched
-from mayfly.workers import exits
-from mayfly.workers.budget import Table
+from mayfly.wire import exits
+from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.thread_table import Table
 
 
 class PlayedProcess:

@@ -19,15 +19,15 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mayfly.engines.base import Segment
 from mayfly.engines.gpt4all import Gpt4AllCompletions
-from mayfly.engines.prompt_form import PromptForm
-from mayfly.engines.template import ChatTemplate
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import CompletionCall, Message, Role
 from mayfly.models.dialects import DIALECTS
 from mayfly.models.inventory import Inventory
+from mayfly.prompts.prompt_form import PromptForm
+from mayfly.prompts.segments import Segment
+from mayfly.prompts.template import ChatTemplate
 from mayfly.web.schemas import CompletionBody, validate
+from mayfly.wire.calls import CompletionCall, Message, Role
 
 # What a caller may write to break out of a role.
 BREAK_OUTS = [

@@ -14,11 +14,11 @@ import tiny_llama
 from families import FAMILIES
 from service import PROJECT, Service
 
-from mayfly.engines import limits
-from mayfly.engines import template as template_module
-from mayfly.engines.template import ChatTemplate
 from mayfly.errors import EngineFailed, InvalidRequest
-from mayfly.lanes.calls import Message
+from mayfly.prompts import limits
+from mayfly.prompts import template as template_module
+from mayfly.prompts.template import ChatTemplate
+from mayfly.wire.calls import Message
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded where it is counted")
 

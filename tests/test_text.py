@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mayfly.workers.text import TextFilter
+from mayfly.prompts.stop_filter import TextFilter
 
 
 def _shown(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], TextFilter]:

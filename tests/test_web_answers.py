@@ -33,7 +33,7 @@ from mayfly.errors import (
     ModelCrashed,
     QueueFull,
 )
-from mayfly.lanes.calls import Embeddings, Piece
+from mayfly.wire.calls import Embeddings, Piece
 
 
 def test_embed_answers_as_the_contract_says() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from web_rig import ScriptedLane, Service, serving
 
-from mayfly.lanes.calls import Message, Sampling
+from mayfly.wire.calls import Message, Sampling
 
 # Appears in bodies that are refused, and must not come back or be logged.
 SECRET = "S3CRETTEXT"

@@ -13,12 +13,12 @@ import pytest
 from web_rig import FINISHED, HOLD, KEY, ScriptedLane, answers, eventually, http_post, one_answer, read_all, serving
 
 from app import create_app, site_of
-from mayfly.compat import LINUX
+from mayfly.compat.process import LINUX
 from mayfly.draining import Draining
 from mayfly.http.server import Server
-from mayfly.lanes.calls import Piece
 from mayfly.listening import accept_no_newcomers
 from mayfly.settings import parse
+from mayfly.wire.calls import Piece
 
 PROMPT = http_post("/gpt4all_api", b'{"prompt": "x"}')
 

@@ -11,7 +11,7 @@ import pytest
 from web_rig import FINISHED, HOLD, ScriptedLane, Service, answers, eventually, http_post, one_answer, read_all, serving
 
 from mayfly.http.pulse import Pulse
-from mayfly.lanes.calls import Piece
+from mayfly.wire.calls import Piece
 
 MESSAGES = b'{"messages": [{"role": "user", "content": "x"}]%s}'
 ROUTES = {

@@ -16,7 +16,7 @@ import pytest
 from supervised import APP, supervised
 from web_rig import KEY, PATIENCE, eventually
 
-from mayfly.web.event_pipe import EventPipe
+from mayfly.wire.events import EventPipe
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors are passed on otherwise there")
 

@@ -14,7 +14,7 @@ from service import Service
 
 from mayfly.engines.base import Generated
 from mayfly.engines.gpt4all import Gpt4AllCompletions
-from mayfly.lanes.calls import CompletionCall, Message, Sampling
+from mayfly.wire.calls import CompletionCall, Message, Sampling
 
 WINDOW = 128
 PERSONA = "You are Ada of the winter light. "

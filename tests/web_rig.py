@@ -22,9 +22,9 @@ from app import create_app, site_of
 from mayfly.draining import Draining
 from mayfly.errors import DeadlinePassed, QueueFull
 from mayfly.http.server import Server
-from mayfly.lanes.calls import Completion, EmbedCall, Embeddings, Finished, Piece
 from mayfly.settings import Settings, parse
 from mayfly.web.service import Service as Web
+from mayfly.wire.calls import Completion, EmbedCall, Embeddings, Finished, Piece
 
 KEY = "a-key-for-tests-0123456789"
 # Far more than anything here takes; a test that reaches it has failed.

@@ -73,7 +73,7 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
 
         return ScriptedCompletions(path, model)
     from mayfly.engines.gpt4all import Gpt4AllCompletions
-    from mayfly.engines.prompt_form import PromptForm
+    from mayfly.prompts.prompt_form import PromptForm
 
     form = PromptForm(prompt_template, system_template) if prompt_template else None
     return Gpt4AllCompletions(path, threads, context_length, device, model, form)

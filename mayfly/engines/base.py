@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from mayfly.errors import EngineFailed
-from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import CompletionCall, LongText, Sampling
 
 if TYPE_CHECKING:  # not needed by the workers that complete
     import numpy as np
@@ -17,20 +18,6 @@ if TYPE_CHECKING:  # not needed by the workers that complete
 
 #: Gives the token ids of a text, some milliseconds of work at a time; some of the steps have none.
 Tokenize = Callable[[str], "Iterator[array[int]]"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of a prompt.
-
-    Attributes:
-        text: what is evaluated.
-        special: True for text of the server's template, in which `</s>` means the token; False for text of the
-            client, in which it is five characters.
-    """
-
-    text: str
-    special: bool
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from mayfly.engines.base import Tokenized
-from mayfly.lanes.calls import LongText
 from mayfly.models import wordpiece
+from mayfly.wire.calls import LongText
 
 # gpt4all's `embedInternal` (llamamodel.cpp of 2.8.2): chunks overlap, and a text without tokens becomes this one.
 _OVERLAP = 8

@@ -33,17 +33,17 @@ import gpt4all._pyllmodel as binding
 from gpt4all import Embed4All, GPT4All
 
 from mayfly.engines import long_texts, self_test, stop_words
-from mayfly.engines.base import Generated, Segment
-from mayfly.engines.prompt_form import PromptForm
-from mayfly.engines.segments import without_bos, without_doubled_blanks
-from mayfly.engines.template import ChatTemplate
+from mayfly.engines.base import Generated
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
-from mayfly.lanes.calls import CompletionCall, LongText, Sampling
 from mayfly.models import wordpiece
 from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header, read_contents
+from mayfly.prompts.prompt_form import PromptForm
+from mayfly.prompts.segments import Segment, without_bos, without_doubled_blanks
+from mayfly.prompts.template import ChatTemplate
+from mayfly.wire.calls import CompletionCall, LongText, Sampling
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mayfly.lanes.calls import LongText
 from mayfly.models import wordpiece
+from mayfly.wire.calls import LongText
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,13 +27,14 @@ import openvino as ov  # noqa: E402
 from openvino import opset13 as op  # noqa: E402
 
 from mayfly.engines import long_texts, self_test  # noqa: E402
-from mayfly.engines.base import Segment, Tokenized  # noqa: E402
+from mayfly.engines.base import Tokenized  # noqa: E402
 from mayfly.engines.bert_tokens import BertTokens  # noqa: E402
 from mayfly.engines.vocabulary import open_vocabulary  # noqa: E402
 from mayfly.errors import EngineFailed, ModelUnavailable  # noqa: E402
-from mayfly.lanes.calls import LongText  # noqa: E402
 from mayfly.models.architectures import ACCELERATED_ARCHITECTURES, embedding_window  # noqa: E402
 from mayfly.models.header import Contents, Header, read_contents  # noqa: E402
+from mayfly.prompts.segments import Segment  # noqa: E402
+from mayfly.wire.calls import LongText  # noqa: E402
 
 _KINDS: dict[str, npt.DTypeLike] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _POOLING = ("mean", "cls")

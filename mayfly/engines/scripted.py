@@ -29,10 +29,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mayfly.engines.base import Generated, Segment
-from mayfly.engines.template import ChatTemplate
+from mayfly.engines.base import Generated
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
-from mayfly.lanes.calls import CompletionCall, LongText, Sampling
+from mayfly.prompts.segments import Segment
+from mayfly.prompts.template import ChatTemplate
+from mayfly.wire.calls import CompletionCall, LongText, Sampling
 
 _DIMENSIONS = 384
 

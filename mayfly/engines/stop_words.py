@@ -22,23 +22,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-STOP_WORDS = ("### Instruction", "### Prompt", "### Response", "### Human", "### Assistant", "### Context")
+from mayfly.prompts.turn_marks import STOP_WORDS
 
 # A byte that UTF-8 never uses stands where a stop word began.
 _NEVER = b"\xff"
 _READ, _WRITE = 1, 2  # PROT_READ and PROT_WRITE of mprotect(2)
-
-
-def turn_marks(template: str) -> tuple[str, ...]:
-    """Return the texts that begin a turn in a template which writes turns with gpt4all's stop words.
-
-    A model that was trained on such a template ends its answer by writing the next turn's begin, on a line of its own.
-
-    Args:
-        template: its source. Without one of the words there are no such texts: the model ends its turn with a token.
-    """
-    words = [word for word in STOP_WORDS if word in template]
-    return tuple(f"\n{word}:" if f"{word}:" in template else f"\n{word}" for word in words)
 
 
 def switch_off() -> bool:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from mayfly.engines import cuts, long_texts
-from mayfly.engines.base import Segment, Tokenize
+from mayfly.engines.base import Tokenize
 from mayfly.errors import InvalidRequest, ModelUnavailable
 from mayfly.models import wordpiece
+from mayfly.prompts.segments import Segment
 
 # What the structures and functions below were taken from.
 _VERSION = "2.8.2"

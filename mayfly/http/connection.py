@@ -23,7 +23,7 @@ from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.task import WSGITask
 
-from mayfly.compat import broken_off, hung_up, readable
+from mayfly.compat.sockets import broken_off, hung_up, readable
 from mayfly.flow import TAKE_OVER, Answer, Flow
 from mayfly.http import problems
 from mayfly.http.answer import AnswerTask, ProblemTask, StreamTask, log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 
-from mayfly.compat import raise_descriptor_limit
+from mayfly.compat.files import raise_descriptor_limit
 
 # A connection may have two temporary files, its request's and its answer's, and a call of a lane.
 _PER_CONNECTION = 4

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mayfly.compat import WINDOWS, lock_now, open_new
+from mayfly.compat.files import lock_now, open_new
+from mayfly.compat.process import WINDOWS
 from mayfly.errors import SettingError
 
 # A value that `start.sh key` may rewrite: one line, quoted or not, perhaps with a comment behind it. Before the first

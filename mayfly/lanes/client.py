@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
-from mayfly.lanes import framing
-from mayfly.lanes.board import Board
-from mayfly.lanes.calls import (
+from mayfly.wire import framing
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.board import Board
+from mayfly.wire.calls import (
     GATHERED,
     Call,
     Completion,
@@ -53,7 +53,7 @@ _KINDS = {EmbedCall: "embed", CompletionCall: "complete", TokenizeCall: "tokeniz
 
 
 class SocketLane:
-    """A lane served by supervised worker processes. See `mayfly.lanes.calls.Lane`.
+    """A lane served by supervised worker processes. See `mayfly.lanes.lane.Lane`.
 
     Args:
         name: "embed", "chat", or that of a lane that opens on demand.

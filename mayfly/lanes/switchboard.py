@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mayfly.lanes.board import VOCABULARY, Board
-from mayfly.lanes.calls import GATHERED, Lane
 from mayfly.lanes.client import SocketLane, socket_lanes
+from mayfly.lanes.lane import Lane
+from mayfly.wire.board import VOCABULARY, Board
+from mayfly.wire.calls import GATHERED
 
 #: Asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
 Ask = Callable[[str], None]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import urljoin
 
-from mayfly.compat import lock_now
+from mayfly.compat.files import lock_now
 from mayfly.errors import ModelUnavailable
 from mayfly.models import nano, store
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from mayfly.compat import WINDOWS, abort_signal, kill_signal, spawn, unread_bytes
+from mayfly.compat.process import WINDOWS, abort_signal, kill_signal, spawn
+from mayfly.compat.sockets import unread_bytes
 
 # With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
 _TAIL_LINES = 150

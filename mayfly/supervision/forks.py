@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mayfly.supervision import policy, sentinel
+from mayfly.supervision import policy
 from mayfly.supervision.child import Process
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure
 from mayfly.supervision.watched import LaneState, Watched
-from mayfly.workers import exits
+from mayfly.wire import exits, sentinel
 
 #: The events of this file.
 FORKS_EVENTS = frozenset({"forked", "exited"})

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import names_this_file
+from mayfly.compat.files import names_this_file
 
 _ROOM = 10_000
 _FILE_SIZE = 5 << 20

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import open_new, signal_name
+from mayfly.compat.files import open_new
+from mayfly.compat.process import signal_name
 
 _SUFFIX = "_watchdog_error.log"
 

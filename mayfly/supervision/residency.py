@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mayfly.errors import ModelUnavailable
-from mayfly.lanes.board import VOCABULARY
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
+from mayfly.wire.board import VOCABULARY
 
 #: The web process asks again every second while somebody waits.
 _FORGET_AFTER = 5.0

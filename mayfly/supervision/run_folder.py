@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from mayfly.compat import lock_file, names_this_file, open_new
+from mayfly.compat.files import lock_file, names_this_file, open_new
 from mayfly.supervision import refusals
 from mayfly.supervision.refusals import Refused
 

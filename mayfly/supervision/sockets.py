@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import LaneAddress, readable
+from mayfly.compat.sockets import readable
 from mayfly.errors import ModelUnavailable
-from mayfly.lanes.board import VOCABULARY
-from mayfly.lanes.calls import GATHERED
 from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.watched import LaneState
-from mayfly.workers.spec import Kind
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.board import VOCABULARY
+from mayfly.wire.calls import GATHERED
+from mayfly.wire.spec import Kind
 
 
 @dataclass(frozen=True)

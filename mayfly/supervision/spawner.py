@@ -15,7 +15,7 @@ from mayfly.settings import PROJECT_FOLDER, Settings
 from mayfly.supervision.child import Child, Process
 from mayfly.supervision.sockets import LaneSocket
 from mayfly.supervision.watched import Position, Watched
-from mayfly.workers.spec import Spec
+from mayfly.wire.spec import Spec
 
 #: What the watchdog's loop waits for: a process and what it sent, or None for "look now".
 Inbox = queue.SimpleQueue[tuple[Watched, dict[str, Any]] | None]

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from mayfly.compat import WINDOWS
-from mayfly.lanes import board
+from mayfly.compat.process import WINDOWS
 from mayfly.settings import Settings
-from mayfly.supervision import policy, sentinel
+from mayfly.supervision import policy
 from mayfly.supervision.child import Process
 from mayfly.supervision.forks import FORKS_EVENTS, Forks
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.reports import Failure, Reports
 from mayfly.supervision.residency import Residency, Sockets
 from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
-from mayfly.workers import exits
-from mayfly.workers.budget import Allotment, Table
+from mayfly.wire import board, exits, sentinel
+from mayfly.wire.thread_table import Allotment, Table
 
 _KILL_AGAIN = 1.0
 # What goes on not to work is said once in so many seconds.

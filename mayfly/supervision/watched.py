@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mayfly.compat import ProcessHandle, abort_signal, kill_signal
+from mayfly.compat.process import ProcessHandle, abort_signal, kill_signal
 from mayfly.supervision.child import Process
 from mayfly.supervision.policy import FAILED_STARTS, Backoff, Heartbeat, Verdict
 

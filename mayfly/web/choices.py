@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from mayfly.errors import DeadlinePassed, QueueFull
 from mayfly.flow import Wait
-from mayfly.lanes.calls import Completion, CompletionCall, Finished, Lane, LaneCall, Piece
+from mayfly.lanes.lane import Lane, LaneCall
+from mayfly.wire.calls import Completion, CompletionCall, Finished, Piece
 
 # How soon a call that finds the queue full tries again (s), while others of its request have been answered.
 _TRY_AGAIN = 0.1

@@ -6,12 +6,13 @@ import sys
 
 from mayfly.errors import InvalidRequest
 from mayfly.flow import Compute, Flow
-from mayfly.lanes.calls import EmbedCall, Embeddings, Lane
+from mayfly.lanes.lane import Lane
 from mayfly.web.catalogue import Model
 from mayfly.web.flows import as_json, result
 from mayfly.web.routes import Asked
 from mayfly.web.schemas import EmbedBody
 from mayfly.web.service import Service
+from mayfly.wire.calls import EmbedCall, Embeddings
 
 # Writing more vectors takes so long that a thread does it.
 _MOST_AT_ONCE = 8

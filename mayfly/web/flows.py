@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flask import Response
 
 from mayfly.flow import TAKE_OVER, Answer, Flow, Wait, drive
-from mayfly.lanes.calls import Item, LaneCall
+from mayfly.lanes.lane import LaneCall
 from mayfly.web import problems
+from mayfly.wire.calls import Item
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

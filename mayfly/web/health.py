@@ -9,7 +9,7 @@ from typing import Any
 from mayfly import __version__
 from mayfly.errors import CallError
 from mayfly.flow import Answer
-from mayfly.lanes.calls import Lane
+from mayfly.lanes.lane import Lane
 from mayfly.problem import Problem
 from mayfly.web import answer_schemas as answers
 from mayfly.web.routes import Asked, Route

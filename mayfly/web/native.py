@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from mayfly.flow import Flow
-from mayfly.lanes.calls import CompletionCall, Finished, Piece
 from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices, Part
 from mayfly.web.embedding import embed
@@ -14,6 +13,7 @@ from mayfly.web.flows import as_json, event_stream
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import ALIASES, CompletionBody, EmbedBody, validate
 from mayfly.web.service import Service
+from mayfly.wire.calls import CompletionCall, Finished, Piece
 
 TAG = "mayfly's own"
 #: Bodies for embeddings, for the document.

@@ -7,7 +7,6 @@ from typing import Any
 
 from mayfly.errors import InvalidRequest
 from mayfly.flow import Answer, Flow
-from mayfly.lanes.calls import CompletionCall
 from mayfly.web import answer_schemas as answers
 from mayfly.web.catalogue import Model
 from mayfly.web.choices import Choices
@@ -19,6 +18,7 @@ from mayfly.web.openai_schemas import ALIASES, ChatBody, EmbeddingsBody, TextBod
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
+from mayfly.wire.calls import CompletionCall
 
 TAG = "OpenAI's API"
 _HELLO = [{"role": "system", "content": "You are Ada, a lighthouse keeper."},

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from mayfly.lanes.calls import Completion, Finished, Piece
 from mayfly.web.choices import Part
+from mayfly.wire.calls import Completion, Finished, Piece
 
 Form = Literal["text", "chat"]
 

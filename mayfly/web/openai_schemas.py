@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import Message, Sampling
 from mayfly.web.schemas import MAX_TOKENS, STOPS, UNUSED, Body, EmbedBody, Stops, listed
+from mayfly.wire.calls import Message, Sampling
 
 _GPT4ALL = Sampling()
 

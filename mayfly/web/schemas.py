@@ -22,9 +22,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from mayfly.errors import InvalidRequest
-from mayfly.lanes.calls import Message, Sampling
 from mayfly.web.bodies import kind
 from mayfly.web.sieve import harmless, object_in, sift
+from mayfly.wire.calls import Message, Sampling
 
 _GPT4ALL = Sampling()
 

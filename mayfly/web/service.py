@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mayfly.draining import Draining
-from mayfly.lanes.calls import Lane
+from mayfly.lanes.lane import Lane
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings

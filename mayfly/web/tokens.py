@@ -9,7 +9,6 @@ from collections.abc import Generator
 
 from mayfly.errors import InvalidRequest, NotFound
 from mayfly.flow import Compute, Flow, Wait
-from mayfly.lanes.calls import TokenizeCall, Tokens
 from mayfly.web import answer_schemas as answers
 from mayfly.web.catalogue import Model
 from mayfly.web.flows import as_json, result
@@ -17,6 +16,7 @@ from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
 from mayfly.web.token_schemas import TokenCheckBody, TokenCheckItem, TokenizeBody
+from mayfly.wire.calls import TokenizeCall, Tokens
 
 TAG = "Models and tokens"
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import orjson
 
 from mayfly.errors import EngineFailed
-from mayfly.lanes.calls import Embeddings, Tokens
+from mayfly.wire.calls import Embeddings, Tokens
 
 # Embedding models normalise their vectors; what is further off than this was computed wrongly.
 _NORM_TOLERANCE = 1e-3

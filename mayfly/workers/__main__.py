@@ -18,18 +18,21 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from mayfly import engines
-from mayfly.compat import WINDOWS, die_with_parent, forbid_core_dumps, inherited_socket
+from mayfly.compat.process import WINDOWS, die_with_parent, forbid_core_dumps
+from mayfly.compat.sockets import inherited_socket
 from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
-from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers import exits
+from mayfly.wire import exits
+from mayfly.wire.events import Events
+from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.spec import Spec, read_spec
+from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
-from mayfly.workers.budget import Budget, Table
+from mayfly.workers.budget import Budget
 from mayfly.workers.counting import Counter
 from mayfly.workers.embedding import Embedder
 from mayfly.workers.serving import Served, serve_completion
-from mayfly.workers.spec import Events, Spec, read_spec
 from mayfly.workers.vocabularies import Vocabularies
 
 # How often the watchdog is told of calls for embeddings that were served, at most (s).

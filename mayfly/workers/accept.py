@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mayfly.compat import LaneAddress, hung_up, unread_bytes
-from mayfly.lanes import framing
+from mayfly.compat.sockets import hung_up, unread_bytes
 from mayfly.models import parts
+from mayfly.wire import framing
+from mayfly.wire.address import LaneAddress
 
 # How long one wait may take; between two waits there is a beat.
 TICK = 0.25

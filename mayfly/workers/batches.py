@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mayfly.engines import long_texts
 from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine
 from mayfly.errors import CallError
-from mayfly.lanes.calls import LongText
+from mayfly.wire.calls import LongText
 
 if TYPE_CHECKING:  # the engine that needs it loads it
     import numpy as np

@@ -15,11 +15,11 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat import hung_up
+from mayfly.compat.sockets import hung_up
 from mayfly.errors import CallError, DeadlinePassed
-from mayfly.lanes import framing
-from mayfly.lanes.calls import GATHERED, TokenizeCall
-from mayfly.supervision.sentinel import Sentinel
+from mayfly.wire import framing
+from mayfly.wire.calls import GATHERED, TokenizeCall
+from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
 from mayfly.workers.serving import Outcome, Served
 from mayfly.workers.vocabularies import Vocabularies

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat import hung_up
+from mayfly.compat.sockets import hung_up
 from mayfly.engines.base import (
     BatchEmbeddingEngine,
     EmbeddingEngine,
@@ -26,9 +26,9 @@ from mayfly.engines.base import (
     PartEmbeddingEngine,
 )
 from mayfly.errors import CallError, DeadlinePassed, EngineFailed
-from mayfly.lanes import framing
-from mayfly.lanes.calls import GATHERED, EmbedCall, LongText
-from mayfly.supervision.sentinel import Sentinel
+from mayfly.wire import framing
+from mayfly.wire.calls import GATHERED, EmbedCall, LongText
+from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
 from mayfly.workers.batches import Chunk, Part, Queue, Scheduler, Text, Turns
 from mayfly.workers.budget import Budget

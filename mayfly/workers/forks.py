@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from mayfly.compat import die_with_parent
+from mayfly.compat.process import die_with_parent
 
 
 @dataclass(eq=False)

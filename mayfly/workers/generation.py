@@ -13,14 +13,16 @@ import struct
 import time
 from typing import Any
 
-from mayfly.compat import hung_up, readable
+from mayfly.compat.sockets import hung_up, readable
 from mayfly.engines.base import CompletionEngine
-from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers import exits
+from mayfly.wire import exits
+from mayfly.wire.events import Events
+from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.spec import Spec
+from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Gone, Line
-from mayfly.workers.budget import Budget, Table
+from mayfly.workers.budget import Budget
 from mayfly.workers.serving import serve_completion
-from mayfly.workers.spec import Events, Spec
 
 READY = b"r"
 READ = b"c"

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mayfly import engines
-from mayfly.compat import LaneAddress
 from mayfly.errors import ModelUnavailable
-from mayfly.lanes.board import Board
-from mayfly.lanes.calls import GATHERED
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory, Kind, Model, unconfigured
 from mayfly.settings import Settings
-from mayfly.supervision.sentinel import Sentinel
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.board import Board
+from mayfly.wire.calls import GATHERED
+from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Door, Line
-from mayfly.workers.budget import Budget, Table
+from mayfly.workers.budget import Budget
 from mayfly.workers.embedding import Embedder
 from mayfly.workers.serving import serve_completion
 

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mayfly.compat import hung_up
+from mayfly.compat.sockets import hung_up
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import CallError, DeadlinePassed
-from mayfly.lanes import framing
-from mayfly.lanes.calls import CompletionCall
-from mayfly.supervision.sentinel import Sentinel
+from mayfly.prompts.stop_filter import TextFilter
+from mayfly.wire import framing
+from mayfly.wire.calls import CompletionCall
+from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import Gone, read_request
 from mayfly.workers.budget import Budget
-from mayfly.workers.text import TextFilter
 
 Outcome = Literal["answered", "refused", "cancelled"]
 

@@ -18,13 +18,15 @@ import socket
 import time
 
 from mayfly.engines.base import CompletionEngine
-from mayfly.supervision.sentinel import Sentinel
-from mayfly.workers import exits, generation
+from mayfly.wire import exits
+from mayfly.wire.events import Events
+from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.spec import Spec
+from mayfly.wire.thread_table import Table
+from mayfly.workers import generation
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
-from mayfly.workers.budget import Table
 from mayfly.workers.forks import Fork, Forks
 from mayfly.workers.generation import Generation
-from mayfly.workers.spec import Events, Spec
 
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from mayfly.engines.base import Segment
 from mayfly.engines.gpt4all import Gpt4AllCompletions
-from mayfly.lanes.calls import CompletionCall, Sampling
+from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import CompletionCall, Sampling
 from tools.nano import restore, vocabulary
 from tools.nano.encoding import Encoder
 from tools.nano.network import Network

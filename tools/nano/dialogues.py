@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from mayfly.lanes.calls import Message
+from mayfly.wire.calls import Message
 from tools.nano import exchanges, inventing, personas, unknown
 from tools.nano.words import TRAINING, Words
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mayfly.engines.base import Segment
-from mayfly.engines.template import ChatTemplate
 from mayfly.engines.vocabulary import Vocabulary, _find_library
+from mayfly.prompts.segments import Segment
+from mayfly.prompts.template import ChatTemplate
 from tools.nano import vocabulary
 from tools.nano.dialogues import Dialogue
 

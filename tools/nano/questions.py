@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from mayfly.lanes.calls import Message
+from mayfly.wire.calls import Message
 from tools.nano import exchanges, inventing, personas, unknown
 from tools.nano.words import HELD_OUT
 

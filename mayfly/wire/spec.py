@@ -8,9 +8,6 @@ must not garble the events, so the real stdout is put aside and descriptor 1 mad
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -83,33 +80,6 @@ class Spec:
         for name in ("model_file", "run_folder"):
             values[name] = Path(wire[name])
         return cls(**values)
-
-
-class Events:
-    """The way to the watchdog: one JSON object a line, each in one write (forks share the pipe)."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def on_stdout(cls) -> Events:
-        """Put the real stdout aside for events and make descriptor 1 a second stderr."""
-        sys.stdout.flush()
-        descriptor = os.dup(1)
-        os.dup2(2, 1)
-        return cls(descriptor)
-
-    def send(self, event: str, **facts: Any) -> None:
-        """Tell the watchdog, and when it was: it reads the pipes of several processes in any order.
-
-        Lines stay far under PIPE_BUF, so those of several processes don't mix.
-        """
-        line = json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n"
-        try:
-            os.write(self._descriptor, line.encode())
-        except BrokenPipeError:
-            # The watchdog is gone, and this process with it in a moment.
-            return
 
 
 def read_spec(stdin: TextIO) -> Spec:

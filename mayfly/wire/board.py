@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat import open_new
+from mayfly.compat.files import open_new
 
 #: The name of the lane whose process knows the vocabularies of all models. Its own, so that tokens are counted while
 #: the models are busy, and no completion's process is spent on it.

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mayfly.engines.base import Segment
-from mayfly.engines.segments import lay_out
-from mayfly.engines.stop_words import turn_marks
-from mayfly.lanes.calls import Message
+from mayfly.prompts.segments import Segment, lay_out
+from mayfly.prompts.turn_marks import turn_marks
+from mayfly.wire.calls import Message
 
 _PLACEHOLDER = re.compile(r"%[12](?![0-9])")
 # gpt4all's own, where a template has no %2.

@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
-from mayfly.engines.provenance import joined, origin_of, shown, traced, whole
+from mayfly.prompts.provenance import joined, origin_of, shown, traced, whole
 
 # Filters that make their texts by the methods of the texts that they are given.
 _FOLLOWED = frozenset(("capitalize", "format", "lower", "replace", "string", "trim", "upper"))

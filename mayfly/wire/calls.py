@@ -1,14 +1,9 @@
-"""What is asked of a lane and what it answers: the contract between the web room and the lanes.
-
-The web room knows lanes only by the `Lane` protocol. `mayfly.lanes.client.SocketLane` answers through worker
-processes, `mayfly.lanes.local.LocalLane` in this process (`python app.py` alone).
-"""
+"""What is asked of a lane, and what it answers."""
 
 from __future__ import annotations
 
-import socket
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
 GATHERED = 32
@@ -191,60 +186,3 @@ class Tokens:
 Call = EmbedCall | CompletionCall | TokenizeCall
 #: What comes of a call: one of these, or Pieces and then Finished where it was asked for in pieces.
 Item = Embeddings | Completion | Tokens | Piece | Finished
-
-
-class LaneCall(Protocol):
-    """A call under way, which waits for nothing by itself. Used by one thread at a time.
-
-    Whoever drives it calls `advance` when what is `watched` is ready, and at the latest when it is `due`. However the
-    call ends, it has to be closed: that cancels what isn't answered, and gives its place in the lane back.
-    """
-
-    @property
-    def watched(self) -> socket.socket | None:
-        """What the call waits for, if it isn't for a time alone: to be read from, or, while `sending`, written to."""
-
-    @property
-    def sending(self) -> bool:
-        """Whether the request hasn't been sent whole."""
-
-    @property
-    def due(self) -> float:
-        """When `advance` is to be called though nothing has come, on the clock of `time.monotonic`."""
-
-    def advance(self, now: float) -> list[Item]:
-        """Go on as far as that needs no waiting; return what has come.
-
-        Raises:
-            CallError: the call has failed (LaneUnavailable, DeadlinePassed, ModelCrashed, EngineFailed, InvalidRequest,
-                ContextLengthExceeded).
-        """
-
-    def close(self) -> None:
-        """End the call, once; after that nothing."""
-
-
-class Lane(Protocol):
-    """One model, as the web room sees it. All methods may be called from several threads at once."""
-
-    def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> LaneCall:
-        """Begin a call, without waiting for anything. A process that dies of it is replaced, and the call goes to the
-        next one, once.
-
-        Args:
-            deadline: on the clock of `time.monotonic`, in seconds; then it raises DeadlinePassed.
-            in_pieces: a completion is given piece by piece; then nothing is tried again after the first one.
-
-        Raises:
-            LaneUnavailable: the lane has no model to serve.
-            QueueFull: too many calls wait already.
-        """
-
-    def status(self) -> dict[str, Any]:
-        """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""
-
-    def ready(self) -> bool:
-        """Tell whether a call would be served now. A lane without a model is not ready."""
-
-    def configured(self) -> bool:
-        """Tell whether the lane has a model to serve."""

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from mayfly.engines.base import Segment
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a prompt.
+
+    Attributes:
+        text: what is evaluated.
+        special: True for text of the server's template, in which `</s>` means the token; False for text of the
+            client, in which it is five characters.
+    """
+
+    text: str
+    special: bool
 
 
 def without_bos(segments: Sequence[Segment], bos_token: str) -> list[Segment]:

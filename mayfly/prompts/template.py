@@ -11,14 +11,13 @@ import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mayfly.engines.base import Segment
-from mayfly.engines.limits import TimeIsUp, bounded
-from mayfly.engines.provenance import origin_of, parts, traced, whole
-from mayfly.engines.segments import lay_out
-from mayfly.engines.stop_words import turn_marks
 from mayfly.errors import EngineFailed, InvalidRequest
-from mayfly.lanes.calls import Message, Role
 from mayfly.models.dialects import GPT4ALL
+from mayfly.prompts.limits import TimeIsUp, bounded
+from mayfly.prompts.provenance import origin_of, parts, traced, whole
+from mayfly.prompts.segments import Segment, lay_out
+from mayfly.prompts.turn_marks import turn_marks
+from mayfly.wire.calls import Message, Role
 
 # What a template may take to write a conversation, with so much more for each character that it is given, and as much
 # for a turn as for some hundred characters. Real ones need some milliseconds and less than 1 MB.
@@ -59,7 +58,7 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
         # Imported here: only the process that renders pays for it.
-        from mayfly.engines.sandbox import Refused, Sandbox
+        from mayfly.prompts.sandbox import Refused, Sandbox
 
         source = source or GPT4ALL.template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}

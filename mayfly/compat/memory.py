@@ -1,0 +1,75 @@
+"""Memory: how much there is, and memory that processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from mayfly.compat.process import WINDOWS
+
+
+def memory_size() -> int:
+    """Return the memory in bytes that this machine has, or that its container may use."""
+    if WINDOWS:
+        return _windows_memory_size()
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            size = min(size, int(Path(file).read_text()))
+    return size
+
+
+def shared_memory(size: int) -> tuple[mmap.mmap, int | str]:
+    """Make memory, all zeros, that this process's children can have as well.
+
+    It is no file in a folder: nobody can remove it, or cut it short, which would end (SIGBUS) all who have it.
+
+    Args:
+        size: in bytes.
+
+    Returns:
+        The memory, and what `join_memory` takes in a child: a descriptor that has to be inherited, or a name (Windows).
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if WINDOWS:
+        name = f"mayfly-{secrets.token_hex(16)}"
+        return mmap.mmap(-1, size, tagname=name), name  # type: ignore[call-arg,unused-ignore]
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mayfly")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    # Written, because a file that is only made so long takes its room when it is used, and there may be none.
+    if os.write(descriptor, bytes(size)) < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return mmap.mmap(descriptor, size), descriptor
+
+
+def join_memory(handle: int | str, size: int) -> mmap.mmap:
+    """Return the memory that a parent has made by `shared_memory`."""
+    if isinstance(handle, str):
+        return mmap.mmap(-1, size, tagname=handle)  # type: ignore[call-arg,unused-ignore]
+    try:
+        return mmap.mmap(handle, size)
+    finally:
+        os.close(handle)
+
+
+def _windows_memory_size() -> int:
+    class Status(ctypes.Structure):
+        # MEMORYSTATUSEX of sysinfoapi.h
+        _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32),
+                    *((name, ctypes.c_uint64) for name in ("total", "free", "total_page", "free_page", "total_virtual",
+                                                           "free_virtual", "free_extended"))]
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.total)
