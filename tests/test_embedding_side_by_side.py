@@ -11,7 +11,7 @@ from fidelity.texts import alike
 from service import Service
 
 from mayfly.engines.base import ParallelEmbeddingEngine
-from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+from mayfly.engines.gpt4all.embeddings import Gpt4AllEmbeddings
 from mayfly.errors import EngineFailed
 from mayfly.settings import available_cores
 from mayfly.wire.calls import LongText

@@ -12,9 +12,9 @@ import pytest
 import tiny_llama
 from service import Service
 
-from mayfly.engines import stop_words
 from mayfly.engines.base import Generated
-from mayfly.engines.gpt4all import Gpt4AllCompletions
+from mayfly.engines.gpt4all import stop_words
+from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
 from mayfly.errors import ContextLengthExceeded
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Message, Sampling

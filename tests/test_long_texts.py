@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from embedded import embed, parts
 
-from mayfly.engines import gpt4all, long_texts
+from mayfly.engines import long_texts
+from mayfly.engines.gpt4all.embeddings import Gpt4AllEmbeddings
 
 ANIMALS = ["fox", "dog", "the", "runs", "hunting", "in", "forest", "wolf", "and", "sleeps", "under", "trees"]
 MONEY = ["bank", "pays", "the", "interest", "on", "loans", "credit", "and", "tax", "of", "market", "rises"]
 
 
 @pytest.fixture(scope="module")
-def embedder(embedding_model: Path) -> gpt4all.Gpt4AllEmbeddings:
-    return gpt4all.Gpt4AllEmbeddings(embedding_model, 1, "all-MiniLM-L6-v2")
+def embedder(embedding_model: Path) -> Gpt4AllEmbeddings:
+    return Gpt4AllEmbeddings(embedding_model, 1, "all-MiniLM-L6-v2")
 
 
 @pytest.mark.parametrize("letters", ["ab \n\t", "ab", "中文", "😀a ", " "],
@@ -40,7 +41,7 @@ def test_parts_are_cut_between_words() -> None:
 
 
 def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own(
-        embedder: gpt4all.Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+        embedder: Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(5)
     beginning = " ".join(chance.choices(ANIMALS, k=450))
     text = beginning + " " + " ".join(chance.choices(MONEY, k=450))

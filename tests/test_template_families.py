@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mayfly.engines.gpt4all import Gpt4AllCompletions
+from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
 from mayfly.errors import InvalidRequest
 from mayfly.models.dialects import DIALECTS
 from mayfly.models.inventory import Inventory

@@ -13,7 +13,7 @@ import tiny_llama
 from service import Service
 
 from mayfly.engines.base import Generated
-from mayfly.engines.gpt4all import Gpt4AllCompletions
+from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
 from mayfly.wire.calls import CompletionCall, Message, Sampling
 
 WINDOW = 128

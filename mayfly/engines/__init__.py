@@ -45,7 +45,7 @@ def load_embeddings(path: Path, threads: int, model: str, *, engine: str = "auto
             if precision not in ("auto", found.facts["precision"]):
                 note(f"EMBED_PRECISION is {precision}, but this processor computes in {found.facts['precision']}")
             return found
-    from mayfly.engines.gpt4all import Gpt4AllEmbeddings
+    from mayfly.engines.gpt4all.embeddings import Gpt4AllEmbeddings
 
     return Gpt4AllEmbeddings(path, threads, model)
 
@@ -72,7 +72,7 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
         from mayfly.engines.scripted import ScriptedCompletions
 
         return ScriptedCompletions(path, model)
-    from mayfly.engines.gpt4all import Gpt4AllCompletions
+    from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
     from mayfly.prompts.prompt_form import PromptForm
 
     form = PromptForm(prompt_template, system_template) if prompt_template else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mayfly.engines.gpt4all import Gpt4AllCompletions
+from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
 from tools.nano import restore, vocabulary

@@ -1,9 +1,7 @@
-"""Real models, by gpt4all 2.8.2. The only module that imports gpt4all.
+"""Completions by gpt4all.
 
 What the binding does on odd input, and what is done about it here:
 
-- It loads cut files and files of the wrong kind unless the thread count is set and the architecture is looked at
-  first; both are done, and a self-test follows the load.
 - An error comes back as *text* with token id -1: it becomes an exception.
 - An exception in a callback is swallowed and the cut text returned as a success: callbacks here catch their own.
 - `prompt_model` hides the tokens' bytes and always allows the context to be shifted (which silently drops the
@@ -12,38 +10,39 @@ What the binding does on odd input, and what is done about it here:
 - Only the token that the file names as eos ends an answer (`LLamaModel::loadModel`): see `_end_ids`. And any of six
   texts does: see `stop_words`.
 - A segment for which the window has no room left is passed over without a word: see `_run`.
-
-The C API is the one in `llmodel_c.h` of the wheel.
 """
 
 from __future__ import annotations
 
-import array
 import ctypes
-import queue
 import random
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gpt4all._pyllmodel as binding
-from gpt4all import Embed4All, GPT4All
-
-from mayfly.engines import long_texts, self_test, stop_words
+from mayfly.engines import self_test
 from mayfly.engines.base import Generated
+from mayfly.engines.gpt4all import stop_words
+from mayfly.engines.gpt4all.library import (
+    PromptCallback,
+    PromptContext,
+    ResponseCallback,
+    first_line,
+    library,
+    load_completions,
+    loaded_backend,
+)
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
-from mayfly.models import wordpiece
-from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
+from mayfly.models.architectures import EMBEDDING_ARCHITECTURES
 from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header, read_contents
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment, without_bos, without_doubled_blanks
 from mayfly.prompts.template import ChatTemplate
-from mayfly.wire.calls import CompletionCall, LongText, Sampling
+from mayfly.wire.calls import CompletionCall, Sampling
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
@@ -51,141 +50,6 @@ _BATCH = 128
 # A prompt that is too long is counted to its end if it isn't longer than this, which takes some tenths of a second.
 _COUNTED_BYTES = 256 << 10
 _MERSENNE_NUMBERS = 624
-# Texts that are embedded side by side. Each copy of MiniLM takes some 4 MB beside the weights.
-_MOST_COPIES = 4
-
-_library = binding.llmodel
-_library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
-_library.llmodel_get_state_size.restype = ctypes.c_uint64
-_library.llmodel_save_state_data.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-_library.llmodel_save_state_data.restype = ctypes.c_uint64
-_library.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-_library.llmodel_restore_state_data.restype = ctypes.c_uint64
-
-
-class Gpt4AllEmbeddings:
-    """An embedding model in this process (Embed4All); see ParallelEmbeddingEngine.
-
-    A short text keeps one thread busy better than two, so several texts are computed side by side, each by a copy of
-    the model: two threads in one would crash. Copies share the weights' memory; they are loaded when first needed.
-
-    Args:
-        path: the model file.
-        threads: compute threads.
-        model: the model's public name.
-
-    Raises:
-        ModelUnavailable: not an embedding model, or gpt4all can't load it.
-    """
-
-    def __init__(self, path: Path, threads: int, model: str) -> None:
-        contents = read_contents(path)
-        header = contents.header
-        if header.architecture not in EMBEDDING_ARCHITECTURES:
-            raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
-                                   "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
-        self.model = model
-        # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
-        self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
-        self._path = path
-        self_test.require_weights(path, contents.tensors)
-        # gpt4all cuts or chunks a text at n_ctx tokens.
-        self._window = embedding_window(header.architecture, header.context_length)
-        self._threads = self._spinning = threads
-        self._copies = [self._load()]
-        self._most_copies = _MOST_COPIES
-        self._pool: ThreadPoolExecutor | None = None
-        self.dimensions = 0
-        vectors = [array.array("f", self.embed(text, "truncate")[0]) for text in self_test.TEXTS]
-        self.dimensions = len(vectors[0])
-        self_test.require_vectors(path, vectors)
-
-    @property
-    def at_once(self) -> int:
-        """See ParallelEmbeddingEngine."""
-        return min(self._threads, self._most_copies)
-
-    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
-        """See EmbeddingEngine.
-
-        gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words take minutes.
-        """
-        return long_texts.to_embed(text, long_text)
-
-    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
-        """See PartEmbeddingEngine."""
-        return self._embed(self._copies[0], min(self._threads, self._spinning), part, long_text)
-
-    def embed_each(self, parts: Sequence[tuple[str, LongText]],
-                   on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
-        """See ParallelEmbeddingEngine."""
-        try:
-            while len(self._copies) < min(len(parts), self.at_once):
-                self._copies.append(self._load())
-        except ModelUnavailable:
-            # Those that there are do the work: the file may be about to be replaced, or memory is short.
-            self._most_copies = len(self._copies)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_MOST_COPIES + 1, "embedding")
-        copies = self._copies[:min(len(parts), self.at_once)]
-        pool, threads = self._pool, min(self._threads, self._spinning) // len(copies)
-        free: queue.SimpleQueue[Embed4All] = queue.SimpleQueue()
-        for copy in copies:
-            free.put(copy)
-        done: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-        def work(number: int, part: str, long_text: LongText) -> tuple[bytes, int] | EngineFailed:
-            copy = free.get()
-            try:
-                return self._embed(copy, threads, part, long_text)
-            except EngineFailed as exc:
-                return exc
-            finally:
-                free.put(copy)
-                done.put(number)
-
-        running = {number: pool.submit(work, number, *part) for number, part in enumerate(parts)}
-        begun = len(parts)
-        try:
-            while running:
-                # Waits as long as nothing is done: a hang has to be seen from outside.
-                number = done.get()
-                following = on_done(number, running.pop(number).result())
-                if following is not None:
-                    running[begun] = pool.submit(work, begun, *following)
-                    begun += 1
-        except BaseException:
-            wait([future for future in running.values() if not future.cancel()])
-            raise
-
-    def _load(self) -> Embed4All:
-        try:
-            return Embed4All(self._path.name, n_threads=self._threads, device="cpu", model_path=self._path.parent,
-                             allow_download=False, n_ctx=self._window)
-        except Exception as exc:  # the binding raises bare Exception
-            raise ModelUnavailable(f"gpt4all can't load {self._path.name}: {_first_line(exc)}") from exc
-
-    def _embed(self, copy: Embed4All, threads: int, part: str, long_text: LongText) -> tuple[bytes, int]:
-        copy.gpt4all.model.set_thread_count(max(1, threads))
-        # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with. And the binding
-        # refuses the empty text; a blank one has the same tokens: none.
-        text = wordpiece.normalise(part) or " "
-        try:
-            result = copy.embed(text, long_text_mode=long_text, return_dict=True)
-        except (RuntimeError, ValueError) as exc:
-            raise EngineFailed(f"the embedding engine failed: {_first_line(exc)}") from exc
-        vector, tokens = array.array("f", result["embeddings"]), int(result["n_prompt_tokens"])
-        if self.dimensions and len(vector) != self.dimensions:
-            raise EngineFailed(f"the embedding engine returned {len(vector)} numbers instead of {self.dimensions}")
-        return long_texts.join([vector], [tokens]), tokens
-
-    def set_threads(self, threads: int) -> None:
-        """See EmbeddingEngine."""
-        self._threads = threads
-
-    def set_spinning(self, threads: int) -> None:
-        """See ParallelEmbeddingEngine."""
-        self._spinning = threads
 
 
 class Gpt4AllCompletions:
@@ -213,11 +77,7 @@ class Gpt4AllCompletions:
         self_test.require_weights(path, contents.tensors)
         self.model = model
         self.context_length = min(context_length, header.context_length or context_length)
-        try:
-            self._gpt4all = GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent,
-                                    allow_download=False, n_ctx=self.context_length)
-        except Exception as exc:  # the binding raises bare Exception
-            raise ModelUnavailable(f"gpt4all can't load {path.name}: {_first_line(exc)}") from exc
+        self._gpt4all = load_completions(path, threads, self.context_length, device)
         self._llm = self._gpt4all.model
         stop_words.switch_off()
         self._end_ids = _end_ids(header)
@@ -269,16 +129,16 @@ class Gpt4AllCompletions:
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
-        library = _loaded_backend()
-        if library is None:
+        backend = loaded_backend()
+        if backend is None:
             return None
         try:
-            vocabulary = Vocabulary(library, path)
+            vocabulary = Vocabulary(backend, path)
             _ = vocabulary.survey  # once, and not in each fork
             probe = [Segment("Hello there", special=True), Segment("</s> 1, 2", special=False)]
             same = vocabulary.tokenize(probe) == self._evaluated_ids(probe)
         except (AttributeError, OSError, ModelUnavailable) as exc:
-            print(f"prompt tokens can't be counted ahead: {_first_line(exc)}", file=sys.stderr)
+            print(f"prompt tokens can't be counted ahead: {first_line(exc)}", file=sys.stderr)
             return None
         if not same:
             print("prompt tokens can't be counted ahead: the counted ids differ from gpt4all's", file=sys.stderr)
@@ -308,14 +168,14 @@ class Gpt4AllCompletions:
         numbers = [str(random.SystemRandom().getrandbits(32)) for _ in range(_MERSENNE_NUMBERS)]
         generator = " ".join([*numbers, str(_MERSENNE_NUMBERS)]).encode()
         state = struct.pack("<Q", len(generator)) + generator + self._saved_state[8 + length:]
-        _library.llmodel_restore_state_data(self._llm.model, state)
+        library.llmodel_restore_state_data(self._llm.model, state)
 
     def _save_state(self) -> bytes:
         # The buffer must be as large as a full cache; what is written is some kilobytes, and untouched pages cost
         # nothing.
-        size = _library.llmodel_get_state_size(self._llm.model)
+        size = library.llmodel_get_state_size(self._llm.model)
         buffer = (ctypes.c_uint8 * size)()
-        saved = _library.llmodel_save_state_data(self._llm.model, buffer)
+        saved = library.llmodel_save_state_data(self._llm.model, buffer)
         state = ctypes.string_at(buffer, saved)
         length = struct.unpack_from("<Q", state)[0]
         if len(state[8:8 + length].split()) != _MERSENNE_NUMBERS + 1:
@@ -371,7 +231,7 @@ class Gpt4AllCompletions:
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
-        _library.llmodel_setThreadCount(self._llm.model, threads)
+        library.llmodel_setThreadCount(self._llm.model, threads)
 
     def _run(
         self,
@@ -383,7 +243,7 @@ class Gpt4AllCompletions:
     ) -> Generated:
         run = _Run(on_prompt_token, on_token, self._end_ids)
         limit = self.context_length if sampling.max_tokens is None else sampling.max_tokens
-        context = binding.LLModelPromptContext(
+        context = PromptContext(
             n_past=0, n_ctx=0, n_predict=0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
             temp=sampling.temperature, n_batch=prompt_batch, repeat_penalty=sampling.repeat_penalty,
             repeat_last_n=sampling.repeat_last_n, context_erase=0.75)
@@ -391,7 +251,7 @@ class Gpt4AllCompletions:
         for index, segment in enumerate(full):
             context.n_predict = limit if index == len(full) - 1 else 0
             before = run.evaluated
-            _library.llmodel_prompt(
+            library.llmodel_prompt(
                 self._llm.model, segment.text.encode(), b"%1%2", run.prompt_callback, run.response_callback,
                 False,  # allow_context_shift
                 ctypes.byref(context), segment.special, None)
@@ -448,8 +308,8 @@ class _Run:
         self._on_prompt_token = on_prompt_token
         self._on_token = on_token
         self._end_ids = end_ids
-        self.prompt_callback = binding.PromptCallback(self._prompt)
-        self.response_callback = binding.ResponseCallback(self._response)
+        self.prompt_callback = PromptCallback(self._prompt)
+        self.response_callback = ResponseCallback(self._response)
 
     def _prompt(self, token: int) -> bool:
         self.evaluated += 1
@@ -494,20 +354,3 @@ def too_long(tokens: int | None, context_length: int, *, at_least: bool = False)
     return ContextLengthExceeded(
         f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together",
         param="prompt", tokens=tokens)
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:300]
-
-
-def _loaded_backend() -> Path | None:
-    """Return the backend library that gpt4all has loaded into this process, where the system tells (Linux)."""
-    try:
-        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        path = line.partition("/")[2]
-        if "libllamamodel-mainline" in path:
-            return Path("/" + path)
-    return None
