@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from web_rig import PATIENCE, ScriptedLane, Service, eventually, http_post, one_answer, read_all, serving
 
+from mayfly.http.connection import State
+
 LIMIT = 16
 
 
@@ -111,7 +113,7 @@ def test_idle_connections_give_way_first() -> None:
             senders.append(service.connect())
             senders[-1].sendall(b"POST /embed HTTP/1.1\r\n")
         eventually(lambda: len(service.server.active_channels) == 8)
-        begun = [c.opened for c in service.server.active_channels.values()]
+        begun = [c.since for c in service.server.active_channels.values()]
         eventually(lambda: time.monotonic() - max(begun) > 0.2)
         assert service.healthy()
         assert read_all(idle) == b""
@@ -200,7 +202,7 @@ def test_slow_reader_gives_way_under_pressure() -> None:
     with serving(CONNECTION_LIMIT="8", MAX_TEXTS="2048") as service:
         readers = [slow_reader(service) for _ in range(8)]
         first, *others = list(service.server.active_channels.values())
-        eventually(lambda: all(c.writing() for c in [first, *others]))
+        eventually(lambda: all(c.state is State.SENDING for c in [first, *others]))
         assert service.healthy()
         assert not first.connected
         assert all(c.connected for c in others)
@@ -240,7 +242,7 @@ def test_answers_beyond_the_memory_for_them_go_to_disk_or_stay_if_there_is_none(
         with serving() as service:
             sock = slow_reader(service)
             connection = _only(service)
-            eventually(connection.writing)
+            eventually(lambda connection=connection: connection.state is State.SENDING)
             kinds = {type(getattr(buffer, "file", None)).__name__ for buffer in connection.outbufs}
             assert ("FileIO" if folder == str(tmp_path) else "BytesIO") in kinds
             with sock:

@@ -1,7 +1,8 @@
 """Writing an answer: waitress's tasks, with a log line for each and JSON for errors found before the application.
 
-Relies on waitress 3.0.2: `Task.service` calls `start`, `execute` and `finish`; `write` sends what
-`build_response_header` returns before the first bytes, and frames a body without a known length as chunks.
+Relies on waitress 3.0.2: `Task.service` calls `start`, `execute` and `finish`; `write` hands what
+`build_response_header` returns to the channel before the first bytes, and frames a body without a known length as
+chunks (see tests/test_waitress_upstream.py).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from waitress.channel import ClientDisconnected
 from waitress.task import ErrorTask, Task
 
 from mayfly.flow import Answer
-from mayfly.http import access_log
+from mayfly.http import access_log, problems
 from mayfly.http.pulse import PING
-from mayfly.http.request import Request, problem_of
-from mayfly.problem import CLIENT_GONE, report
+from mayfly.http.request import Refused, Request, problem_of
+from mayfly.http.site import Headers
+from mayfly.problem import report
 
 if TYPE_CHECKING:
     from mayfly.http.connection import Connection
@@ -29,37 +30,23 @@ class _Logged(Task):  # type: ignore[misc]
 
     def service(self) -> None:
         """Answer, and log how it ended."""
-        status: int | None = CLIENT_GONE
         try:
             super().service()
-            status = int(self.status[:3])
-        except ClientDisconnected:
-            raise
         except Exception as exc:
-            # waitress now answers with an error task, which writes the line, unless the answer had begun.
-            status = 500 if self.wrote_header else None
-            self.channel.failed_at = self.request
-            report(exc, self.channel.name_of(self.request))
+            # waitress now answers with an error task, unless the answer had begun.
+            report(exc, dict(stamp(self.channel, self.request))["X-Request-Id"])
             raise
-        finally:
-            if status is not None:
-                log(self.channel, self.request, status, self.body_bytes)
+        log(self.channel, self.request, int(self.status[:3]), self.body_bytes)
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
-        if self.wrote_header:
-            super().write(data)
-        else:
-            # The headers and the beginning of the body in one system call: the client wakes once.
-            with self.channel.together():
-                super().write(data)
+        super().write(data)
         self.body_bytes += len(data)
 
     def finish(self) -> None:
         """Send what ends the answer."""
-        with self.channel.outbuf_lock:
-            super().finish()
-            self.channel.pulse.close()
+        super().finish()
+        self.channel.pulse.close()
 
     def build_response_header(self) -> bytes:
         """Return the status line and the headers."""
@@ -117,12 +104,23 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
         problem = problem_of(self.request.error, self.channel.adj)
         body = problem.body()
         self.status = problem.status_line
-        # A failure's stamp is that of the request at which the application failed.
-        stamp = self.channel.stamp(self.channel.failed_at or self.request)
-        self.response_headers.extend([*problem.headers(), *stamp])
+        self.response_headers.extend([*problem.headers(), *stamp(self.channel, self.request)])
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(b"" if self.request.method() == "HEAD" else body)
+
+
+def stamp(connection: Connection, request: Request) -> Headers:
+    """Return the headers that a request's answer has, whatever it is: always the same."""
+    if request.stamp is None:
+        request.stamp = connection.server.site.gate.stamp(request.environ(connection.addr[0]))
+    return request.stamp
+
+
+def fail(connection: Connection, request: Request, exc: BaseException) -> None:
+    """Report a bug under the name by which the client knows its request, which will be answered with an error."""
+    report(exc, dict(stamp(connection, request))["X-Request-Id"])
+    request.error = Refused(problems.failed())
 
 
 def log(connection: Connection, request: Request, status: int, size: int) -> None:

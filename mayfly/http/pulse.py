@@ -18,7 +18,7 @@ _LONGER = 3.0
 
 
 class Pulse:
-    """The signs of one connection's answers. The connection's lock on what it sends guards it."""
+    """The signs of one connection's answers."""
 
     def __init__(self) -> None:
         self._due = False
@@ -52,9 +52,9 @@ class Pulse:
         said, self._unsaid = self._unsaid[:1], self._unsaid[1:]
         return said
 
-    def rest(self, data: bytes) -> memoryview:
+    def rest(self, data: bytes) -> bytes:
         """Return what remains of the next bytes of an answer: all, but for what was sent as signs."""
         if not self._due or self._begun:
-            return memoryview(data)
+            return data
         self._begun = True
-        return memoryview(data)[len(_BEGINNING) - len(self._unsaid):]
+        return data[len(_BEGINNING) - len(self._unsaid):]

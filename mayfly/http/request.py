@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
@@ -70,7 +69,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
     error: Error | None
     adj: Adjustments
     answer: Answer | None = None
-    stamp: Sequence[tuple[str, str]] = ()
+    stamp: list[tuple[str, str]] | None = None
     stream: StreamTask | None = None
     # What an error is answered in when the request didn't get as far as its version.
     version = "1.1"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mayfly.flow import Flow
+from mayfly.flow import TAKE_OVER, Answer, Flow
 from mayfly.problem import Problem
 
 if TYPE_CHECKING:
@@ -51,3 +51,25 @@ class Site:
     application: WSGIApplication
     gate: Gate
     at_once: AtOnce
+
+    def ask(self, environ: dict[str, Any]) -> tuple[Flow, Headers]:
+        """Call the application; return the flow that answers, and the headers that its answer gets beside its own."""
+        handed_over: list[tuple[Flow, Headers]] = []
+        environ[TAKE_OVER] = lambda flow, headers: handed_over.append((flow, headers))
+        answer = Answer("500 Internal Server Error")
+        parts: list[bytes] = []
+
+        def start_response(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:
+            answer.status, answer.headers = status, headers
+            return parts.append
+
+        body = self.application(environ, start_response)
+        parts.extend(body)
+        if hasattr(body, "close"):
+            body.close()
+        answer.body = b"".join(parts)
+        return handed_over[0] if handed_over else (_said(answer), [])
+
+
+def _said(answer: Answer) -> Flow:
+    yield answer

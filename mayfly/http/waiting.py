@@ -1,6 +1,6 @@
 """The flows of a server: its loop drives them all, and a thread is taken only while Python computes.
 
-All methods but `hand_over` are called by the server's loop.
+All methods are called by the server's loop.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import selectors
 import sys
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from waitress.channel import ClientDisconnected
 
-from mayfly.flow import Answer, Compute, Flow, Step, Wait
+from mayfly.flow import Answer, Compute, Flow, Wait
+from mayfly.http.answer import StreamTask, fail
 from mayfly.http.site import Headers
+from mayfly.problem import report
 
 if TYPE_CHECKING:
     import socket
@@ -44,42 +47,20 @@ class _Running:
     ended: bool = False
 
 
-class _Job:
-    """What a thread computes for a flow."""
-
-    def __init__(self, work: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
-        self._work = work
-        self._done = done
-
-    def service(self) -> None:
-        try:
-            made = self._work()
-        except Exception as exc:
-            self._done(None, exc)
-        else:
-            self._done(made, None)
-
-    def cancel(self) -> None:
-        """waitress asks for this method; the server's own end is what ends the flow."""
-
-
 class Flows:
     """See the module.
 
     Args:
-        add_task: has a thread call `service` of what it is given.
+        threads: compute what flows want computed.
         wake: wakes the loop; called by any thread.
-        report: told of a bug: the exception, and the name of the request.
     """
 
     # What the loop asks of whatever it watches; this stands for the sockets of all flows.
     accepting = False
 
-    def __init__(self, add_task: Callable[[Any], None], wake: Callable[[], None],
-                 report: Callable[[BaseException, str], None]) -> None:
-        self._add_task = add_task
+    def __init__(self, threads: Executor, wake: Callable[[], None]) -> None:
+        self._threads = threads
         self._wake = wake
-        self._report = report
         self._selector = selectors.DefaultSelector()
         self._running: set[_Running] = set()
         self._come: deque[Callable[[], None]] = deque()
@@ -89,22 +70,16 @@ class Flows:
     def __len__(self) -> int:
         return len(self._running)
 
-    # -- what threads call ------------------------------------------------------------------------------------
-
-    def hand_over(self, connection: Connection, request: Request, flow: Flow, headers: Headers) -> None:
-        """Have the loop drive a flow; its beginning, up to where it first waits, is made by this thread."""
-        step = next(flow, None)
-        self._later(lambda: self._start(connection, request, flow, headers, step))
-
-    def _later(self, act: Callable[[], None]) -> None:
-        self._come.append(act)
-        self._wake()
-
-    # -- what the loop calls ----------------------------------------------------------------------------------
-
     def begin(self, connection: Connection, request: Request, flow: Flow, headers: Headers) -> None:
-        """Drive a flow from its beginning, in the loop's next turn: the caller may hold a lock of the connection's."""
-        self._come.append(lambda: self._start(connection, request, flow, headers, None))
+        """Drive a flow, beginning with the loop's next turn: its first step may be the answer, and the connection may
+        still be busy with the request, or with the one before.
+
+        Args:
+            headers: what the answer gets beside its own headers; the flow may add to them until it answers.
+        """
+        running = _Running(connection, request, flow, headers, {})
+        self._running.add(running)
+        self._come.append(lambda: self._advance(running))
 
     def descriptor(self) -> int | None:
         """Return what becomes readable when a flow can go on; None where the system has no such thing."""
@@ -122,13 +97,13 @@ class Flows:
             self._come.popleft()()
         if self._selector.get_map():
             for key, _ in self._selector.select(0):
-                self._resume(key.data)
+                self._advance(key.data)
         while self._due and self._due[0][0] <= now:
             _, turn, _, running = heapq.heappop(self._due)
             if turn == running.turn:
-                self._resume(running)
+                self._advance(running)
 
-    def look(self, failure: Exception | None) -> None:
+    def cancel_abandoned(self, failure: Exception | None) -> None:
         """End the flows whose client has left, or all that wait, with an error; called a few times a second."""
         for running in list(self._running):
             if running.connection.check_client_disconnected():
@@ -144,53 +119,52 @@ class Flows:
 
     # -- one flow ---------------------------------------------------------------------------------------------
 
-    def _start(self, connection: Connection, request: Request, flow: Flow, headers: Headers, step: Step | None
-               ) -> None:
-        running = _Running(connection, request, flow, headers, {})
-        self._running.add(running)
-        if step is None:
-            self._advance(running)
-        else:
-            self._take(running, step)
-
-    def _resume(self, running: _Running) -> None:
-        if not running.ended:
-            self._advance(running)
-
-    def _advance(self, running: _Running, reply: Any = None, failure: Exception | None = None) -> None:
+    def _advance(self, running: _Running, reply: Any = None, failure: BaseException | None = None) -> None:
+        """Go on with a flow, and do what it asks for, until it waits."""
+        if running.ended:
+            return
         running.turn = next(self._count)
         try:
             step = running.flow.send(reply) if failure is None else running.flow.throw(failure)
-        except StopIteration:
-            self._end(running)
-            running.connection.finish(running.request)
-        except Exception as exc:
-            self._fail(running, exc)
-        else:
-            self._take(running, step)
-
-    def _take(self, running: _Running, step: Step) -> None:
-        """Do what a flow asks for, until it waits."""
-        try:
             while not isinstance(step, Wait | Compute):
-                if isinstance(step, Answer):
-                    step.headers.extend(running.headers)
-                running.connection.put(running.request, step)
+                self._put(running, step)
                 step = next(running.flow)
         except StopIteration:
             self._end(running)
             running.connection.finish(running.request)
-            return
         except ClientDisconnected:
             self._end(running)
             running.connection.give_up(running.request)
-            return
         except Exception as exc:
-            self._fail(running, exc)
+            # After a bug nothing is known of the answer, so the connection ends.
+            fail(running.connection, running.request, exc)
+            self._end(running)
+            running.connection.handle_close()
+        else:
+            self._wait(running, step)
+
+    def _put(self, running: _Running, said: Answer | bytes) -> None:
+        """Take an answer, or a piece of its body.
+
+        Raises:
+            ClientDisconnected: the client has hung up.
+        """
+        request = running.request
+        if isinstance(said, bytes):
+            assert request.stream is not None
+            request.stream.write(said)
+            running.connection.handle_write()
             return
+        said.headers.extend(running.headers)
+        if said.body is None:
+            request.stream = StreamTask(running.connection, request, said)
+        else:
+            request.answer = said
+
+    def _wait(self, running: _Running, step: Wait | Compute) -> None:
         if isinstance(step, Compute):
             self._watch(running, {})
-            self._add_task(_Job(step.work, lambda made, exc: self._later(lambda: self._computed(running, made, exc))))
+            self._threads.submit(step.work).add_done_callback(lambda done: self._have_computed(running, done))
         else:
             self._watch(running, step.sockets())
             due = step.due()
@@ -204,9 +178,14 @@ class Flows:
             self._due = [entry for entry in self._due if entry[1] == entry[3].turn and not entry[3].ended]
             heapq.heapify(self._due)
 
-    def _computed(self, running: _Running, made: Any, failure: Exception | None) -> None:
-        if not running.ended:
-            self._advance(running, made, failure)
+    def _have_computed(self, running: _Running, done: Future[Any]) -> None:
+        """Have the loop go on with what a thread has computed; called by the thread."""
+        self._come.append(lambda: self._computed(running, done))
+        self._wake()
+
+    def _computed(self, running: _Running, done: Future[Any]) -> None:
+        failure = done.exception()
+        self._advance(running, None if failure else done.result(), failure)
 
     def _watch(self, running: _Running, wanted: dict[socket.socket, int]) -> None:
         for sock in running.watched.keys() - wanted.keys():
@@ -225,12 +204,6 @@ class Flows:
         self._watch(running, {})
         running.flow.close()
 
-    def _fail(self, running: _Running, exc: BaseException) -> None:
-        """After a bug nothing is known of the answer, so the connection ends."""
-        self._report(exc, running.connection.name_of(running.request))
-        self._end(running)
-        running.connection.handle_close()
-
     # -- as the loop watches it -------------------------------------------------------------------------------
 
     def readable(self) -> bool:
@@ -244,13 +217,10 @@ class Flows:
     def handle_read_event(self) -> None:
         """See `readable`."""
 
-    def handle_close(self) -> None:
-        """See `readable`."""
-
-    handle_expt_event = handle_close
+    handle_close = handle_expt_event = handle_read_event
 
     def handle_error(self) -> None:
         """Report a bug."""
         exc = sys.exc_info()[1]
         if exc is not None:
-            self._report(exc, "(not known)")
+            report(exc, "(not known)")
