@@ -21,7 +21,7 @@ from embedded import embed  # noqa: E402
 from random_texts import random_texts  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mayfly import engines  # noqa: E402
+from mayfly.engines import choose  # noqa: E402
 from mayfly.settings import available_cores, load_settings  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     described = results.machine()
     settings = load_settings()
     path = settings.model_path / settings.embed_model
-    plain, fast = (engines.load_embeddings(path, chosen.threads, "m", engine=engine, precision=chosen.precision)
+    plain, fast = (choose.load_embeddings(path, chosen.threads, "m", engine=engine, precision=chosen.precision)
                    for engine in ("gpt4all", "openvino"))
     cosines, counts_differ = [], 0
     for text in tqdm(random_texts(chosen.texts, longest=chosen.longest), unit="text"):

@@ -33,7 +33,7 @@ from contenders import PEERS, Server, free_port  # noqa: E402
 from embedded import embed  # noqa: E402
 from service import Service  # noqa: E402
 
-from mayfly import engines  # noqa: E402
+from mayfly.engines import choose  # noqa: E402
 from mayfly.lanes.client import SocketLane  # noqa: E402
 from mayfly.settings import load_settings  # noqa: E402
 from mayfly.wire.board import Board  # noqa: E402
@@ -62,7 +62,7 @@ def main() -> None:
         prototype = Server([sys.executable, str(PEERS / "prototype.py"), str(path), str(port), chosen.engine,
                             str(chosen.threads)], "/embed", port, Path(name) / "prototype.log", chosen.threads)
         try:
-            engine = engines.load_embeddings(path, chosen.threads, "m", engine=chosen.engine)
+            engine = choose.load_embeddings(path, chosen.threads, "m", engine=chosen.engine)
             times = measure(service, prototype, lambda: embed(engine, TEXT), chosen.seconds)
             facts = service.lane("embed")
         finally:

@@ -11,19 +11,15 @@ that an edit of `.env` can't leave half of the processes on other settings than 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import logging
-import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from mayfly import keys
-from mayfly.compat.memory import memory_size
+from mayfly import forms
+from mayfly.engines import backends
 from mayfly.errors import SettingError
 
 # In ALLOWED_ORIGINS, ALLOWED_METHODS and ALLOWED_HEADERS: whatever comes.
@@ -34,168 +30,10 @@ NO_ORIGIN = "null"
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
 
-class _Refused(ValueError):
-    """A value isn't allowed; the message says what is."""
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
-            raise _Refused(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise _Refused(f"a number of seconds from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-_SIZE = re.compile(r"(\d{1,15})\s*([KMG]?)B?", re.IGNORECASE)
-_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def _size(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        match = _SIZE.fullmatch(text)
-        value = int(match[1]) * _SIZE_UNITS[match[2].upper()] if match else -1
-        if not low <= value <= high:
-            raise _Refused(f"a size from {low} to {high} bytes, such as 8388608 or 8MB")
-        return value
-
-    return parse
-
-
-def _share_of_memory(text: str) -> int:
-    if text.lower() in ("0", "none"):
-        return 0
-    if match := re.fullmatch(r"([1-9]\d?|100)%", text):
-        return memory_size() * int(match[1]) // 100
-    try:
-        return _size(1 << 20, 1 << 50)(text)
-    except _Refused:
-        raise _Refused("none, a part of this machine's memory such as 80%, or a size such as 12GB") from None
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in allowed:
-            raise _Refused("one of " + ", ".join(allowed))
-        return text.lower()
-
-    return parse
-
-
-def _truth(text: str) -> bool:
-    truths = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in truths:
-        raise _Refused("true or false")
-    return truths[text.lower()]
-
-
 def _folder(text: str) -> Path:
     if not text or "\0" in text:
-        raise _Refused("the path of a folder")
+        raise forms.Refused("the path of a folder")
     return PROJECT_FOLDER / Path(text).expanduser()
-
-
-def _model_name(text: str) -> str:
-    if "\0" in text or text.startswith("/") or ".." in Path(text).parts or re.match(r"[a-z]+://", text):
-        raise _Refused("the name of a file in MODEL_PATH, or none")
-    return "" if text.lower() == "none" else text
-
-
-def _web_address(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[\x21-\x7e]*)?", text):
-        raise _Refused("an address that begins with https:// or http://")
-    return text
-
-
-def _address(text: str) -> str:
-    if text.lower() == "localhost":
-        return "127.0.0.1"
-    try:
-        ip = ipaddress.ip_address(text)
-        return str(getattr(ip, "ipv4_mapped", None) or ip)
-    except ValueError:
-        raise _Refused("an IP address of this machine: 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
-
-
-def _route(text: str) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
-        raise _Refused("a path such as /gpt4all_api")
-    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1", "/api")
-    if text in own or text.startswith(("/docs/", "/v1/", "/api/")):
-        raise _Refused(f"a path that the service doesn't use itself ({', '.join(own)})")
-    return text
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _keys(text: str) -> tuple[str, ...]:
-    entries = tuple(_list(text))
-    if not all(map(keys.parse, entries)):
-        raise _Refused(keys.ALLOWED)
-    return entries
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    """Accept host names and URLs; keep the host names, in lower case."""
-    hosts = []
-    for entry in _list(text):
-        try:
-            host = urlsplit(entry if "//" in entry else "//" + entry).hostname
-        except ValueError:
-            host = None
-        if not host or not re.fullmatch(r"[a-z0-9._:-]+", host):
-            raise _Refused("host names or URLs separated by commas, such as my.ngrok.app")
-        hosts.append(host)
-    return tuple(hosts)
-
-
-_ORIGIN = re.compile(r"""\*|null
-    | https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?
-    # Of an app: all of its scheme, or one.
-    | (?!(https?|wss?):)[a-z][a-z0-9+.-]*:(//(\*|[^\s*/?#@\\]*))?""", re.VERBOSE)
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    """Accept origins; `scheme:` is kept as `scheme://*`."""
-    origins = tuple(origin.lower() for origin in _list(text))
-    if not all(map(_ORIGIN.fullmatch, origins)):
-        raise _Refused("origins separated by commas, such as https://my.site, http://localhost:5173 or "
-                       "app://obsidian.md, without a path; an app's scheme with ://*; null; or *")
-    return tuple(f"{origin}//{ANY}" if origin.endswith(":") else origin for origin in origins)
-
-
-def _tokens(text: str) -> tuple[str, ...]:
-    """Accept names as HTTP writes them: of methods or headers."""
-    tokens = tuple(_list(text))
-    if not all(re.fullmatch(r"[A-Za-z0-9-]+|\*", token) for token in tokens):
-        raise _Refused("names separated by commas, or *")
-    return tokens
-
-
-def _aliases(text: str) -> dict[str, str]:
-    aliases = {}
-    for entry in _list(text):
-        alias, equals, target = (part.strip() for part in entry.partition("="))
-        if not equals or not re.fullmatch(r"[A-Za-z0-9._:/-]{1,128}", alias) or not target or "\0" in target:
-            raise _Refused("ALIAS=MODEL entries separated by commas, MODEL being a model's name or one of the words "
-                           "embedding and completion")
-        aliases[alias] = target
-    return aliases
 
 
 def _threads(text: str) -> int:
@@ -203,29 +41,7 @@ def _threads(text: str) -> int:
     cores = available_cores()
     if text in ("", "0", "auto"):
         return cores
-    return _integer(1, cores)(text)
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9 :_().-]{1,128}", text):
-        raise _Refused("cpu, gpu, cuda, kompute, amd, nvidia, or a device name that gpt4all lists")
-    return text
-
-
-_PLACEHOLDER = re.compile(r"%[12](?![0-9])")
-
-
-def _template(*forms: tuple[str, ...]) -> Callable[[str], str]:
-    """Accept a template in gpt4all's form, in which `\\n` is a line break; its placeholders are one of `forms`."""
-
-    def parse(text: str) -> str:
-        template = text.replace("\\n", "\n")
-        if (template and tuple(_PLACEHOLDER.findall(template)) not in forms) or "\0" in template:
-            raise _Refused("a text with " + " or with ".join(" and then ".join(form) for form in forms)
-                           + ", each once, for what is said; \\n in it is a line break")
-        return template
-
-    return parse
+    return forms.integer(1, cores)(text)
 
 
 def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: bool = False) -> Any:
@@ -246,101 +62,104 @@ class Settings:
 
     model_path: Path = _setting("models", _folder, "Folder of the model files.")
     model_list: str = _setting(
-        "https://gpt4all.io/models/models3.json", _web_address,
+        "https://gpt4all.io/models/models3.json", forms.web_address,
         "gpt4all's list of the models that can be pulled, or a copy of it.")
     model_name: str = _setting(
-        "mayfly-nano-demo.gguf", _model_name,
+        "mayfly-nano-demo.gguf", forms.model_name,
         "Completion model: the name of a GGUF file in MODEL_PATH, or none: the service embeds only. The default one "
         "comes with mayfly and is a demonstration: for real answers pull a real one.")
     embed_model: str = _setting(
-        "all-MiniLM-L6-v2.gguf2.f16.gguf", _model_name,
+        "all-MiniLM-L6-v2.gguf2.f16.gguf", forms.model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH, or none: the service completes only. The default one "
         "is made at the first start.")
     embed_engine: str = _setting(
-        "auto", _choice("auto", "gpt4all", "openvino"),
+        "auto", forms.one_of(backends.AUTO, *sorted(backends.names("embedding"))),
         "What computes embeddings. openvino: faster, for models of the architecture bert. gpt4all: "
         "everywhere. auto: openvino where it works, else gpt4all. The vectors are the same.")
     embed_precision: str = _setting(
-        "auto", _choice("auto", "f32", "bf16"),
+        "auto", forms.one_of("auto", "f32", "bf16"),
         "What openvino multiplies in. auto: bf16 where the processor has instructions for it, else f32.")
     max_models: int = _setting(
-        "2", _integer(0, 32),
+        "2", forms.integer(0, 32),
         "How many other models of MODEL_PATH may be loaded besides these two, when callers ask for them. The least "
         "recently used one leaves for the next.")
     memory_limit: int = _setting(
-        "80%", _share_of_memory,
+        "80%", forms.share_of_memory,
         "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
         "the files' sizes and N_CTX.")
     model_aliases: Mapping[str, str] = _setting(
         "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,text-embedding-3-large=embedding,"
         "all-minilm=all-MiniLM-L6-v2,all-minilm:latest=all-MiniLM-L6-v2,"
         "sentence-transformers/all-MiniLM-L6-v2=all-MiniLM-L6-v2,gpt-3.5-turbo=completion,gpt-4o-mini=completion",
-        _aliases,
+        forms.aliases,
         "Other names of models. The words embedding and completion mean EMBED_MODEL and MODEL_NAME; any other word is "
         "a model's name.")
     prompt_template: str = _setting(
-        "", _template(("%1",), ("%1", "%2")),
+        "", forms.template(("%1",), ("%1", "%2")),
         "How MODEL_NAME's model is prompted, in gpt4all's form: %1 is the prompt, %2 (if given) the answer, \\n a line "
         "break; for example \"### Human:\\n%1\\n\\n### Assistant:\\n\", in quotes. Empty: as the model's file says.",
         verbatim=True)
     system_template: str = _setting(
-        "", _template(("%1",)),
+        "", forms.template(("%1",)),
         "With PROMPT_TEMPLATE: how a persona is written, %1 being its text. Empty: the text and a blank line.",
         verbatim=True)
-    route: str = _setting("/gpt4all_api", _route, "Path of the native completion route.")
+    route: str = _setting("/gpt4all_api", forms.route, "Path of the native completion route.")
     listen_ip: str = _setting(
-        "127.0.0.1", _address,
+        "127.0.0.1", forms.address,
         "Address to listen on. 127.0.0.1: this machine alone, by ::1 too. 0.0.0.0: every network (keys needed). :: is "
         "the same by IPv6 and IPv4.")
-    listen_port: int = _setting("6008", _integer(0, 65535), "Port to listen on. 0: any free one, printed at the start.")
+    listen_port: int = _setting(
+        "6008", forms.integer(0, 65535), "Port to listen on. 0: any free one, printed at the start.")
     authorized_urls: tuple[str, ...] = _setting(
-        "", _hosts,
+        "", forms.hosts,
         "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
     api_keys: tuple[str, ...] = _setting(
-        "", _keys,
+        "", forms.api_keys,
         "Keys for callers from elsewhere, separated by commas. The first start writes a random one; 'start.sh key add "
         "NAME' makes more, of which it keeps only the hash.")
     require_key: str = _setting(
-        "auto", _choice("auto", "always"),
+        "auto", forms.one_of("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
     allowed_origins: tuple[str, ...] = _setting(
-        "", _origins,
+        "", forms.origins,
         "Web pages (their origins: scheme, host and port) and apps made of them (app://obsidian.md; vscode-webview://* "
         "is every origin of a scheme) that may call this service. * is every page, null every one without an origin "
         "(of a file, or in a sandboxed frame of any site): these need a key. Empty: none.")
-    allowed_methods: tuple[str, ...] = _setting("*", _tokens, "HTTP methods that those pages may use.")
-    allowed_headers: tuple[str, ...] = _setting("*", _tokens, "Headers that those pages may send.")
+    allowed_methods: tuple[str, ...] = _setting("*", forms.tokens, "HTTP methods that those pages may use.")
+    allowed_headers: tuple[str, ...] = _setting("*", forms.tokens, "Headers that those pages may send.")
     allow_credentials: bool = _setting(
-        "false", _truth, "Whether browsers may send their cookies and stored logins along.")
+        "false", forms.truth, "Whether browsers may send their cookies and stored logins along.")
     venv_name: str = _setting(
         ".venv", str, "Folder of the virtual environment that start.sh makes.")
     log_folder_name: Path = _setting("logs", _folder, "Folder of the logs and failure reports.")
-    log_keep: int = _setting("50", _integer(1, 100_000), "How many failure reports are kept.")
+    log_keep: int = _setting("50", forms.integer(1, 100_000), "How many failure reports are kept.")
     run_folder_name: Path = _setting(
         "run", _folder, "Folder of sentinels, sockets and the lock while the service runs.")
     isolation: str = _setting(
-        "auto", _choice("auto", "fork", "respawn", "none"),
+        "auto", forms.one_of("auto", "fork", "respawn", "none"),
         "How each completion gets its fresh process. fork: milliseconds, Linux with DEVICE=cpu. respawn: a new "
         "process loads the model. none: one process serves all. auto: fork where it works, else respawn.")
-    chat_processes: int = _setting("1", _integer(1, 64), "How many completions run at once.")
+    chat_processes: int = _setting("1", forms.integer(1, 64), "How many completions run at once.")
     threads: int = _setting(
         "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores.")
-    n_ctx: int = _setting("2048", _integer(16, 1_048_576), "Context window for completions, in tokens.")
-    device: str = _setting("cpu", _device, "Where completions are computed: cpu, gpu, cuda, kompute, or a device name.")
-    queue_limit: int = _setting("64", _integer(0, 1024), "Calls that may wait on each model before the answer is 429.")
-    request_timeout: float = _setting("300", _seconds(0.1, 86_400), "Deadline of a request, in seconds.")
+    n_ctx: int = _setting("2048", forms.integer(16, 1_048_576), "Context window for completions, in tokens.")
+    device: str = _setting(
+        "cpu", forms.device, "Where completions are computed: cpu, gpu, cuda, kompute, or a device name.")
+    queue_limit: int = _setting(
+        "64", forms.integer(0, 1024), "Calls that may wait on each model before the answer is 429.")
+    request_timeout: float = _setting("300", forms.seconds(0.1, 86_400), "Deadline of a request, in seconds.")
     receive_timeout: float = _setting(
-        "20", _seconds(0.5, 3600), "Seconds within which a request must have arrived whole.")
+        "20", forms.seconds(0.5, 3600), "Seconds within which a request must have arrived whole.")
     connection_limit: int = _setting(
-        "500", _integer(8, 10_000),
+        "500", forms.integer(8, 10_000),
         "Connections at once. Beyond it the one that has kept the service waiting longest is closed.")
     hang_seconds: float = _setting(
-        "60", _seconds(0.5, 86_400), "A process whose heartbeat is older than this is killed and replaced.")
-    start_seconds: float = _setting("300", _seconds(0.5, 86_400), "Seconds within which a process must be ready.")
-    max_body: int = _setting("8MB", _size(1024, 1 << 30), "Largest request body.")
-    max_texts: int = _setting("2048", _integer(1, 1_000_000), "Most texts in one embedding request.")
+        "60", forms.seconds(0.5, 86_400), "A process whose heartbeat is older than this is killed and replaced.")
+    start_seconds: float = _setting("300", forms.seconds(0.5, 86_400), "Seconds within which a process must be ready.")
+    max_body: int = _setting("8MB", forms.size(1024, 1 << 30), "Largest request body.")
+    max_texts: int = _setting("2048", forms.integer(1, 1_000_000), "Most texts in one embedding request.")
     debug: bool = _setting(
-        "false", _truth, "Also print what the worker processes write, and let crashed processes leave core dumps, "
+        "false", forms.truth, "Also print what the worker processes write, and let crashed processes leave core dumps, "
         "which may hold keys and prompts.")
 
     def to_wire(self, *, with_keys: bool) -> dict[str, Any]:
@@ -383,21 +202,19 @@ def parse(values: Mapping[str, str]) -> Settings:
         text = (text if entry.metadata["verbatim"] else text.strip()) if text.strip() else entry.metadata["default"]
         try:
             parsed[entry.name] = entry.metadata["parse"](text)
-        except _Refused as exc:
+        except forms.Refused as exc:
             shown = "(not shown)" if entry.name == "api_keys" else repr(text)
             raise SettingError(f"{name} is {shown}; allowed: {exc}") from exc
     settings = Settings(**parsed)
-    return _resolve(settings)
+    _check(settings)
+    return settings
 
 
-def _resolve(settings: Settings) -> Settings:
+def _check(settings: Settings) -> None:
     """Check what depends on more than one setting."""
-    fork_works = hasattr(os, "fork") and os.uname().sysname == "Linux" and settings.device == "cpu"
-    if settings.isolation == "fork" and not fork_works:
+    if settings.isolation == "fork" and not any(engine.may_fork(settings.device) for engine in backends.BACKENDS):
         raise SettingError(f"ISOLATION is 'fork', which works on Linux with DEVICE=cpu alone (DEVICE is "
                            f"{settings.device!r}); allowed here: auto, respawn, none")
-    if settings.isolation == "auto":
-        settings = dataclasses.replace(settings, isolation="fork" if fork_works else "respawn")
     if settings.system_template and not settings.prompt_template:
         raise SettingError(f"SYSTEM_TEMPLATE is {settings.system_template!r}, but PROMPT_TEMPLATE is empty; allowed: a "
                            "PROMPT_TEMPLATE too (both stand instead of the template in the model's file), or neither")
@@ -407,7 +224,6 @@ def _resolve(settings: Settings) -> Settings:
     if settings.listen_ip not in ("127.0.0.1", "::1") and not settings.api_keys:
         raise SettingError(f"API_KEYS is empty, but LISTEN_IP is {settings.listen_ip!r}; allowed: a key in API_KEYS "
                            "(callers from other machines need one), or LISTEN_IP=127.0.0.1")
-    return settings
 
 
 def env_file(environ: Mapping[str, str] | None = None) -> Path:

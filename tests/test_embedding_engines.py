@@ -18,14 +18,14 @@ from fidelity.texts import FOLDER, alike, different
 from random_texts import random_texts
 from service import PROJECT, Service
 
-from mayfly import engines
+from mayfly.engines import choose
 from mayfly.engines.bert_tokens import BertTokens
 from mayfly.engines.gpt4all.embeddings import Gpt4AllEmbeddings
 from mayfly.engines.vocabulary import open_tokenizer
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
 
-openvino = pytest.importorskip("mayfly.engines.openvino", reason="OpenVINO isn't installed here")
+openvino = pytest.importorskip("mayfly.engines.openvino", reason="openvino isn't installed here")
 
 ODD = ["", " ", "\n\t ", "😀", "👩‍👩‍👧 家族", "[CLS] [SEP] ▁", "x" * 1500, "a\x0bb\x85c\x1cd", "\u0301", "ﬀ ½ İ",
        "1e400 NaN", "hello world " * 127, "hello world " * 128]
@@ -203,18 +203,18 @@ def test_a_file_that_the_fast_engine_cannot_compute_is_refused_with_the_reason(t
     with pytest.raises(ModelUnavailable, match=r"computes the architecture bert, and that of .* is llama"):
         openvino.OpenVinoEmbeddings(tiny_model, 1, "tiny")
     with pytest.raises(ModelUnavailable, match="EMBED_ENGINE=auto"):
-        engines.load_embeddings(tiny_model, 1, "tiny", engine="openvino")
+        choose.load_embeddings(tiny_model, 1, "tiny", engine="openvino")
 
 
 def test_auto_goes_back_to_gpt4all_with_a_line_for_the_log(embedding_model: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mayfly.engines.openvino", None)  # as where there is no wheel
     said: list[str] = []
-    engine = engines.load_embeddings(embedding_model, 1, "m", engine="auto", note=said.append)
+    engine = choose.load_embeddings(embedding_model, 1, "m", engine="auto", note=said.append)
     assert engine.facts["engine"] == "gpt4all"
-    assert len(said) == 1 and said[0].startswith("embeddings are computed by gpt4all: OpenVINO isn't installed")
-    with pytest.raises(ModelUnavailable, match="OpenVINO isn't installed"):
-        engines.load_embeddings(embedding_model, 1, "m", engine="openvino")
+    assert len(said) == 1 and said[0].startswith("embeddings are computed by gpt4all: openvino isn't installed")
+    with pytest.raises(ModelUnavailable, match="openvino isn't installed"):
+        choose.load_embeddings(embedding_model, 1, "m", engine="openvino")
 
 
 def test_a_library_that_dies_while_it_loads_is_done_without(embedding_model: Path, tmp_path: Path) -> None:

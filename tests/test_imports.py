@@ -24,26 +24,28 @@ ALLOWED: dict[str, set[str]] = {
     "flags": {"errors"},
     "listening": {"errors", "compat"},
     "keys": {"errors", "compat"},
-    "settings": {"errors", "compat", "keys"},
+    # What the engines are, without any of them: the watchdog and the web process ask it too.
+    "engines.backends": set(),
+    "forms": {"compat", "keys"},
+    "settings": {"errors", "forms", "engines.backends"},
     "spelling": {"errors", "settings"},
     "keys.__main__": {"errors", "keys", "settings"},
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "settings"},
     "wire.sentinel": set(),
-    "models": {"errors", "settings", "compat"},
+    "models": {"errors", "settings", "compat", "engines.backends"},
     "prompts": {"errors", "wire.calls", "models.dialects"},
-    "engines": {"errors", "wire.calls", "prompts", "models.architectures", "models.dialects", "models.header",
-                "models.wordpiece"},
+    "engines": {"errors", "wire.calls", "prompts", "models.dialects", "models.header", "models.wordpiece"},
     "lanes": {"errors", "wire"},
     "workers": {"errors", "compat", "engines", "wire", "models.inventory", "models.parts",
                 "prompts.stop_filter"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
     "workers.local": {"errors", "settings", "engines", "wire", "lanes", "models.inventory", "workers"},
-    "supervision": {"errors", "settings", "compat", "wire", "models.inventory"},
+    "supervision": {"errors", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app.py joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "settings", "keys", "listening", "wire.calls", "lanes.lane",
-            "lanes.switchboard", "models.inventory", "models.nano", "models.pull"},
+            "engines.backends", "lanes.switchboard", "models.inventory", "models.nano", "models.pull"},
 }
 # package -> the only modules that import it
 DOORS = {

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -56,11 +55,9 @@ def refused(path: Path) -> str:
 def test_a_completion_model_says_what_it_is(tiny_model: Path) -> None:
     assert read_header(tiny_model) == Header(
         architecture="llama",
-        name="tiny llama",
         context_length=2048,
         embedding_length=128,
         block_count=2,
-        file_type=0,
         quantization="F32",
         parameter_count=552576,
         vocabulary_size=876,
@@ -70,9 +67,8 @@ def test_a_completion_model_says_what_it_is(tiny_model: Path) -> None:
         eot_id=None,
         bos_token="<s>",
         eos_token="</s>",
-        eot_token=None,
         pooling=None,
-        size=tiny_model.stat().st_size,
+        tensor_types=frozenset({"F32"}),
         head_count=4,
         head_count_kv=4,
     )
@@ -87,7 +83,7 @@ def test_it_agrees_with_the_gguf_package(tiny_model: Path) -> None:
 
 def test_the_table_of_tensor_types_is_that_of_the_gguf_package() -> None:
     for number, (name, weights, size) in gguf_stream.TENSOR_TYPES.items():
-        if number not in (31, 32, 33):  # since removed from the format: arrangements of Q4_0 for certain CPUs
+        if not name.startswith(("Q4_0_", "IQ4_NL_")):  # since removed from the format: arrangements for certain CPUs
             kind = gguf.GGMLQuantizationType(number)
             assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (weights, size))
 
@@ -104,7 +100,7 @@ def test_ids_may_come_before_the_vocabulary_and_point_nowhere(tmp_path: Path) ->
         writer.add_token_list(["end", "x" * 5000, "begin"])
 
     header = read_header(small(tmp_path / "small.gguf", change))
-    assert (header.bos_token, header.eos_token, header.eot_id, header.eot_token) == ("begin", "end", 99, None)
+    assert (header.bos_token, header.eos_token, header.eot_id) == ("begin", "end", 99)
 
 
 def test_the_template_for_conversations_is_taken_of_several(tmp_path: Path) -> None:
@@ -145,7 +141,7 @@ def test_weights_are_looked_for_where_the_alignment_says(tmp_path: Path, alignme
         ("empty", "the file is empty"),
         ("text", "isn't a GGUF file"),
         ("truncated_header", "ends inside its header"),
-        ("corrupted_header", "has a type (number 30583) that gpt4all 2.8.2 doesn't know"),
+        ("corrupted_header", "has a type (number 30583) that isn't known"),
         ("truncated_data", "cut short"),
     ],
 )
@@ -159,7 +155,6 @@ def test_a_malformed_file_is_refused_with_the_reason(tmp_path: Path, how: str, r
         ("llama.context_length", 0, "says no llama.context_length"),
         ("llama.block_count", 2.5, "llama.block_count isn't a whole number"),
         ("llama.embedding_length", "four", "says no llama.embedding_length"),
-        ("general.name", 5, "general.name isn't a text"),
         ("general.alignment", 3, "alignment is 3"),
         ("general.alignment", 0, "alignment is 0"),
         ("tokenizer.chat_template", 5, "tokenizer.chat_template isn't a text"),
@@ -262,8 +257,7 @@ def part(first: Path, number: int) -> Path:
 
 def test_the_parts_of_a_model_are_read_as_one(split: Path, tiny_model: Path) -> None:
     whole, parts = read_contents(tiny_model), read_contents(split)
-    size = sum(part(split, number).stat().st_size for number in (1, 2, 3))
-    assert parts.header == replace(whole.header, size=size)
+    assert parts.header == whole.header
     assert set(parts.tensors) == set(whole.tensors)
     for name, tensor in parts.tensors.items():
         stored = [at.file.read_bytes()[at.offset:at.offset + at.size] for at in (tensor, whole.tensors[name])]
@@ -366,7 +360,7 @@ def test_random_corruption_never_costs_more_than_an_error(tmp_path: Path, good: 
         tracemalloc.stop()
     assert outcomes[False] > 250 and outcomes[True] > 50
     assert peak < 4 << 20
-    assert read_header(path).name == "tiny llama"
+    assert read_header(path).architecture == "llama"
 
 
 @pytest.mark.parametrize("kind", ["entries", "tensors", "key", "strings", "numbers", "text", "vocabulary string"])
@@ -415,4 +409,4 @@ def test_gpt4all_aborts_on_headers_that_need_not_be_malformed(tmp_path: Path, ho
     assert result.returncode == -6
     assert "GGML_ASSERT" in result.stderr
     if how == "impossible_header":
-        assert read_header(path).name == "tiny llama"
+        assert read_header(path).architecture == "llama"

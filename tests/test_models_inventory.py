@@ -9,14 +9,17 @@ import re
 import shutil
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import scripts
 import tiny_llama
 from processes import resident_memory
 from service import Service, until
 
+from mayfly.engines import backends, choose
 from mayfly.errors import ModelUnavailable
-from mayfly.models import architectures, nano
+from mayfly.models import nano
 from mayfly.models.inventory import Inventory
 from mayfly.models.minilm import FILE_NAME
 from mayfly.settings import available_cores
@@ -37,7 +40,8 @@ def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None
 def test_memory_is_the_file_and_a_cache_for_each_process(model_path: Path) -> None:
     tiny = Inventory(model_path).require("tiny-llama")
     # Keys and values, 2 blocks, 128 numbers of 2 bytes each a token.
-    assert tiny.memory(100, 3) == tiny.size + 3 * 100 * 2 * 2 * 128 * 2
+    assert tiny.cache(100, 3) == 3 * 100 * 2 * 2 * 128 * 2
+    assert tiny.backend("completion").memory(tiny.size, tiny.cache(100, 3), 1) == tiny.size + tiny.cache(100, 3)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -50,7 +54,8 @@ def test_the_estimate_for_accelerated_embeddings_is_near_what_they_take(embeddin
                                  "EMBED_ENGINE": "openvino", "THREADS": threads})
     try:
         service.wait_ready()
-        estimated = Inventory(embedding_model.parent).require(embedding_model.name).memory(512, 1, threads)
+        model = Inventory(embedding_model.parent).require(embedding_model.name)
+        estimated = model.backend("embedding", "openvino").memory(model.size, 0, threads)
         pid = service.lane("embed")["pid"]
         # The form for a single thread is compiled when nothing is to be done.
         until(lambda: service.embed("a text") and 0.7 < resident_memory(pid) / estimated < 1.3, within=60,
@@ -167,6 +172,22 @@ def test_an_architecture_that_gpt4all_does_not_run_is_unusable(tmp_path: Path) -
     assert "can't run" in model.unusable and "llama" in model.unusable
 
 
+def test_weights_of_a_type_that_gpt4all_does_not_know_are_read_and_refused_by_its_name(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "new.gguf", "llama")
+    for name in ("context_length", "embedding_length", "block_count"):
+        writer.add_uint32(f"llama.{name}", 8)
+    writer.add_tensor("weights", np.ones((2, 17), np.uint8), raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = Inventory(tmp_path).require("new")
+    assert (model.quantization, model.parameter_count) == ("MXFP4", 64)
+    assert model.unusable == "new.gguf has weights of the type MXFP4, which gpt4all 2.8.2 doesn't know"
+    with pytest.raises(ModelUnavailable, match="MXFP4"):
+        choose.load_completions(tmp_path / "new.gguf", 1, 8, "cpu", "new")
+
+
 def test_a_header_is_read_again_only_when_its_file_has_changed(
         model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mayfly.models.inventory as module
@@ -208,4 +229,4 @@ def test_the_known_architectures_are_those_of_the_wheel() -> None:
     # Compilers merge the shortest constants into code.
     words |= {b"bert", b"mpt", b"mamba", b"grok", b"t5", b"bitnet", b"arctic"}
     supported = {word.decode() for word in words if library.is_arch_supported(word)}
-    assert supported == architectures.COMPLETION_ARCHITECTURES | architectures.EMBEDDING_ARCHITECTURES
+    assert supported == frozenset().union(*backends.Gpt4All.architectures.values())

@@ -34,8 +34,8 @@ def test_the_file_is_the_one_that_the_record_tells_of_and_says_what_it_is() -> N
     assert FILE.stat().st_size == RECORD["bytes"] <= 6_000_000
     header = read_header(FILE)
     assert header.architecture == "llama" and header.parameter_count == RECORD["parameters"]
-    assert "demonstration" in (header.name or "")
-    assert header.chat_template and header.eos_token == header.eot_token == "<|end|>"
+    assert b"demonstration model" in FILE.read_bytes()[:4096]
+    assert header.chat_template and header.eos_token == "<|end|>" and header.eot_id == header.eos_id
     assert header.context_length >= 512
     assert _text(FILE, "general.license") == "MIT" and _text(FILE, "general.author") == "mayfly"
 

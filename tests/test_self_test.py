@@ -12,7 +12,7 @@ import requests
 import tiny_llama
 from service import Service
 
-from mayfly import engines
+from mayfly.engines import choose
 from mayfly.errors import ModelUnavailable
 
 ALL: Callable[[str], bool] = lambda name: True  # noqa: E731
@@ -29,7 +29,7 @@ def test_a_completion_model_with_damaged_weights_fails_its_self_test(tiny_model:
                                                                      of: Callable[[str], bool]) -> None:
     path = damaged.overwrite(tiny_model, tmp_path / "bad.gguf", number, of)
     with pytest.raises(ModelUnavailable, match="fails its self-test"):
-        engines.load_completions(path, 1, 256, "cpu", "bad")
+        choose.load_completions(path, 1, 256, "cpu", "bad")
 
 
 @pytest.mark.parametrize("engine", ["gpt4all", "openvino"])
@@ -40,19 +40,19 @@ def test_an_embedding_model_with_damaged_weights_fails_its_self_test(
         pytest.importorskip("openvino", reason="OpenVINO isn't installed here")
     path = damaged.overwrite(embedding_model, tmp_path / "bad.gguf", number, of)
     with pytest.raises(ModelUnavailable, match="fails its self-test"):
-        engines.load_embeddings(path, 1, "bad", engine=engine)
+        choose.load_embeddings(path, 1, "bad", engine=engine)
 
 
 @pytest.mark.parametrize("eos_bias", [-30.0, 30.0])
 def test_a_good_model_passes_whether_or_not_it_ends_every_answer_at_once(tmp_path: Path, eos_bias: float) -> None:
     path = tiny_llama.make(tmp_path / "good.gguf", eos_bias=eos_bias)
-    assert engines.load_completions(path, 1, 256, "cpu", "good").model == "good"
+    assert choose.load_completions(path, 1, 256, "cpu", "good").model == "good"
 
 
 def test_a_matrix_of_zeros_alone_is_no_damage(tiny_model: Path, tmp_path: Path) -> None:
     """Blocks that were added to a model to be trained later begin with some."""
     path = damaged.overwrite(tiny_model, tmp_path / "good.gguf", 0, lambda name: name == "blk.1.attn_output.weight")
-    assert engines.load_completions(path, 1, 256, "cpu", "good").model == "good"
+    assert choose.load_completions(path, 1, 256, "cpu", "good").model == "good"
 
 
 def test_callers_of_a_damaged_model_are_told_so_and_others_are_served(

@@ -14,6 +14,7 @@ import pytest
 from dotenv import dotenv_values
 from service import PROJECT
 
+from mayfly.engines import backends
 from mayfly.errors import SettingError
 from mayfly.settings import Settings, available_cores, load_settings, names, parse
 
@@ -185,8 +186,11 @@ def test_a_system_template_alone_is_refused() -> None:
 
 def test_fork_isolation_is_chosen_where_it_works_and_refused_where_it_does_not() -> None:
     linux = sys.platform.startswith("linux")
-    assert parse({}).isolation == ("fork" if linux else "respawn")
-    assert parse({"DEVICE": "gpu"}).isolation == "respawn"
+    engine = backends.serving("completion", ("gpt4all",))
+    for wanted, device, found in (("auto", "cpu", "fork" if linux else "respawn"), ("auto", "gpu", "respawn"),
+                                  ("respawn", "cpu", "respawn"), ("none", "cpu", "none")):
+        settings = parse({"ISOLATION": wanted, "DEVICE": device})
+        assert engine.isolation(settings.isolation, settings.device) == found
     with pytest.raises(SettingError, match="ISOLATION is 'fork', which works on Linux with DEVICE=cpu alone"):
         parse({"ISOLATION": "fork", "DEVICE": "gpu"})
 

@@ -28,9 +28,9 @@ def free_port() -> str:
 def equipped(ready_tree: Tree) -> Tree:
     """A ready tree with pytest and the service's own settings."""
     ready_tree.lend_packages()
-    for name in ("settings.py", "spelling.py", "errors.py"):
+    for name in ("settings.py", "forms.py", "spelling.py", "errors.py"):
         shutil.copy(ROOT / "mayfly" / name, ready_tree.folder / "mayfly")
-    for name in ("keys", "compat"):
+    for name in ("keys", "compat", "engines"):
         shutil.copytree(ROOT / "mayfly" / name, ready_tree.folder / "mayfly" / name)
     return ready_tree
 
@@ -224,9 +224,9 @@ def test_there_control_c_is_left_to_the_service() -> None:
 
 
 def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(fresh_tree: Tree) -> None:
-    for name in ("keys", "compat"):
+    for name in ("keys", "compat", "engines"):
         shutil.copytree(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly" / name)
-    for name in ("settings.py", "errors.py"):
+    for name in ("settings.py", "forms.py", "errors.py"):
         shutil.copy(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly")
     result = fresh_tree.run("key", "add", "backend")
     assert (result.code, len(result.out.strip())) == (0, 43), result

@@ -26,10 +26,10 @@ Embed = Callable[[list[str]], Any]
 
 def mayfly(model: Path, folder: Path, threads: int) -> Embed:
     """The accelerated engine, with the scheduler that the embed worker uses."""
-    from mayfly import engines
+    from mayfly.engines import choose
     from mayfly.workers.batches import Queue, Scheduler, Text
 
-    engine = engines.load_embeddings(model, threads, "m", engine="openvino")
+    engine = choose.load_embeddings(model, threads, "m", engine="openvino")
 
     def embed(texts: list[str]) -> Any:
         import numpy as np

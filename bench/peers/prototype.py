@@ -21,9 +21,9 @@ def compute(listener: socket.socket, model: Path, engine: str, threads: int) -> 
     """Answer each connection's text with its vector."""
     from embedded import embed
 
-    from mayfly import engines
+    from mayfly.engines import choose
 
-    loaded = engines.load_embeddings(model, threads, "m", engine=engine)
+    loaded = choose.load_embeddings(model, threads, "m", engine=engine)
     while True:
         connection, _ = listener.accept()
         with connection:

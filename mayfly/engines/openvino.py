@@ -31,7 +31,6 @@ from mayfly.engines.base import Tokenized  # noqa: E402
 from mayfly.engines.bert_tokens import BertTokens  # noqa: E402
 from mayfly.engines.vocabulary import open_vocabulary  # noqa: E402
 from mayfly.errors import EngineFailed, ModelUnavailable  # noqa: E402
-from mayfly.models.architectures import ACCELERATED_ARCHITECTURES, embedding_window  # noqa: E402
 from mayfly.models.header import Contents, Header, read_contents  # noqa: E402
 from mayfly.prompts.segments import Segment  # noqa: E402
 from mayfly.wire.calls import LongText  # noqa: E402
@@ -75,7 +74,7 @@ class OpenVinoEmbeddings:
         self.model = model
         self.dimensions = header.embedding_length
         vocabulary = open_vocabulary(path, header.vocabulary_size)
-        self._window = embedding_window(header.architecture, header.context_length)
+        self._window = header.embedding_window
         try:
             self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]),
                                       self._window)
@@ -181,7 +180,7 @@ def _check(name: str, contents: Contents) -> None:
     """Raise ModelUnavailable unless the file is one that `_network` is right for."""
     header = contents.header
     kinds = {tensor.kind for tensor in contents.tensors.values()}
-    if header.architecture not in ACCELERATED_ARCHITECTURES:
+    if header.architecture != "bert":
         raise ModelUnavailable(f"the accelerated engine computes the architecture bert, and that of {name} is "
                                f"{header.architecture}")
     if header.pooling not in _POOLING:

@@ -77,9 +77,9 @@ class _Script:
             os.close(counter)
 
 
-def tokenize(text: str) -> Iterator[array.array[int]]:
-    """Yield a number for each word."""
-    yield array.array("i", (zlib.crc32(word.encode()) & 0x7FFF for word in text.split()))
+def open_tokenizer(path: Path, kind: str, size: int) -> Callable[[str], Iterator[array.array[int]]]:
+    """Return a function that gives a number for each word."""
+    return lambda text: iter([array.array("i", (zlib.crc32(word.encode()) & 0x7FFF for word in text.split()))])
 
 
 def _hang() -> NoReturn:
@@ -99,7 +99,7 @@ def _misbehave(what: str) -> None:
 class ScriptedCompletions:
     """A completion model that plays a script; see the module's docstring and CompletionEngine."""
 
-    def __init__(self, path: Path, model: str) -> None:
+    def __init__(self, path: Path, model: str, **unused: object) -> None:
         self._script = _Script(path, "completion")
         self.model = model
         self.context_length = int(self._script.get("context_length", 2048))
@@ -163,7 +163,7 @@ class ScriptedEmbeddings:
 
     dimensions = _DIMENSIONS
 
-    def __init__(self, path: Path, model: str) -> None:
+    def __init__(self, path: Path, model: str, **unused: object) -> None:
         self._script = _Script(path, "embedding")
         self.model = model
         self.facts = {"engine": "scripted", "precision": "none"}

@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from mayfly.engines.backends import GGUF
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.models import store
 
@@ -29,12 +30,12 @@ def ensure(model_path: Path, embed_model: str, *, list_url: str | None = None) -
     try:
         return _checked(store.find(model_path, embed_model))
     except store.ModelAbsent:
-        if embed_model.endswith(store.SCRIPT):
+        if not store.file_name(embed_model).endswith(GGUF):
             raise
     from mayfly.models import minilm, pull
 
     reasons = []
-    if minilm.FILE_NAME in (embed_model, embed_model + store.GGUF):
+    if minilm.FILE_NAME in (embed_model, embed_model + GGUF):
         try:
             return minilm.build(model_path)
         except ModelUnavailable as exc:
@@ -51,7 +52,7 @@ def ensure(model_path: Path, embed_model: str, *, list_url: str | None = None) -
 
 
 def _checked(path: Path) -> Path:
-    if not path.name.endswith(store.SCRIPT):
+    if path.name.endswith(GGUF):
         from mayfly.models.header import read_header
 
         try:

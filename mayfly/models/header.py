@@ -12,6 +12,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 import stat
@@ -29,7 +30,7 @@ _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 # A file may hold several chat templates (for tools, for documents); the one for conversations is the plain or "default"
 # one.
 _TEMPLATES = ("tokenizer.chat_template", "tokenizer.chat_template.default")
-_TEXTS = ("general.architecture", "general.name", "general.type", *_TEMPLATES)
+_TEXTS = ("general.architecture", "general.type", *_TEMPLATES)
 _VOCABULARY = "tokenizer.ggml.tokens"
 
 # Far above what real models hold; they bound the time and the memory that a hostile file can cost.
@@ -47,31 +48,27 @@ class Header:
 
     Attributes:
         architecture: the network's kind: "llama", "bert", ...
-        name: the model's own name, not the file's; None if it has none.
         context_length: tokens it was made for.
         embedding_length: width of its hidden state, which is the length of an embedding model's vectors.
         block_count: number of layers.
         head_count, head_count_kv: attention heads, and those that have keys and values of their own; None if not named,
             or not the same number in every layer.
-        file_type: llama.cpp's number for the kind of file, or None.
         quantization: the type most of the weights have, such as "F16" or "Q4_0".
         parameter_count: number of weights.
         vocabulary_size: number of tokens.
         chat_template: Jinja source, or None.
         bos_id, eos_id, eot_id, eom_id: ids of the tokens that begin a text, end it, end a turn, end a message (a turn
             that calls a tool); None if not named.
-        bos_token, eos_token, eot_token: the texts of the first three.
+        bos_token, eos_token: the texts of the first two.
         pieces: those of `dialects.PIECES` that are in its vocabulary, with their ids.
         pooling: how an embedding model makes one vector of many: "mean", "cls", ...; None if not named.
-        size: of the file, or of all its parts, in bytes.
+        tensor_types: those of the weights: "F32", "Q4_0", ...
     """
 
     architecture: str
-    name: str | None
     context_length: int
     embedding_length: int
     block_count: int
-    file_type: int | None
     quantization: str
     parameter_count: int
     vocabulary_size: int
@@ -81,13 +78,18 @@ class Header:
     eot_id: int | None
     bos_token: str | None
     eos_token: str | None
-    eot_token: str | None
     pooling: str | None
-    size: int
+    tensor_types: frozenset[str] = frozenset()
     head_count: int | None = None
     head_count_kv: int | None = None
     eom_id: int | None = None
     pieces: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def embedding_window(self) -> int:
+        """How many tokens an embedding model takes at once; of a longer text parts are made, or it is cut."""
+        # sentence-transformers cuts a text at 256 tokens for the models that this architecture is used for here.
+        return min(256, self.context_length) if self.architecture == "bert" else self.context_length
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ def read_header(path: Path) -> Header:
         path: the file, or the first part of a model that is split.
 
     Raises:
-        ModelUnavailable: it can't be read, or isn't a complete GGUF file of a kind that gpt4all knows; the
-            message begins with the file's name and gives the reason.
+        ModelUnavailable: it can't be read, or isn't a complete GGUF file; the message begins with the
+            file's name and gives the reason.
     """
     return read_contents(path).header
 
@@ -177,13 +179,12 @@ def _read(path: Path, read: Callable[[_Reading], _Read]) -> _Read:
 
 def _with_parts(path: Path, of: parts.Part, first: Contents) -> Contents:
     """Return what all parts of a model hold, of which `first` is the first one."""
-    tensors, size = dict(first.tensors), first.header.size
+    tensors = dict(first.tensors)
     for number, file in enumerate(parts.files(path), 1):
         numbers = first.numbers
         try:
             if number > 1:
-                numbers, more, bytes_ = _read(file, _Reading.later)
-                size += bytes_
+                numbers, more = _read(file, _Reading.later)
                 if more.keys() & tensors.keys():
                     raise Malformed(f"it holds {min(more.keys() & tensors.keys())!r}, as another part does")
                 tensors.update(more)
@@ -196,17 +197,16 @@ def _with_parts(path: Path, of: parts.Part, first: Contents) -> Contents:
     if len(tensors) != first.numbers.get("split.tensors.count", len(tensors)):
         raise Malformed(f"its parts are of different models: they hold {len(tensors)} tensors instead of "
                          f"{first.numbers['split.tensors.count']}")
-    parameters, quantization = _totals(tensors)
-    header = replace(first.header, size=size, parameter_count=parameters, quantization=quantization)
-    return Contents(header, first.numbers, tensors)
+    return Contents(replace(first.header, **_totals(tensors)), first.numbers, tensors)
 
 
-def _totals(tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Return how many weights there are, and the type that most of them have."""
-    by_type: dict[str, int] = {}
+def _totals(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what a header says of all weights."""
+    by_type: collections.Counter[str] = collections.Counter()
     for tensor in tensors.values():
-        by_type[tensor.kind] = by_type.get(tensor.kind, 0) + math.prod(tensor.shape)
-    return sum(by_type.values()), max(by_type, key=lambda name: by_type[name])
+        by_type[tensor.kind] += math.prod(tensor.shape)
+    return {"parameter_count": by_type.total(), "quantization": by_type.most_common(1)[0][0],
+            "tensor_types": frozenset(by_type)}
 
 
 class _Reading:
@@ -224,15 +224,15 @@ class _Reading:
 
     def first(self) -> Contents:
         """Read a whole file, or the first part of a model."""
-        numbers, tensors, _ = self.later()
+        numbers, tensors = self.later()
         count = self._integer("split.count", 1)
         if count > 1 and parts.part(self._path.name) is None:
             raise Malformed(f"it is one of the {count} parts of a model that is split, but isn't named like one: the "
                             f"names of its parts end with -00001-of-{count:05d}.gguf and so on")
-        return Contents(self._describe(*_totals(tensors)), numbers, tensors)
+        return Contents(self._describe(tensors), numbers, tensors)
 
-    def later(self) -> tuple[Mapping[str, float], dict[str, Tensor], int]:
-        """Read another part; return its entries that are numbers, its tensors, and its size in bytes."""
+    def later(self) -> tuple[Mapping[str, float], dict[str, Tensor]]:
+        """Read another part; return its entries that are numbers, and its tensors."""
         count = self._preamble()
         for _ in range(self._file.count(_MOST_ENTRIES, "entries")):
             self._entry()
@@ -241,7 +241,7 @@ class _Reading:
             raise Malformed(f"it is {kind}")
         tensors = self._tensors(count)
         numbers = {key: value for key, value in self._values.items() if isinstance(value, (int, float))}
-        return numbers, tensors, self._file.size
+        return numbers, tensors
 
     # The file's parts, in their order.
 
@@ -306,7 +306,7 @@ class _Reading:
                 raise Malformed(f"its tensor {name!r} has the impossible shape {shape}")
             kind: int = self._file.number(U32)
             if kind not in TENSOR_TYPES:
-                raise Malformed(f"its tensor {name!r} has a type (number {kind}) that gpt4all 2.8.2 doesn't know")
+                raise Malformed(f"its tensor {name!r} has a type (number {kind}) that isn't known")
             type_name, block_weights, block_bytes = TENSOR_TYPES[kind]
             if shape and shape[0] % block_weights:
                 raise Malformed(f"its tensor {name!r} has rows of {shape[0]} weights, no whole {type_name} blocks")
@@ -322,41 +322,32 @@ class _Reading:
             raise Malformed(f"the file is cut short: {missing} of {data_at + data_length} bytes are missing")
         return {name: replace(tensor, offset=data_at + tensor.offset) for name, tensor in found.items()}
 
-    def _describe(self, parameters: int, quantization: str) -> Header:
+    def _describe(self, tensors: Mapping[str, Tensor]) -> Header:
         architecture = self._text("general.architecture")
         if architecture is None:
             raise Malformed("it doesn't say its architecture")
-        sizes = {}
+        sizes: dict[str, Any] = {}
         for size in ("context_length", "embedding_length", "block_count"):
             sizes[size] = self._integer(f"{architecture}.{size}", 0)
             if sizes[size] < 1:
                 raise Malformed(f"it says no {architecture}.{size}")
-        ids = [self._integer_or_none(f"tokenizer.ggml.{which}_token_id") for which in ("bos", "eos", "eot")]
-        pieces = self._pieces(*ids)
+        ids: dict[str, Any] = {which: self._integer_or_none(f"tokenizer.ggml.{which}_token_id")
+               for which in ("bos", "eos", "eot", "eom")}
+        bos_token, eos_token = self._pieces(ids["bos"], ids["eos"])
         pooling = self._integer_or_none(f"{architecture}.pooling_type")
         return Header(
             architecture=architecture,
-            name=self._text("general.name"),
-            context_length=sizes["context_length"],
-            embedding_length=sizes["embedding_length"],
-            block_count=sizes["block_count"],
-            file_type=self._integer_or_none("general.file_type"),
-            quantization=quantization,
-            parameter_count=parameters,
             vocabulary_size=self._vocabulary_size,
             chat_template=next((text for text in map(self._text, _TEMPLATES) if text), None),
-            bos_id=ids[0],
-            eos_id=ids[1],
-            eot_id=ids[2],
-            bos_token=pieces[0],
-            eos_token=pieces[1],
-            eot_token=pieces[2],
+            bos_token=bos_token,
+            eos_token=eos_token,
             pooling=None if pooling is None else _POOLING.get(pooling, str(pooling)),
-            size=self._file.size,
             head_count=self._integer_or_none(f"{architecture}.attention.head_count"),
             head_count_kv=self._integer_or_none(f"{architecture}.attention.head_count_kv"),
-            eom_id=self._integer_or_none("tokenizer.ggml.eom_token_id"),
             pieces=self._pieces_found,
+            **sizes,
+            **{f"{which}_id": number for which, number in ids.items()},
+            **_totals(tensors),
         )
 
     def _pieces(self, *ids: int | None) -> list[str | None]:

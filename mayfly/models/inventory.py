@@ -5,31 +5,24 @@ A header takes milliseconds to read, and is read again only when its file has ch
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from mayfly.engines import backends
+from mayfly.engines.backends import AUTO, GGUF, SUFFIXES, Backend, Kind
 from mayfly.errors import ModelUnavailable
 from mayfly.models import nano, parts, store
-from mayfly.models.architectures import (
-    ACCELERATED_ARCHITECTURES,
-    COMPLETION_ARCHITECTURES,
-    EMBEDDING_ARCHITECTURES,
-    embedding_window,
-)
 from mayfly.models.dialects import dialect_of
 from mayfly.models.header import Header, read_header
 
-Kind = Literal["completion", "embedding"]
-
 # A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
 _LONGEST_NAME = 500
-_LARGEST_SCRIPT = 1 << 20
 # What llama.cpp keeps of a key or a value in its cache: 16-bit floats.
 _CACHE_BYTES = 2
+# What is told of a header as it stands there.
+_TOLD = ("architecture", "quantization", "parameter_count", "embedding_length", "vocabulary_size")
 
 
 @dataclass(frozen=True)
@@ -44,11 +37,13 @@ class Model:
         size: in bytes, of all its parts.
         modified: when the file, or the newest of its parts, was last written, in seconds since 1970.
         kind: what it is for; None if the file doesn't tell.
-        architecture, context_length, quantization, parameter_count, embedding_length, vocabulary_size: see `Header`; ""
-            and 0 where unknown.
+        architecture, quantization, parameter_count, embedding_length, vocabulary_size: see `Header`; "" and 0 where
+            unknown.
+        context_length: tokens that it was made for, or that it takes at once to make a vector; 0 if unknown.
         cache_token_bytes: what a token of the context takes in memory beside the weights.
         chat_template: where the template of a completion model's prompts is from: "file", or "default:" and the name of
             the one that models of its kind are taken to know.
+        engines: the names of those that can take it.
         unusable: why it can't be used, or "".
     """
 
@@ -66,32 +61,22 @@ class Model:
     vocabulary_size: int = 0
     cache_token_bytes: int = 0
     chat_template: str = ""
+    engines: tuple[str, ...] = ()
     unusable: str = ""
 
     def window(self, n_ctx: int) -> int:
         """Return how many tokens it takes at once, where N_CTX, which is for completions, is `n_ctx`."""
         if self.kind == "embedding":
-            return embedding_window(self.architecture, self.context_length)
+            return self.context_length
         return min(n_ctx, self.context_length or n_ctx)
 
-    def memory(self, n_ctx: int, processes: int, compiled: int = 0) -> int:
-        """Estimate the memory in bytes that it takes in so many processes.
+    def backend(self, kind: Kind, wanted: str = AUTO) -> Backend:
+        """Return the engine that serves it as a model of a kind; `wanted` is the one that a setting names."""
+        return backends.serving(kind, self.engines, wanted)
 
-        The weights are mapped from the file and shared; each process has a cache of keys and values of its own.
-
-        Args:
-            compiled: for an embedding model: how many forms of it the accelerated engine keeps, one for each number
-                of threads.
-        """
-        if compiled and self.architecture in ACCELERATED_ARCHITECTURES:
-            return _ACCELERATOR + (1 + _COMPILED_FACTOR * compiled) * self.size
-        return self.size + processes * self.window(n_ctx) * self.cache_token_bytes
-
-
-# What OpenVINO takes without a model, and with each compiled one, by its file's size: measured with all-MiniLM-L6-v2 in
-# f16 (45 MB), 280 MB with one and 420 MB with two of them, and up to 80 MB more for one after texts of all lengths.
-_ACCELERATOR = 150 << 20
-_COMPILED_FACTOR = 3
+    def cache(self, n_ctx: int, processes: int) -> int:
+        """Return how many bytes the keys and values take of a completion model in so many processes."""
+        return processes * self.window(n_ctx) * self.cache_token_bytes
 
 
 def unconfigured(kind: str, setting: str) -> str:
@@ -104,7 +89,8 @@ def public_name(file: str) -> str:
     """Return the name by which callers know a model file: all-MiniLM-L6-v2 for each form of the default one."""
     folder, slash, last = file.rpartition("/")
     of = parts.part(last)
-    name = folder + slash + of.model if of else file.removesuffix(store.GGUF).removesuffix(store.SCRIPT)
+    suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), "")
+    name = folder + slash + of.model if of else file.removesuffix(suffix)
     return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
 
 
@@ -144,7 +130,7 @@ class Inventory:
                 self._folders = folders
                 self._found.clear()
         models = list(self._models())
-        for wanted in (name, store.file_name(name), name.removesuffix(store.GGUF)):
+        for wanted in (name, store.file_name(name), name.removesuffix(GGUF)):
             for model in models:
                 if wanted in (model.id, model.file):
                     with self._lock:
@@ -218,27 +204,26 @@ class Inventory:
 
 
 def _describe(model: Model) -> Model:
-    if model.file.endswith(store.SCRIPT):
-        return _script(model)
+    takers = backends.of_file(model.file)
+    described = replace(model, engines=tuple(backend.name for backend in takers))
     try:
+        told = takers[0].describe(model.path)
+        if told is not None:
+            return replace(described, **told)
         header = read_header(model.path)
-    except ModelUnavailable as exc:
-        return replace(model, unusable=str(exc))
-    kind: Kind = "embedding" if header.architecture in EMBEDDING_ARCHITECTURES else "completion"
+    except (ModelUnavailable, OSError, ValueError) as exc:
+        return replace(described, unusable=str(exc))
+    kind = backends.kind_of(header.architecture)
+    completes = kind == "completion"
+    objections = {backend.name: backend.objection(kind, header) for backend in takers if kind in backend.loaders}
+    able = tuple(name for name, objection in objections.items() if not objection)
+    reasons = dict.fromkeys(f"{model.path.name} {objection}" for objection in objections.values())
     return replace(
-        model, size=header.size, kind=kind, architecture=header.architecture, context_length=header.context_length,
-        quantization=header.quantization, parameter_count=header.parameter_count,
-        embedding_length=header.embedding_length, vocabulary_size=header.vocabulary_size,
-        cache_token_bytes=_cache_token_bytes(header) if kind == "completion" else 0,
-        chat_template=_chat_template(header) if kind == "completion" else "",
-        unusable=_objection(model.path.name, header))
-
-
-def _objection(name: str, header: Header) -> str:
-    if header.architecture in COMPLETION_ARCHITECTURES | EMBEDDING_ARCHITECTURES:
-        return ""
-    known = ", ".join(sorted(COMPLETION_ARCHITECTURES | EMBEDDING_ARCHITECTURES))
-    return f"{name} has the architecture {header.architecture[:50]!r}, which gpt4all 2.8.2 can't run; it runs {known}"
+        described, kind=kind, engines=able or described.engines, unusable="" if able else "; ".join(reasons),
+        context_length=header.context_length if completes else header.embedding_window,
+        cache_token_bytes=_cache_token_bytes(header) if completes else 0,
+        chat_template=_chat_template(header) if completes else "",
+        **{name: getattr(header, name) for name in _TOLD})
 
 
 def _chat_template(header: Header) -> str:
@@ -249,16 +234,3 @@ def _cache_token_bytes(header: Header) -> int:
     heads, shared = header.head_count, header.head_count_kv
     width = header.embedding_length * shared // heads if heads and shared else header.embedding_length
     return 2 * header.block_count * width * _CACHE_BYTES
-
-
-def _script(model: Model) -> Model:
-    """Describe a script of the scripted engine, which stands for a model."""
-    try:
-        with model.path.open("rb") as stream:
-            script = json.loads(stream.read(_LARGEST_SCRIPT))
-        kind = script.get("kind", "completion")
-        window = int(script.get("context_length", 2048))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return replace(model, unusable=f"{model.path.name} is no script")
-    return replace(model, kind=kind if kind == "embedding" else "completion", architecture="script",
-                   context_length=window)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import urljoin
 
 from mayfly.compat.files import lock_now
+from mayfly.engines.backends import GGUF
 from mayfly.errors import ModelUnavailable
 from mayfly.models import nano, store
 
@@ -171,7 +172,7 @@ def _parse(model: Any, list_url: str) -> Entry | None:
         return None
     if not all(isinstance(text, str) for text in (filename, md5, url)):
         return None
-    plain = filename.endswith(store.GGUF) and not set(filename) & set('/\\:\0') and not filename.startswith(".")
+    plain = filename.endswith(GGUF) and not set(filename) & set('/\\:\0') and not filename.startswith(".")
     return Entry(filename, url, size, md5.lower()) if plain and size > 0 else None
 
 

@@ -13,12 +13,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from mayfly.engines.backends import GGUF, SUFFIXES
 from mayfly.errors import ModelUnavailable
 from mayfly.models import parts
 
-GGUF = ".gguf"
-# A script drives the scripted engine instead of a network.
-SCRIPT = ".script.json"
 # Of Hugging Face's cache.
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
@@ -50,7 +48,7 @@ def listing(model_path: Path) -> list[str]:
     names = set()
     for folder, _, files in _walk(model_path):
         for file in files:
-            if not file.startswith(".") and file.endswith((GGUF, SCRIPT)):
+            if not file.startswith(".") and file.endswith(SUFFIXES):
                 of = parts.part(file)
                 name = Path(folder, of.name(1) if of else file).relative_to(model_path).as_posix()
                 with contextlib.suppress(ModelUnavailable):  # a name that no model can have
@@ -144,7 +142,7 @@ def _relative(name: str) -> str:
 
 def file_name(name: str) -> str:
     """Return a model's name with its ending."""
-    return name if name.endswith((GGUF, SCRIPT)) else name + GGUF
+    return name if name.endswith(SUFFIXES) else name + GGUF
 
 
 def _absent(model_path: Path, name: str) -> str:
@@ -154,7 +152,7 @@ def _absent(model_path: Path, name: str) -> str:
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (
         f"there is no model {_shown(name)} in MODEL_PATH, which holds {there}: "
-        f"put the file there or fetch it with 'python -m mayfly.models pull NAME'"
+        f"put the file there or fetch it with 'python3 start.sh pull NAME'"
     )
 
 

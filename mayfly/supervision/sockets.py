@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.compat.sockets import readable
+from mayfly.engines.backends import AUTO, Backend
 from mayfly.errors import ModelUnavailable
 from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
@@ -81,7 +81,7 @@ class LaneSockets:
         """Return the memory in bytes that a model will take.
 
         Raises:
-            ModelUnavailable: there is no such model, or gpt4all can't run it.
+            ModelUnavailable: there is no such model, or no engine can run it.
         """
         found = self._find(model)
         return self._memory(found, found.kind or "completion")
@@ -90,7 +90,7 @@ class LaneSockets:
         """Open a lane for a model, or for counting tokens (`VOCABULARY`).
 
         Raises:
-            ModelUnavailable: there is no such model, or gpt4all can't run it.
+            ModelUnavailable: there is no such model, or no engine can run it.
             OSError: the socket can't be made.
         """
         if name == VOCABULARY:
@@ -144,16 +144,15 @@ class LaneSockets:
             raise ModelUnavailable(found.unusable)
         return found
 
-    def _memory(self, model: Model, kind: Kind) -> int:
-        compiled = 0
-        if kind == "embedding" and self._settings.embed_engine != "gpt4all" and importlib.util.find_spec("openvino"):
-            # One for all threads, and one for the thread that is left beside a completion.
-            compiled = min(2, self._settings.threads)
-        return model.memory(self._settings.n_ctx, self._processes(kind), compiled)
+    def _backend(self, model: Model, kind: Kind) -> Backend:
+        embeds = kind == "embedding"
+        return model.backend("embedding" if embeds else "completion", self._settings.embed_engine if embeds else AUTO)
 
-    def _processes(self, kind: str) -> int:
+    def _memory(self, model: Model, kind: Kind) -> int:
+        settings = self._settings
         # A template's own cache, or a standby's, comes to those of the completions that run at once.
-        return 1 if kind != "completion" or self._settings.isolation == "none" else self._settings.chat_processes + 1
+        processes = 1 if settings.isolation == "none" else settings.chat_processes + 1
+        return self._backend(model, kind).memory(model.size, model.cache(settings.n_ctx, processes), settings.threads)
 
     def _bind(self, name: str, path: Path) -> tuple[socket.socket, dict[str, Any]]:
         listener, address = LaneAddress.bind(path)
@@ -163,7 +162,9 @@ class LaneSockets:
 
     def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> LaneState:
         listener, address = self._bind(name, self._run_folder / f"{stem}.sock")
-        isolation = self._settings.isolation if kind == "completion" else "none"
+        isolation = "none"
+        if kind == "completion" and model is not None:
+            isolation = self._backend(model, kind).isolation(self._settings.isolation, self._settings.device)
         at_once = self._settings.chat_processes if isolation != "none" else GATHERED if kind == "embedding" else 1
         self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
                                       model.path if model else self._settings.model_path, "", at_once)

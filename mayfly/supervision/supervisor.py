@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mayfly.compat.process import WINDOWS
+from mayfly.engines import backends
 from mayfly.settings import Settings
 from mayfly.supervision import policy
 from mayfly.supervision.child import Process
@@ -376,9 +377,10 @@ class Supervisor:
             lane.failed_to_start(failure.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
                 "damaged"), now)
-            if lane.embed_engine == "auto" and exits.died_in_native_code(failure.exit_code) and not failure.reason:
-                lane.embed_engine = "gpt4all"
-                self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means gpt4all from now on")
+            native = exits.died_in_native_code(failure.exit_code) and not failure.reason
+            if native and lane.embed_engine == backends.AUTO:
+                lane.embed_engine = backends.names("embedding")[-1]
+                self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means {lane.embed_engine} from now on")
 
     # -- the board --------------------------------------------------------------------------------------------
 

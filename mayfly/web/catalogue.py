@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mayfly.engines.backends import Kind
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import inventory, nano, pull
-from mayfly.models.inventory import Inventory, Kind
+from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 
 _COUNTED: tuple[Kind, ...] = ("completion", "embedding")

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from mayfly import engines
 from mayfly.compat.process import WINDOWS, die_with_parent, forbid_core_dumps
 from mayfly.compat.sockets import inherited_socket
+from mayfly.engines import choose
 from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine, ParallelEmbeddingEngine
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
@@ -64,12 +64,12 @@ def main() -> int:
     threads = spec.settings.threads
     try:
         if spec.kind == "embedding":
-            embedder = engines.load_embeddings(
+            embedder = choose.load_embeddings(
                 spec.model_file, threads, spec.model, engine=spec.settings.embed_engine,
                 precision=spec.settings.embed_precision, note=lambda line: events.send("log", line=line))
         else:
-            completer = engines.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
-                                                 spec.model, *spec.templates())
+            completer = choose.load_completions(spec.model_file, threads, spec.settings.n_ctx, spec.settings.device,
+                                                spec.model, *spec.templates())
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         # Callers are told the reason, and needn't know where on this machine the file is.

@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mayfly import engines
+from mayfly.engines import choose
+from mayfly.engines.backends import Kind
 from mayfly.errors import ModelUnavailable
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.switchboard import Switchboard
-from mayfly.models.inventory import Inventory, Kind, Model, unconfigured
+from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.board import Board
@@ -104,15 +105,14 @@ class _Worker:
         self._embedder = self._completer = None
         self.shown: dict[str, str] = {}  # what /health shows of its engine
         if name == "embed":
-            self._embedder = engines.load_embeddings(
+            self._embedder = choose.load_embeddings(
                 model.path, settings.threads, model.id, engine=settings.embed_engine,
                 precision=settings.embed_precision, note=lambda line: print(line, file=sys.stderr))
             self.shown = self._embedder.facts
             place, set_threads = 0, self._embedder.set_threads
         else:
-            self._completer = engines.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
-                                                        model.id, settings.prompt_template,
-                                                        settings.system_template)
+            self._completer = choose.load_completions(model.path, settings.threads, settings.n_ctx, settings.device,
+                                                      model.id, settings.prompt_template, settings.system_template)
             place, set_threads = 1, self._completer.set_threads
         self._budget = Budget(table, place, settings.threads, set_threads)
         self._facts = {"pid": os.getpid(), "generation": 1, "model": model.id, "when": time.time()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 
-from mayfly import engines
+from mayfly.engines import choose
 from mayfly.engines.base import Tokenize
 from mayfly.errors import InvalidRequest, ModelUnavailable
 from mayfly.models.inventory import Inventory, Model
@@ -40,7 +40,8 @@ class Vocabularies:
                                  code="model_unusable")
         if model not in self._open:
             try:
-                self._open[model] = engines.load_tokenizer(model.path, model.kind, model.vocabulary_size)
+                self._open[model] = choose.open_tokenizer(model.backend(model.kind), model.path, model.kind,
+                                                          model.vocabulary_size)
             except ModelUnavailable as exc:
                 raise InvalidRequest(f"Its tokens can't be counted: {exc}.", param="model",
                                      code="model_unusable") from exc

@@ -36,7 +36,6 @@ from mayfly.engines.gpt4all.library import (
 )
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
-from mayfly.models.architectures import EMBEDDING_ARCHITECTURES
 from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header, read_contents
 from mayfly.prompts.prompt_form import PromptForm
@@ -64,16 +63,13 @@ class Gpt4AllCompletions:
         form: how prompts are written, instead of by the file's template.
 
     Raises:
-        ModelUnavailable: not a completion model, or gpt4all can't load it.
+        ModelUnavailable: gpt4all can't load it.
     """
 
     def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str,
                  form: PromptForm | None = None) -> None:
         contents = read_contents(path)
         header = contents.header
-        if header.architecture in EMBEDDING_ARCHITECTURES:
-            raise ModelUnavailable(f"{path.name} is an embedding model and can't complete prompts; set MODEL_NAME to "
-                                   "a completion model")
         self_test.require_weights(path, contents.tensors)
         self.model = model
         self.context_length = min(context_length, header.context_length or context_length)

@@ -13,7 +13,6 @@ from mayfly.engines import long_texts, self_test
 from mayfly.engines.gpt4all.library import first_line, load_embeddings
 from mayfly.errors import EngineFailed, ModelUnavailable
 from mayfly.models import wordpiece
-from mayfly.models.architectures import EMBEDDING_ARCHITECTURES, embedding_window
 from mayfly.models.header import read_contents
 from mayfly.wire.calls import LongText
 
@@ -33,21 +32,18 @@ class Gpt4AllEmbeddings:
         model: the model's public name.
 
     Raises:
-        ModelUnavailable: not an embedding model, or gpt4all can't load it.
+        ModelUnavailable: gpt4all can't load it.
     """
 
     def __init__(self, path: Path, threads: int, model: str) -> None:
         contents = read_contents(path)
         header = contents.header
-        if header.architecture not in EMBEDDING_ARCHITECTURES:
-            raise ModelUnavailable(f"{path.name} is no embedding model (its architecture is {header.architecture}); "
-                                   "set EMBED_MODEL to one whose architecture is bert or nomic-bert")
         self.model = model
         # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
         self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
         self._path = path
         self_test.require_weights(path, contents.tensors)
-        self._window = embedding_window(header.architecture, header.context_length)
+        self._window = header.embedding_window
         self._threads = self._spinning = threads
         self._copies = [self._load()]
         self._most_copies = _MOST_COPIES

@@ -1,0 +1,105 @@
+"""Load the engine that a model file is for. What each engine is, and which comes first, is in `backends`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mayfly.engines.backends import AUTO, GGUF, Backend, Facts, Kind, candidates, of_file
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
+from mayfly.errors import ModelUnavailable
+from mayfly.models.header import read_header
+from mayfly.prompts.prompt_form import PromptForm
+
+
+def load_embeddings(path: Path, threads: int, model: str, *, engine: str = AUTO, precision: str = AUTO,
+                    note: Callable[[str], object] = lambda line: None) -> EmbeddingEngine:
+    """Load an embedding model.
+
+    Args:
+        model: the model's public name.
+        engine: EMBED_ENGINE; "auto" is the first engine that works for this file.
+        precision: EMBED_PRECISION.
+        note: takes a line for the log: why "auto" became another engine, or what was asked for isn't done.
+
+    Raises:
+        ModelUnavailable: the file isn't an embedding model that can be loaded.
+    """
+    takers, facts = of_file(path.name), _facts(path)
+    tried = candidates("embedding", takers, engine)
+    last = candidates("embedding", takers)[-1]
+    for number, backend in enumerate(tried, 1):
+        takes_precision = "precision" in backend.features
+        options = {"precision": precision} if takes_precision else {}
+        try:
+            found: EmbeddingEngine = _load(backend, "embedding", path, facts, threads=threads, model=model, **options)
+        except ModelUnavailable as exc:
+            if number < len(tried):
+                note(f"embeddings are computed by {tried[number].name}: {exc}")
+                continue
+            if backend is last:
+                raise
+            raise ModelUnavailable(f"{exc} (EMBED_ENGINE={AUTO} goes back to {last.name})") from exc
+        if takes_precision and precision not in (AUTO, found.facts["precision"]):
+            note(f"EMBED_PRECISION is {precision}, but this processor computes in {found.facts['precision']}")
+        return found
+    raise AssertionError("there is an engine for every form of files")
+
+
+def load_completions(path: Path, threads: int, context_length: int, device: str, model: str,
+                     prompt_template: str = "", system_template: str = "") -> CompletionEngine:
+    """Load a completion model; `model` is the model's public name.
+
+    Args:
+        prompt_template, system_template: in gpt4all's form (`PromptForm`); "" leaves it to the model's file.
+
+    Raises:
+        ModelUnavailable: the file isn't a completion model that can be loaded.
+    """
+    form = PromptForm(prompt_template, system_template) if prompt_template else None
+    facts = _facts(path)
+    backends = candidates("completion", of_file(path.name))
+    able = [backend for backend in backends if facts is None or not backend.objection("completion", facts)]
+    found: CompletionEngine = _load((able or backends)[0], "completion", path, facts, threads=threads, model=model,
+                                    context_length=context_length, device=device, form=form)
+    return found
+
+
+def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Tokenize:
+    """Open a model's vocabulary without the model.
+
+    Args:
+        backend: the engine that serves the model.
+        size: how many tokens the file's header says there are.
+
+    Returns:
+        A function that gives the token ids for a text in steps, those included that begin and end it for this model.
+
+    Raises:
+        ModelUnavailable: the vocabulary can't be read.
+    """
+    found: Tokenize = _named(backend, backend.tokenizer)(path, kind, size)
+    return found
+
+
+def _facts(path: Path) -> Facts | None:
+    return read_header(path) if path.name.endswith(GGUF) else None
+
+
+def _load(backend: Backend, kind: Kind, path: Path, facts: Facts | None, **options: Any) -> Any:
+    objection = backend.objection(kind, facts) if facts is not None else ""
+    if objection:
+        raise ModelUnavailable(f"{path.name} {objection}")
+    return _named(backend, backend.loaders[kind])(path, **options)
+
+
+def _named(backend: Backend, name: str) -> Callable[..., Any]:
+    """Return the callable of a "module:callable". Only here is anything of an engine imported."""
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except ImportError as exc:
+        raise ModelUnavailable(f"{backend.name} isn't installed, or can't be used on this machine ({exc})") from exc
+    return found
