@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import socket
@@ -156,29 +155,29 @@ def run_supervised() -> int:
     from mayfly.compat.process import die_with_parent, forbid_core_dumps
     from mayfly.compat.sockets import inherited_socket
     from mayfly.lanes.switchboard import supervised
-    from mayfly.wire.events import EventPipe, LoggedStream
+    from mayfly.wire.events import Access, Drains, EventPipe, Want
     from mayfly.wire.sentinel import Sentinel
+    from mayfly.wire.spec import WebSpec, read_spec
 
     should_stop = _StopSignal()
     # Ctrl-C reaches the watchdog, which decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    handed = sys.stdin.buffer.readline()
-    if not handed:
+    try:
+        spec = read_spec(sys.stdin, WebSpec)
+    except ValueError:
         return EXIT_FAILED
-    spec = json.loads(handed)
-    die_with_parent(spec["parent"])
-    events = EventPipe.instead_of_stdout()
-    sys.stderr = LoggedStream(events, sys.stderr)
-    settings = Settings.from_wire(spec["settings"])
-    if not settings.debug:
+    die_with_parent(spec.parent)
+    events = EventPipe.instead_of_stdout(drops=True)
+    if not spec.settings.debug:
         forbid_core_dumps()
-    sockets = [inherited_socket(descriptor) for descriptor in spec["listen_fds"]]
-    lanes = supervised(spec, events.want)
-    sentinel = Sentinel(Path(spec["sentinel"]))
-    facts = {"pid": os.getpid(), "generation": spec["generation"], "model": None, "when": time.time()}
-    _serve(sockets, settings, lanes, events.access, announce=lambda: sentinel.write(facts), beat=sentinel.beat,
-           should_stop=should_stop, draining=Draining(events.draining))
+    sockets = [inherited_socket(descriptor) for descriptor in spec.listen_fds]
+    lanes = supervised(spec, lambda model: events.send(Want(model)))
+    sentinel = Sentinel(spec.sentinel)
+    facts = {"pid": os.getpid(), "generation": spec.generation, "model": None, "when": time.time()}
+    _serve(sockets, spec.settings, lanes, lambda line: events.send(Access(line)),
+           announce=lambda: sentinel.write(facts), beat=sentinel.beat, should_stop=should_stop,
+           draining=Draining(lambda: events.send(Drains())))
     sentinel.remove()
     return EXIT_STOPPED
 

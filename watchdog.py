@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mayfly import __version__, flags, listening, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, wake_on_signal
@@ -23,11 +22,12 @@ from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_sett
 from mayfly.supervision import refusals
 from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
+from mayfly.supervision.records import Records
 from mayfly.supervision.refusals import Refused
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.run_folder import RunFolder
 from mayfly.supervision.sockets import LaneSockets
-from mayfly.supervision.spawner import Inbox, ProcessSpawner
+from mayfly.supervision.spawner import ProcessSpawner
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.wire import sentinel
 from mayfly.wire.thread_table import Table
@@ -69,67 +69,63 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
         public = listening.listen(settings.listen_ip, settings.listen_port)
     except AddressTaken as exc:
         raise Refused(str(exc), refusals.ADDRESS) from exc
-    inbox: Inbox = queue.SimpleQueue()
     stops: list[float] = []
-
-    def stop() -> None:
-        stops.append(time.monotonic())
-        inbox.put(None)
-
-    wake_on_signal(stop)
+    wake_on_signal(lambda: stops.append(time.monotonic()))
     journal = Journal(settings.log_folder_name)
     swept = sentinel.sweep(run_folder)
     if swept:
         journal.event(f"removed what an earlier run left: {', '.join(swept)}")
     sockets = LaneSockets(settings, run_folder)
     try:
-        states = sockets.open_configured()
+        lanes = sockets.open_configured()
     except OSError as exc:
         raise Refused(f"no socket can be made in {run_folder} ({exc.strerror or exc}): set RUN_FOLDER_NAME in .env to "
                       "another folder, with a shorter path", refusals.FOLDER) from exc
     table = Table.make()
+    spawner = ProcessSpawner(settings, public=public, lanes=sockets.specs(), run_folder=run_folder,
+                             budget=table.handle)
     supervisor = Supervisor(
-        settings, states,
-        spawner=ProcessSpawner(settings, public=public, lanes=sockets.lanes, run_folder=run_folder, inbox=inbox,
-                               budget=table.handle),
-        journal=journal, reports=Reports(settings.log_folder_name, settings.log_keep), run_folder=run_folder,
-        table=table, now=time.monotonic(), sockets=sockets,
-        catch_up=lambda: _take_events(supervisor, inbox, 0), free_cores=FreeCores(available_cores()).look)
+        settings, lanes, spawner=spawner, sockets=sockets, run_folder=run_folder, table=table,
+        records=Records(journal, Reports(settings.log_folder_name, settings.log_keep)))
+    cores = FreeCores(available_cores())
+
+    def stop() -> None:
+        stops.append(time.monotonic())
+        supervisor.wake()
+
+    wake_on_signal(stop)
     own, others = listening.urls(public)
     journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
     if own and others:
         journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
     for message in spelling.messages():
         journal.event(message)
-    for name, lane in sockets.lanes.items():
-        if lane.model_file is None:
-            journal.event(f"{name}: {lane.missing}")
-        elif lane.kind == "completion" and lane.model == nano.ID:
-            journal.event(f"{name}: {nano.ANNOUNCEMENT}")
+    for name, missing in sockets.missing.items():
+        journal.event(f"{name}: {missing}")
+    for lane in lanes.values():
+        if lane.kind == "completion" and lane.model == nano.ID:
+            journal.event(f"{lane.name}: {nano.ANNOUNCEMENT}")
     refusal: Refused | None = None
     try:
         try:
-            _supervise(supervisor, inbox, stops, lambda: _look_after(folder, sockets, supervisor, journal))
+            while not stops:
+                supervisor.take_events(TICK, time.monotonic)
+                _look_after(folder, sockets, supervisor, journal)
+                table.free_cores = cores.look(supervisor.pids(), time.monotonic())
+                supervisor.tick(time.monotonic())
         except Refused as exc:
             refusal = exc
             journal.event(str(exc))
             stops.append(time.monotonic())
-        _stop(supervisor, inbox, stops, journal, public)
+        _stop(supervisor, stops, journal, public)
     finally:
-        supervisor.end_workers(kill=True)
+        supervisor.end(kill=True)
         _clean(folder, sockets)
         journal.event("stopped")
         journal.close()
     if refusal is not None:
         raise refusal
     return 0
-
-
-def _supervise(supervisor: Supervisor, inbox: Inbox, stops: list[float], look_after: Callable[[], None]) -> None:
-    while not stops:
-        _take_events(supervisor, inbox, TICK)
-        look_after()
-        supervisor.tick(time.monotonic())
 
 
 def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor, journal: Journal) -> None:
@@ -146,8 +142,7 @@ def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor,
         supervisor.renew(renewed, time.monotonic())
 
 
-def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Journal, public: list[socket.socket]
-          ) -> None:
+def _stop(supervisor: Supervisor, stops: list[float], journal: Journal, public: list[socket.socket]) -> None:
     """Let the web process finish what it has, then end the workers. A second signal ends everything at once.
 
     Once the web process drains, the listening sockets are its alone: who waits in them when the last copy is closed is
@@ -156,30 +151,17 @@ def _stop(supervisor: Supervisor, inbox: Inbox, stops: list[float], journal: Jou
     journal.event(f"stopping: requests in flight have {GRACE:g} s to finish")
     grace_ends = stops[0] + GRACE + _FLUSH
     while not supervisor.drain(time.monotonic()) and time.monotonic() < grace_ends and len(stops) == 1:
-        _take_events(supervisor, inbox, TICK / 2)
+        supervisor.take_events(TICK / 2, time.monotonic)
         if supervisor.drains:
             for sock in public:
                 sock.close()
         supervisor.tick_workers(time.monotonic())
-    supervisor.end_app()
-    supervisor.end_workers(kill=False)
+    supervisor.end(kill=False)
     killing = time.monotonic() + _WORKERS_PATIENCE
     while not supervisor.reap():
         if time.monotonic() >= killing:
-            supervisor.end_workers(kill=True)
-        _take_events(supervisor, inbox, TICK / 5)
-
-
-def _take_events(supervisor: Supervisor, inbox: Inbox, timeout: float) -> None:
-    """Wait for an event, then take all there are."""
-    try:
-        entry = inbox.get(timeout=timeout)
-        while True:
-            if entry is not None:
-                supervisor.handle(*entry, time.monotonic())
-            entry = inbox.get_nowait()
-    except queue.Empty:
-        return
+            supervisor.end(kill=True)
+        supervisor.take_events(TICK / 5, time.monotonic)
 
 
 def _clean(folder: RunFolder, sockets: LaneSockets) -> None:

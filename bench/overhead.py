@@ -84,7 +84,7 @@ def measure(service: Service, prototype: Server, compute: Callable[[], object], 
             ) -> dict[str, list[float]]:
     """Return the times of each step in seconds."""
     board = Board(service.run_folder / "state.json")
-    lane = SocketLane("embed", board.lane("embed")["address"], board, queue_limit=1)
+    lane = SocketLane("embed", lambda: board.lane("embed"), queue_limit=1)
     kept = {url: _connect(url) for url in (service.url, prototype.url)}
     body = json.dumps({"input": TEXT}).encode()
 

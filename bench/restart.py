@@ -29,7 +29,15 @@ from service import Service  # noqa: E402
 from mayfly.settings import available_cores  # noqa: E402
 from mayfly.wire import framing  # noqa: E402
 from mayfly.wire.address import LaneAddress  # noqa: E402
-from mayfly.wire.calls import CompletionCall, Message, Sampling  # noqa: E402
+from mayfly.wire.calls import (  # noqa: E402
+    Answer,
+    CompletionCall,
+    Failed,
+    Finished,
+    Message,
+    Request,
+    Sampling,
+)
 
 TOKENS = 32
 PROMPT = "Tell me about the river, the hill and the people who live there between the two."
@@ -108,28 +116,31 @@ def completion(service: Service) -> float:
 
 def gap(service: Service) -> float:
     """Return the seconds between one answer's end and the next generation's beginning on a waiting call."""
-    address = {"path": str(service.run_folder / "chat.sock")}
+    address = LaneAddress(str(service.run_folder / "chat.sock"))
     moments: dict[str, float] = {}
 
     def call(name: str, tokens: int) -> None:
         wanted = CompletionCall(id=name, messages=(Message("user", PROMPT),), sampling=Sampling(max_tokens=tokens))
-        with LaneAddress.connect(address, 60) as connection:
+        with address.connect(60) as connection:
             connection.settimeout(600)
-            framing.send(connection, {"deadline": time.monotonic() + 600, "complete": wanted.to_wire()})
-            while frame := framing.receive(connection):
-                moments[f"{name} {frame[0]['event']}"] = time.monotonic()
-                if frame[0]["event"] in ("done", "error"):
-                    return
+            connection.sendall(framing.encode(Request(wanted, time.monotonic() + 600)))
+            received = bytearray()
+            while part := connection.recv(1 << 16):
+                received += part
+                while (answer := framing.pop(received, Answer)) is not None:
+                    moments[f"{name} {type(answer).__name__}"] = time.monotonic()
+                    if isinstance(answer, Finished | Failed):
+                        return
 
     first = threading.Thread(target=call, args=("first", 8))
     first.start()
-    while "first began" not in moments:
+    while "first Began" not in moments:
         time.sleep(0.001)
     second = threading.Thread(target=call, args=("second", 1))
     second.start()
     first.join()
     second.join()
-    return moments["second began"] - moments["first done"]
+    return moments["second Began"] - moments["first Finished"]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@
          +- DeadlinePassed         504                      the call took longer than REQUEST_TIMEOUT
 
 Foreign errors are translated into one of these once, where they enter, with ``raise ... from exc``.
-Over a lane's socket a CallError travels as JSON (`to_wire`, `from_wire`).
+Over a lane's socket a CallError travels as `mayfly.wire.calls.Failed`.
 """
 
 from __future__ import annotations
@@ -82,40 +82,6 @@ class CallError(MayflyError):
         if status is not None:
             self.status = status
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON form in which a worker sends this error over its lane."""
-        return {
-            "class": type(self).__name__,
-            "message": self.message,
-            "param": self.param,
-            "code": self.code,
-            "status": self.status,
-            "retry_after": self.retry_after,
-            # A log has to tell where a failure comes from; of what the caller did wrong the message says enough.
-            "stack": stack_of(self) if self.status == 500 else [],
-        }
-
-    @staticmethod
-    def from_wire(wire: dict[str, Any]) -> CallError:
-        """Rebuild an error that a worker sent; an unknown class becomes an EngineFailed."""
-        known: dict[str, type[CallError]] = {
-            cls.__name__: cls
-            for cls in (InvalidRequest, ContextLengthExceeded, QueueFull, EngineFailed, LaneUnavailable,
-                        DeadlinePassed)
-        }
-        cls = known.get(str(wire.get("class")), EngineFailed)
-        error = cls(
-            str(wire.get("message", "the model process sent an error without a message")),
-            param=wire.get("param"),
-            code=wire.get("code"),
-            status=wire.get("status"),
-            retry_after=wire.get("retry_after"),
-        )
-        error.stack = wire.get("stack", ())
-        if isinstance(error, ContextLengthExceeded):
-            error.tokens = wire.get("tokens")
-        return error
-
 
 def stack_of(exc: BaseException) -> list[str]:
     """Return where an exception was raised, and those that it came from: lines without their messages, which may hold a
@@ -152,10 +118,6 @@ class ContextLengthExceeded(InvalidRequest):
     def __init__(self, message: str, *, tokens: int | None = None, **told: Any) -> None:
         super().__init__(message, **told)
         self.tokens = tokens
-
-    def to_wire(self) -> dict[str, Any]:
-        """See CallError."""
-        return {**super().to_wire(), "tokens": self.tokens}
 
 
 class NotFound(InvalidRequest):

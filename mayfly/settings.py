@@ -4,7 +4,7 @@ A setting is one field of `Settings`; its environment name is the field's name i
 wins over `.env`. `.env` is looked for in the project's folder; the variable MAYFLY_ENV names another file.
 A value that isn't allowed raises SettingError with the setting's name, the value and what is allowed.
 
-A supervised process doesn't read settings itself: the watchdog hands it its own (`to_wire`, `from_wire`), so
+A supervised process doesn't read settings itself: the watchdog hands it its own (`mayfly.wire.spec`), so
 that an edit of `.env` can't leave half of the processes on other settings than the rest.
 """
 
@@ -161,27 +161,6 @@ class Settings:
     debug: bool = _setting(
         "false", forms.truth, "Also print what the worker processes write, and let crashed processes leave core dumps, "
         "which may hold keys and prompts.")
-
-    def to_wire(self, *, with_keys: bool) -> dict[str, Any]:
-        """Return a JSON form for a supervised process; only the web process is given the keys."""
-        wire: dict[str, Any] = {}
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            wire[entry.name] = str(value) if isinstance(value, Path) else value
-        if not with_keys:
-            wire["api_keys"] = []
-        return wire
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> Settings:
-        """Rebuild what `to_wire` made; it was checked when it was read."""
-        values = dict(wire)
-        for entry in dataclasses.fields(cls):
-            if entry.metadata["parse"] is _folder:
-                values[entry.name] = Path(values[entry.name])
-            elif isinstance(values[entry.name], list):
-                values[entry.name] = tuple(values[entry.name])
-        return cls(**values)
 
 
 def names() -> list[str]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from supervised import Supervised, supervised
 from web_rig import eventually
@@ -20,6 +19,8 @@ from web_rig import eventually
 from mayfly.compat.files import raise_descriptor_limit
 from mayfly.wire import board, framing
 from mayfly.wire.address import LaneAddress
+from mayfly.wire.calls import Began, Piece
+from mayfly.wire.spec import LaneSpec
 
 _REQUEST = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s")
@@ -49,14 +50,14 @@ class TokenASecond:
         selector.register(self.listener, selectors.EVENT_READ)
         self.listener.setblocking(False)
         calls: dict[socket.socket, float] = {}
-        piece = framing.encode({"event": "piece", "text": "word "})
+        piece = framing.encode(Piece("word "))
         while not self._over.is_set():
             for key, _ in selector.select(0.02):
                 if key.fileobj is self.listener:
                     with contextlib.suppress(BlockingIOError):
                         while True:
                             connection, _ = self.listener.accept()
-                            framing.send(connection, {"event": "began", "generation": 1})
+                            connection.sendall(framing.encode(Began(1)))
                             selector.register(connection, selectors.EVENT_READ)
                             calls[connection] = 0.0
                 elif not _received(key.fileobj):  # type: ignore[arg-type]
@@ -129,9 +130,8 @@ def _reading(port: int, count: int) -> Iterator[list[int]]:
 def watch(folder: Path, streams: int, looks: int) -> Seen:
     """Open so many streams, and ask for /health so many times while all of them go on."""
     raise_descriptor_limit(4 * streams + 200)
-    lane: dict[str, Any]
     with TokenASecond(folder) as played:
-        lane = {"address": played.address, "missing": "", "model": "played", "served_at_once": streams}
+        lane = LaneSpec(played.address, model="played", served_at_once=streams)
         with supervised(folder, {"chat": lane}, CONNECTION_LIMIT=str(min(10_000, 2 * streams + 100)),
                         REQUEST_TIMEOUT="600") as service, _reading(service.port, streams) as pieces:
             eventually(lambda: all(pieces))

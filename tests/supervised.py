@@ -17,6 +17,8 @@ from typing import IO, Any
 from web_rig import KEY, PATIENCE, eventually
 
 from mayfly.settings import PROJECT_FOLDER, parse
+from mayfly.wire.codec import plain
+from mayfly.wire.spec import LaneSpec, WebSpec
 
 APP = [sys.executable, str(PROJECT_FOLDER / "app.py")]
 
@@ -39,8 +41,7 @@ class Supervised:
 
 
 @contextlib.contextmanager
-def supervised(folder: Path, lanes: dict[str, dict[str, Any]] | None = None, *, queue_limit: int = 64, **values: str
-               ) -> Iterator[Supervised]:
+def supervised(folder: Path, lanes: dict[str, LaneSpec] | None = None, **values: str) -> Iterator[Supervised]:
     """Run the web process as the watchdog does.
 
     Args:
@@ -50,17 +51,15 @@ def supervised(folder: Path, lanes: dict[str, dict[str, Any]] | None = None, *, 
     settings = parse({"API_KEYS": KEY, **values})
     listener = socket.create_server(("127.0.0.1", 0))
     sentinel = folder / "app.watchdog"
-    missing = {"address": None, "missing": "no model; set MODEL_NAME", "model": "", "served_at_once": 1}
-    spec = {"settings": settings.to_wire(with_keys=True), "listen_fds": [listener.fileno()], "sentinel": str(sentinel),
-            "generation": 3, "parent": os.getpid(), "board": str(folder / "state.json"),
-            "queue_limit": queue_limit, "chat_processes": 1,
-            "lanes": {"embed": missing, "chat": missing, **(lanes or {})}}
+    missing = LaneSpec(None, "no model; set MODEL_NAME")
+    spec = WebSpec(settings, (listener.fileno(),), sentinel, 3, os.getpid(), folder / "state.json", 1,
+                   {"embed": missing, "chat": missing, **(lanes or {})})
     with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(spec).encode() + b"\n")
+            process.stdin.write(json.dumps(spec, default=plain).encode() + b"\n")
             process.stdin.flush()
             eventually(lambda: sentinel.exists() or process.poll() is not None)
             yield Supervised(process, process.stdout, listener.getsockname()[1], sentinel)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
-import resource
-import socket
 import struct
-import threading
-from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from mayfly.errors import CallError, ContextLengthExceeded, InvalidRequest
 from mayfly.wire import framing
+from mayfly.wire.calls import Answer, Began, Failed, Piece, Tokens
 
 _HEAD = struct.Struct("<4sII")
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(30)
-    theirs.settimeout(30)
-    with ours, theirs:
-        yield ours, theirs
+@dataclass(frozen=True)
+class Part:
+    """A message with everything that one may hold."""
+
+    text: str
+    raw: bytes = b""
+    number: float = 5
+    nothing: int | None = None
+    path: Path = Path("/nowhere")
+    within: tuple[Piece, ...] = (Piece("a"), Piece("b"))
+    by_name: dict[str, Piece] = field(default_factory=lambda: {"c": Piece("c")})
+    either: Piece | Began | str = Began(3)
 
 
 def _frame(message: object, raw: bytes = b"") -> bytes:
@@ -32,128 +39,121 @@ def _frame(message: object, raw: bytes = b"") -> bytes:
     return _HEAD.pack(b"mfl1", len(encoded), len(raw)) + encoded + raw
 
 
-def _received(pair: tuple[socket.socket, socket.socket], data: bytes) -> tuple[dict[str, Any], bytes] | None:
-    """Send bytes and hang up; return what they are taken for."""
-    ours, theirs = pair
-    ours.sendall(data)
-    ours.close()
-    return framing.receive(theirs)
+def _popped(data: bytes) -> Any:
+    return framing.pop(bytearray(data), Part)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0\xff", b"mfl1" * 1000, bytes(3 << 20)], ids=["none", "two", "some", "much"])
-def test_a_frame_arrives_as_it_was_sent(pair: tuple[socket.socket, socket.socket], raw: bytes) -> None:
-    ours, theirs = pair
-    message = {"event": "piece", "text": "中 \u2028 \\ \" 😀", "number": 5, "nothing": None}
-    sender = threading.Thread(target=framing.send, args=(ours, message, raw))
-    sender.start()
-    assert framing.receive(theirs) == (message, raw)
-    sender.join()
+def test_a_message_arrives_as_it_was_sent(raw: bytes) -> None:
+    sent = Part("中 \u2028 \\ \" 😀", raw, path=Path("/a/中"), either="a word")
+    assert _popped(framing.encode(sent)) == sent
+    assert raw == b"" or raw in framing.encode(sent)  # as it is
 
 
-def test_frames_in_a_row_are_told_apart_and_a_hang_up_between_two_is_their_end(
-        pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    framing.send(ours, {"n": 1}, b"one")
-    framing.send(ours, {"n": 2})
-    ours.close()
-    assert framing.receive(theirs) == ({"n": 1}, b"one")
-    assert framing.receive(theirs) == ({"n": 2}, b"")
-    assert framing.receive(theirs) is None
+def test_messages_in_a_row_are_told_apart_and_wait_until_they_are_whole() -> None:
+    sent: list[object] = [Began(1), Tokens((2,), b"vectors"), Piece("ß")]
+    data = b"".join(map(framing.encode, sent))
+    received, found = bytearray(), []
+    for byte in data:
+        received.append(byte)
+        while (message := framing.pop(received, Answer)) is not None:
+            found.append(message)
+    assert (found, received) == (sent, b"")
 
 
-def test_a_frame_that_arrives_byte_by_byte_is_whole(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-
-    def drip() -> None:
-        for byte in _frame({"event": "done"}, b"raw"):
-            ours.sendall(bytes([byte]))
-
-    sender = threading.Thread(target=drip)
-    sender.start()
-    assert framing.receive(theirs) == ({"event": "done"}, b"raw")
-    sender.join()
-
-
-def test_a_frame_cut_at_any_byte_is_an_error_and_never_half_an_answer() -> None:
-    whole = _frame({"event": "done"}, b"raw")
-    for length in range(1, len(whole)):
-        ours, theirs = socket.socketpair()
-        with ours, theirs, pytest.raises(framing.FrameError, match="middle"):
-            _received((ours, theirs), whole[:length])
+def test_a_frame_cut_at_any_byte_is_never_half_an_answer() -> None:
+    whole = framing.encode(Part("some", b"raw"))
+    for length in range(len(whole)):
+        assert _popped(whole[:length]) is None
+        assert not framing.is_whole(whole[:min(length, framing.HEAD_SIZE)], length)
+    assert framing.is_whole(whole[:framing.HEAD_SIZE], len(whole))
 
 
 @pytest.mark.parametrize("data", [
-    b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", bytes(64), b"\xff" * 64,
+    b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00", bytes(64), b"\xff" * 64,
     b"mfl2" + _frame({})[4:], b"\x80\x04\x95pickle........",
 ], ids=["http", "tls", "zeros", "ones", "another version", "pickle"])
-def test_what_does_not_begin_like_a_frame_is_refused(pair: tuple[socket.socket, socket.socket], data: bytes) -> None:
+def test_what_does_not_begin_like_a_frame_is_refused(data: bytes) -> None:
     with pytest.raises(framing.FrameError):
-        _received(pair, data)
+        _popped(data)
 
 
-def test_an_oversized_length_is_refused_at_once_and_costs_no_memory(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The sender keeps the connection open: waiting for the announced bytes would end in a timeout instead.
-    ours.sendall(_HEAD.pack(b"mfl1", framing.LARGEST_JSON + 1, 0))
+def test_an_oversized_length_is_refused_at_once() -> None:
     with pytest.raises(framing.FrameError, match="not a frame"):
-        framing.receive(theirs)
-    ours.sendall(_HEAD.pack(b"mfl1", framing.LARGEST_JSON, framing.LARGEST_RAW) + b"{")
-    ours.close()
-    with pytest.raises(framing.FrameError, match="middle"):
-        framing.receive(theirs)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 64 << 10  # KiB
+        _popped(_HEAD.pack(b"mfl1", framing.LARGEST_JSON + 1, 0))
+    assert _popped(_HEAD.pack(b"mfl1", framing.LARGEST_JSON, framing.LARGEST_RAW) + b"{") is None
 
 
 @pytest.mark.parametrize("encoded", [
     b"", b"{", b"[1]", b"5", b'"text"', b"null", b'{"a": NaN}', b'{"a": "\xff"}', b'{"a": "\\ud800"}',
     b'{"a":' * 5000 + b"1" + b"}" * 5000,
 ], ids=["nothing", "open", "list", "number", "text", "null", "nan", "no utf-8", "half a character", "deep"])
-def test_json_that_is_no_object_is_refused(pair: tuple[socket.socket, socket.socket], encoded: bytes) -> None:
+def test_json_that_is_no_message_is_refused(encoded: bytes) -> None:
     with pytest.raises(framing.FrameError):
-        _received(pair, _HEAD.pack(b"mfl1", len(encoded), 0) + encoded)
+        _popped(_HEAD.pack(b"mfl1", len(encoded), 0) + encoded)
 
 
-def test_garbage_is_refused_or_ends_but_raises_nothing_else() -> None:
+@pytest.mark.parametrize("message", [
+    {}, {"text": "a"}, {"is": "Piece", "text": "a"}, {"is": "Part"}, {"is": "Part", "text": 5},
+    {"is": "Part", "text": "a", "number": "5"}, {"is": "Part", "text": "a", "number": True},
+    {"is": "Part", "text": "a", "nothing": "a"}, {"is": "Part", "text": "a", "more": 1},
+    {"is": "Part", "text": "a", "within": "ab"}, {"is": "Part", "text": "a", "within": [{"is": "Began"}]},
+    {"is": "Part", "text": "a", "within": [{"is": "Began", "generation": 1}]},
+    {"is": "Part", "text": "a", "by_name": []}, {"is": "Part", "text": "a", "either": {"is": "Part", "text": "b"}},
+    {"is": ["Part"], "text": "a"}, {"is": {}, "text": "a"},
+])
+def test_a_message_of_another_kind_or_with_a_field_of_another_type_is_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(framing.FrameError):
+        _popped(_frame(message))
+
+
+def test_garbage_is_refused_or_waited_for_and_raises_nothing_else() -> None:
     chance = random.Random(11)
-    whole = _frame({"event": "piece", "text": "abc"}, b"raw")
+    whole = framing.encode(Part("abc", b"raw"))
     for _ in range(2000):
         broken = bytearray(whole)
         for _ in range(chance.randint(1, 3)):
             broken[chance.randrange(len(broken))] = chance.randrange(256)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            try:
-                received = _received((ours, theirs), bytes(broken))
-            except framing.FrameError:
-                continue
-            assert received is not None and isinstance(received[0], dict)
+        with contextlib.suppress(framing.FrameError):
+            assert isinstance(framing.pop(broken, Part), Part | None)
 
 
-def test_a_sender_whose_reader_is_gone_is_told() -> None:
-    ours, theirs = socket.socketpair()
-    with ours:
-        theirs.close()
-        with pytest.raises(OSError):
-            framing.send(ours, {"event": "piece"})
+class _Seventh(InvalidRequest):
+    """An error that no list names, with an attribute of its own."""
+
+    status = 422
+
+    def __init__(self, message: str, wanted: int) -> None:
+        super().__init__(message, param="seed")
+        self.wanted = wanted
 
 
-@pytest.mark.parametrize("step", [1, 5, 11, 13, 1000])
-def test_frames_are_taken_out_of_what_has_come_as_soon_as_they_are_whole(step: int) -> None:
-    sent = [({"event": "began", "generation": 1}, b""), ({"event": "done"}, b"mfl1" * 100), ({}, b"")]
-    data = b"".join(_frame(message, raw) for message, raw in sent)
-    received, found = bytearray(), []
-    for at in range(0, len(data), step):
-        received += data[at:at + step]
-        while (frame := framing.pop(received)) is not None:
-            found.append(frame)
-    assert found == sent
-    assert not received
+def _kinds(kind: type[CallError]) -> list[type[CallError]]:
+    return [kind, *(each for below in kind.__subclasses__() for each in _kinds(below))]
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\n", _HEAD.pack(b"mfl1", 2, 0) + b"[]",
-                                  _HEAD.pack(b"mfl1", framing.LARGEST_JSON + 1, 0)], ids=["other", "list", "large"])
-def test_nothing_else_is_taken_out_as_a_frame(data: bytes) -> None:
-    with pytest.raises(framing.FrameError):
-        framing.pop(bytearray(data))
+@pytest.mark.parametrize("kind", [kind for kind in _kinds(CallError) if kind is not _Seventh])
+def test_every_error_of_the_tree_arrives_as_what_it_is(kind: type[CallError]) -> None:
+    sent = kind("it is so", param="model", retry_after=2)
+    failed: Failed = framing.pop(bytearray(framing.encode(Failed.of(sent))), Answer)
+    error = failed.error()
+    assert type(error) is kind
+    assert (str(error), error.message, error.param, error.retry_after) == ("it is so", "it is so", "model", 2)
+    assert (error.status, error.code, error.type) == (sent.status, sent.code, sent.type)
+    assert bool(error.stack) == (sent.status == 500)
+
+
+def test_an_error_keeps_what_is_its_own() -> None:
+    error = Failed.of(_Seventh("no such seed", 7)).error()
+    assert isinstance(error, _Seventh)
+    assert (error.wanted, error.status, error.param) == (7, 422, "seed")
+    longer = Failed.of(ContextLengthExceeded("too long", tokens=5)).error()
+    assert isinstance(longer, ContextLengthExceeded)
+    assert longer.tokens == 5
+
+
+def test_an_error_that_only_a_worker_knows_arrives_as_the_one_above_it() -> None:
+    sent = Failed.of(_Seventh("no such seed", 7))
+    error = dataclasses.replace(sent, kinds=("Unheard", *sent.kinds[1:])).error()
+    assert type(error) is InvalidRequest
+    assert (str(error), error.status, error.type) == ("no such seed", 422, "invalid_request_error")

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "spelling": {"errors", "settings"},
     "keys.__main__": {"errors", "keys", "settings"},
     # What processes say to one another; nothing that runs.
-    "wire": {"compat", "settings"},
+    "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
     "models": {"errors", "settings", "compat", "engines.backends"},
     "prompts": {"errors", "wire.calls", "models.dialects"},
@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers": {"errors", "compat", "engines", "wire", "models.inventory", "models.parts",
                 "prompts.stop_filter"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
-    "workers.local": {"errors", "settings", "engines", "wire", "lanes", "models.inventory", "workers"},
+    "workers.local": {"errors", "settings", "wire", "lanes", "models.inventory", "workers"},
     "supervision": {"errors", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app.py joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},

@@ -16,19 +16,23 @@ from service import until
 
 from mayfly.errors import DeadlinePassed, EngineFailed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.lanes.client import SocketLane
-from mayfly.lanes.lane import LaneCall
+from mayfly.lanes.lane import LaneCall, NoLane
 from mayfly.wire import board, framing
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.board import Board
 from mayfly.wire.calls import (
+    Answer,
+    Began,
     Completion,
     CompletionCall,
     EmbedCall,
     Embeddings,
+    Failed,
     Finished,
     Item,
     Message,
     Piece,
+    Request,
     TokenizeCall,
     Tokens,
 )
@@ -47,24 +51,32 @@ class PlayedLane:
         board.publish(self._board, {"chat": state})
 
     def lane(self, **options: Any) -> SocketLane:
-        return SocketLane("chat", self.address, Board(self._board), **{"queue_limit": 8, **options})
+        board_ = Board(self._board)
+        return SocketLane("chat", lambda: board_.lane("chat"),
+                          **{"queue_limit": 8, "address": self.address, **options})
 
     def accept(self) -> socket.socket:
         connection, _ = self.listener.accept()
         connection.settimeout(20)
         return connection
 
-    def take(self, generation: int = 1) -> tuple[socket.socket, dict[str, Any]]:
+    def take(self, generation: int = 1) -> tuple[socket.socket, Any]:
         """Accept a call as a worker does; return its connection and its request."""
         connection = self.accept()
-        framing.send(connection, {"event": "began", "generation": generation})
+        send(connection, Began(generation))
         return connection, request(connection)
 
 
-def request(connection: socket.socket) -> dict[str, Any]:
-    frame = framing.receive(connection)
-    assert frame is not None
-    return frame[0]
+def send(connection: socket.socket, answer: Answer) -> None:
+    connection.sendall(framing.encode(answer))
+
+
+def request(connection: socket.socket) -> Any:
+    """Return the next call that a caller sends."""
+    received = bytearray()
+    while (found := framing.pop(received, Request)) is None:
+        received += connection.recv(1 << 16)
+    return found.call
 
 
 @pytest.fixture
@@ -86,10 +98,9 @@ def soon(seconds: float = 30.0) -> float:
     return time.monotonic() + seconds
 
 
-DONE = {"event": "done", "reason": "stop", "model": "played", "generation": 1, "prompt_tokens": 1,
-        "completion_tokens": 1}
+DONE = Finished("stop", "played", 1, 1, 1)
 VECTOR = array.array("f", [1.0, 0.0]).tobytes()
-MADE = {"event": "done", "dimensions": 2, "model": "m", "generation": 1, "prompt_tokens": 3}
+MADE = Embeddings(VECTOR, 2, 3, "m", 1)
 
 
 def items(call: LaneCall, enough: Callable[[list[Item]], Any] = bool) -> list[Item]:
@@ -131,8 +142,8 @@ def test_a_request_that_no_socket_holds_is_sent_as_its_worker_reads(played: Play
     with ThreadPoolExecutor() as pool:
         made = pool.submit(answer, call)
         connection, sent = played.take()
-        assert sent["embed"]["texts"] == [text]
-        framing.send(connection, MADE, VECTOR)
+        assert sent.texts == (text,)
+        send(connection, MADE)
         assert made.result() == Embeddings(VECTOR, 2, 3, "m", 1)
 
 
@@ -143,9 +154,9 @@ def test_a_call_waits_with_its_request_until_a_worker_takes_it(played: PlayedLan
     assert not call.sending
     assert counts(lane) == (1, 0)
     connection, sent = played.take()
-    assert sent["complete"]["id"] == "req_1"
-    framing.send(connection, {"event": "piece", "text": "Hi."})
-    framing.send(connection, DONE)
+    assert sent.id == "req_1"
+    send(connection, Piece("Hi."))
+    send(connection, DONE)
     assert answer(call) == Completion("Hi.", Finished("stop", "played", 1, 1, 1))
     assert counts(lane) == (0, 0)
 
@@ -155,9 +166,9 @@ def test_a_call_in_pieces_gives_them_as_they_come(played: PlayedLane) -> None:
     call.advance(time.monotonic())
     connection, _ = played.take()
     for text in ("One", " two"):
-        framing.send(connection, {"event": "piece", "text": text})
+        send(connection, Piece(text))
         assert items(call) == [Piece(text)]
-    framing.send(connection, DONE)
+    send(connection, DONE)
     assert items(call) == [Finished("stop", "played", 1, 1, 1)]
     call.close()
 
@@ -166,8 +177,7 @@ def test_pieces_that_come_with_an_error_are_told_before_it(played: PlayedLane) -
     call = played.lane().begin(completion(), soon(), in_pieces=True)
     call.advance(time.monotonic())
     connection, _ = played.take()
-    connection.sendall(framing.encode({"event": "piece", "text": "One"})
-                       + framing.encode({"event": "error", "error": EngineFailed("it broke").to_wire()}))
+    connection.sendall(framing.encode(Piece("One")) + framing.encode(Failed.of(EngineFailed("it broke"))))
     assert items(call) == [Piece("One")]
     with pytest.raises(EngineFailed, match="it broke"):
         items(call)
@@ -178,9 +188,8 @@ def test_tokens_come_text_by_text(played: PlayedLane) -> None:
     call = played.lane().begin(TokenizeCall("req_1", "m", ("a b", "", "c")), soon())
     call.advance(time.monotonic())
     connection, sent = played.take()
-    assert sent["tokenize"]["texts"] == ["a b", "", "c"]
-    framing.send(connection, {"event": "done", "counts": [2, 0, 1], "generation": 1},
-                 array.array("i", [7, 8, 9]).tobytes())
+    assert sent.texts == ("a b", "", "c")
+    send(connection, Tokens((2, 0, 1), array.array("i", [7, 8, 9]).tobytes()))
     assert answer(call) == Tokens((2, 0, 1), array.array("i", [7, 8, 9]).tobytes())
 
 
@@ -190,15 +199,15 @@ def test_an_answered_embedding_hands_its_connection_to_the_next(played: PlayedLa
     first.advance(time.monotonic())
     assert counts(lane) == (1, 0)
     connection, sent = played.take()
-    assert sent["embed"]["texts"] == ["text 1"]
-    framing.send(connection, MADE, VECTOR)
+    assert sent.texts == ("text 1",)
+    send(connection, MADE)
     answer(first)
     second = lane.begin(embedding(2), soon())
     second.advance(time.monotonic())
-    assert request(connection)["embed"]["texts"] == ["text 2"]
+    assert request(connection).texts == ("text 2",)
     # Nobody tells it that it has begun: it was sent to a process that is known.
     assert counts(lane) == (0, 1)
-    framing.send(connection, MADE, VECTOR)
+    send(connection, MADE)
     answer(second)
     second.close()
     assert counts(lane) == (0, 0)
@@ -212,14 +221,14 @@ def test_a_kept_connection_whose_process_has_gone_costs_the_next_call_nothing(pl
         call.advance(time.monotonic())
         connections.append(played.take()[0])
     for call, connection in zip(calls, connections, strict=True):
-        framing.send(connection, MADE, VECTOR)
+        send(connection, MADE)
         answer(call)
     for connection in connections:
         connection.close()
     call = lane.begin(embedding(4), soon())
     call.advance(time.monotonic())
     connection, _ = played.take(generation=2)
-    framing.send(connection, MADE, VECTOR)
+    send(connection, MADE)
     answer(call)
     assert lane.status()["retried"] == 0
 
@@ -233,14 +242,14 @@ def test_one_death_is_one_however_many_connections_to_the_process_were_kept(play
         call.advance(time.monotonic())
         connections.append(played.take(generation=1)[0])
     for call, connection in zip(calls, connections, strict=True):
-        framing.send(connection, MADE, VECTOR)
+        send(connection, MADE)
         answer(call)
     with ThreadPoolExecutor() as pool:
         made = pool.submit(answer, lane.begin(embedding(5), soon()))
         [asked] = until(lambda: select.select(connections, [], [], 0.1)[0])
         asked.close()
         connection, _ = played.take(generation=2)
-        framing.send(connection, MADE, VECTOR)
+        send(connection, MADE)
         assert made.result() == Embeddings(VECTOR, 2, 3, "m", 1)
     assert lane.status()["retried"] == 1
     assert all(other.recv(1) == b"" for other in connections if other is not asked)
@@ -248,13 +257,13 @@ def test_one_death_is_one_however_many_connections_to_the_process_were_kept(play
 
 def test_a_connection_of_a_call_that_failed_or_was_left_is_not_kept(played: PlayedLane) -> None:
     lane = played.lane()
-    for last_word in (None, {"event": "error", "error": EngineFailed("it broke").to_wire()}):
+    for last_word in (None, Failed.of(EngineFailed("it broke"))):
         call = lane.begin(embedding(), soon())
         call.advance(time.monotonic())
         connection, _ = played.take()
         until(lambda call=call: call.advance(time.monotonic()) or counts(lane) == (0, 1))  # type: ignore[misc]
         if last_word is not None:
-            framing.send(connection, last_word)
+            send(connection, last_word)
             with pytest.raises(EngineFailed):
                 items(call)
         call.close()
@@ -267,12 +276,12 @@ def test_a_call_whose_worker_dies_goes_to_the_next_one_and_starts_over(played: P
     with ThreadPoolExecutor() as pool:
         made = pool.submit(answer, lane.begin(completion(), soon()))
         first, sent = played.take(generation=1)
-        framing.send(first, {"event": "piece", "text": "Half an ans"})
+        send(first, Piece("Half an ans"))
         first.close()
         second, again = played.take(generation=2)
-        assert again["complete"] == sent["complete"]
-        framing.send(second, {"event": "piece", "text": "Whole answer."})
-        framing.send(second, DONE)
+        assert again == sent
+        send(second, Piece("Whole answer."))
+        send(second, DONE)
         assert made.result() == Completion("Whole answer.", Finished("stop", "played", 1, 1, 1))
     assert lane.status()["retried"] == 1
 
@@ -292,7 +301,7 @@ def test_a_stream_is_not_started_over_once_a_piece_was_told(played: PlayedLane) 
     call = played.lane().begin(completion(), soon(), in_pieces=True)
     call.advance(time.monotonic())
     connection, _ = played.take()
-    framing.send(connection, {"event": "piece", "text": "Once"})
+    send(connection, Piece("Once"))
     assert items(call) == [Piece("Once")]
     connection.close()
     with pytest.raises(ModelCrashed, match="while it answered"):
@@ -307,7 +316,7 @@ def test_a_worker_that_dies_before_it_has_the_call_costs_no_try(played: PlayedLa
         for _ in range(3):
             played.accept().close()
         connection, _ = played.take()
-        framing.send(connection, DONE)
+        send(connection, DONE)
         made.result()
     assert lane.status()["retried"] == 0
 
@@ -317,7 +326,7 @@ def test_the_end_of_a_call_closes_its_connection(played: PlayedLane) -> None:
     call = lane.begin(completion(), soon(), in_pieces=True)
     call.advance(time.monotonic())
     connection, _ = played.take()
-    framing.send(connection, {"event": "piece", "text": "Once"})
+    send(connection, Piece("Once"))
     items(call)
     call.close()
     assert connection.recv(1) == b""
@@ -361,20 +370,21 @@ def test_a_lane_that_still_loads_is_unavailable_when_the_deadline_passes(played:
 
 def test_a_lane_that_opens_on_demand_is_asked_for_and_waited_for(played: PlayedLane) -> None:
     asked: list[float] = []
-    board_ = Board(played._board)
-    lane = SocketLane("chat", None, board_, queue_limit=1, summon=lambda: asked.append(time.monotonic()))
+    lane = played.lane(address=None, summon=lambda: asked.append(time.monotonic()))
     call = lane.begin(completion(), soon())
     with ThreadPoolExecutor() as pool:
         made = pool.submit(answer, call)
         until(lambda: asked)
         played.say(state="ready", address=played.address)
         connection, _ = played.take()
-        framing.send(connection, DONE)
+        send(connection, DONE)
         made.result()
 
 
-def test_a_lane_without_a_model_says_so(tmp_path: Path) -> None:
-    lane = SocketLane("chat", None, Board(tmp_path / "none"), queue_limit=1, missing="set MODEL_NAME")
+def test_a_lane_without_a_model_says_so() -> None:
+    lane = NoLane("set MODEL_NAME")
+    assert lane.status() == {"state": "off", "reason": "set MODEL_NAME"}
+    assert not lane.ready() and not lane.configured()
     with pytest.raises(LaneUnavailable, match="set MODEL_NAME"):
         lane.begin(completion(), soon())
 

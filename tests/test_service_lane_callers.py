@@ -12,18 +12,25 @@ from service import Service, until
 from mayfly.compat.sockets import hung_up
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.calls import CompletionCall
+from mayfly.wire.calls import CompletionCall, EmbedCall, Piece, Request, TokenizeCall
 
-SMALL = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello").to_wire()})
-LARGE = framing.encode({"deadline": 1e12, "complete": CompletionCall("req_1", text="Hello " * 300_000).to_wire()})
+SMALL = framing.encode(Request(CompletionCall("req_1", text="Hello"), 1e12))
+LARGE = framing.encode(Request(CompletionCall("req_1", text="Hello " * 300_000), 1e12))
 # What is sent, and by how many at a time: more of the silent than an embedding process takes calls.
 KINDS = {"nothing": (b"", 40), "half a head": (SMALL[:6], 5), "a head": (SMALL[:12], 5),
          "half a frame": (SMALL[:60], 5), "half a large frame": (LARGE[:100_000], 5)}
 
-NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.encode({}), framing.encode({"deadline": 1}),
-            framing.encode({"deadline": "soon"}),
-            framing.encode({"deadline": 1e12, "complete": {}, "embed": {}, "tokenize": {}}),
-            framing.encode({"deadline": 1e12, "complete": 5, "embed": [], "tokenize": None}),
+KINDS_OF_CALLS = ("CompletionCall", "EmbedCall", "TokenizeCall")
+NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.encode({}), framing.encode({"is": "Request", "deadline": 1}),
+            framing.encode(Piece("no request")), framing.encode({"is": "Request", "deadline": "soon"}),
+            *(framing.encode({"is": "Request", "deadline": 1e12, "call": call})
+              for call in (None, 5, [], *({"is": kind} for kind in KINDS_OF_CALLS),
+                           {"is": "EmbedCall", "id": "req_1", "texts": 5, "long_text": "mean"},
+                           {"is": "EmbedCall", "id": "req_1", "texts": [5], "long_text": "mean"},
+                           {"is": "TokenizeCall", "id": "req_1", "model": None, "texts": []},
+                           {"is": "CompletionCall", "id": "req_1", "text": "Hello", "sampling": {"top_k": 1}})),
+            # Each of them is a request, but for one lane alone.
+            *(framing.encode(Request(call, 1e12)) for call in (EmbedCall("req_1", ()), TokenizeCall("req_1", "", ()))),
             SMALL + SMALL, SMALL + b"more")
 
 
@@ -34,7 +41,7 @@ def _callers(service: Service, sent: bytes, number: int) -> Iterator[list[socket
         callers = []
         for path in sorted(service.run_folder.glob("*.sock")):
             for _ in range(number):
-                callers.append(stack.enter_context(LaneAddress.connect({"path": str(path)}, timeout=20)))
+                callers.append(stack.enter_context(LaneAddress(str(path)).connect(timeout=20)))
                 callers[-1].sendall(sent)
         yield callers
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mayfly.settings import Settings, parse
 from mayfly.supervision.journal import Journal
+from mayfly.supervision.lane import Lane
+from mayfly.supervision.process import Position, Process
+from mayfly.supervision.records import Records
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.supervisor import Supervisor
-from mayfly.supervision.watched import LaneState, Position, Watched
 from mayfly.wire import exits, sentinel
+from mayfly.wire.events import Event, Exited, Forked, Served, Told
 from mayfly.wire.thread_table import Table
 
 
@@ -22,43 +24,45 @@ class _Scene:
 
     def __init__(self, folder: Path, isolation: str) -> None:
         self.now = 100.0
-        self.unheard: list[tuple[Watched, dict[str, Any]]] = []
-        self.started: list[tuple[Watched, _Process]] = []
-        self.lane = LaneState("chat", "model.gguf", isolation)
-        self.journal = Journal(folder / "logs")
-        settings: Settings = parse({"ISOLATION": isolation})
+        self.started: list[tuple[Process, _Handle, Callable[[Told], None]]] = []
+        self.lane = Lane("chat", "model.gguf", isolation)
+        settings: Settings = parse({"ISOLATION": isolation, "MODEL_PATH": str(folder)})
         self.supervisor = Supervisor(
-            settings, {"chat": self.lane}, spawner=self, journal=self.journal, reports=Reports(folder / "logs", 9),
-            run_folder=folder, table=Table.make(), now=self.now, fork_handle=lambda pid: _Process(),
-            catch_up=self._catch_up)
+            settings, {"chat": self.lane}, spawner=self, run_folder=folder, table=Table.make(),
+            records=Records(Journal(folder / "logs"), Reports(folder / "logs", 9)), sockets=self)
         (folder / "logs").mkdir()
 
-    def start(self, position: Position, watched: Watched) -> _Process:
+    def start(self, position: Position, process: Process, on_event: Callable[[Told], None]) -> _Handle:
         """See Spawner."""
-        process = _Process()
-        self.started.append((watched, process))
-        return process
+        handle = _Handle()
+        self.started.append((process, handle, on_event))
+        return handle
+
+    def adopt(self, pid: int) -> _Handle:
+        """See Spawner."""
+        return _Handle()
+
+    def waiting(self, name: str) -> bool:
+        """See Sockets."""
+        return False
 
     def tick(self) -> None:
         """Look a little later."""
         self.now += 0.1
         self.supervisor.tick(self.now)
 
-    def worker(self) -> tuple[Watched, _Process]:
-        """Start the lane's (first) process; return it, ready."""
+    def worker(self) -> tuple[Process, _Handle, Callable[[Event], None]]:
+        """Start the lane's (first) process; return it, ready, and what sends an event in its name that nobody has read
+        before its exit is seen."""
         self.tick()
-        watched, process = next(entry for entry in self.started if entry[0].lane == "chat")
-        sentinel.Sentinel(watched.sentinel).write({"pid": process.pid})
+        process, handle, on_event = next(entry for entry in self.started if entry[0].lane is self.lane)
+        sentinel.Sentinel(process.sentinel).write({"pid": handle.pid})
         self.tick()
-        assert watched.ready
-        return watched, process
-
-    def _catch_up(self) -> None:
-        while self.unheard:
-            self.supervisor.handle(*self.unheard.pop(0), self.now)
+        assert process.ready
+        return process, handle, lambda event: on_event(Told(event, self.now))
 
 
-class _Process:
+class _Handle:
     """A process that runs until it is given a code."""
 
     pid = 4711
@@ -67,15 +71,15 @@ class _Process:
         self.code: int | None = None
 
     def poll(self) -> int | None:
-        """See Process."""
+        """See Handle."""
         return self.code
 
     def tail(self) -> list[str]:
-        """See Process."""
+        """See Handle."""
         return []
 
     def tell(self, line: str) -> None:
-        """See Process."""
+        """See Handle."""
 
     terminate = abort = kill = close = lambda self: None
 
@@ -88,24 +92,23 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> _Scene:
 
 @pytest.mark.parametrize("scene", ["respawn"], indirect=True)
 def test_a_served_call_that_is_heard_of_at_the_exit_counts_as_spent(scene: _Scene) -> None:
-    watched, process = scene.worker()
-    sentinel.Sentinel(watched.sentinel).remove()
-    scene.unheard.append((watched, {"event": "served", "generation": watched.generation, "seconds": 0.1, "tokens": 8}))
-    process.code = exits.DONE
+    process, handle, send = scene.worker()
+    sentinel.Sentinel(process.sentinel).remove()
+    send(Served(process.generation, "answered", 0.1, 8))
+    handle.code = exits.DONE
     scene.tick()
     assert scene.lane.restarts == {"spent": 1, "crashed": 0, "hung": 0, "failed_start": 0}
 
 
 @pytest.mark.parametrize("scene", ["fork"], indirect=True)
 def test_a_generation_that_ended_just_before_its_template_is_not_taken_for_a_failed_start(scene: _Scene) -> None:
-    template, process = scene.worker()
-    say: Callable[..., None] = lambda **event: scene.unheard.append((template, event))  # noqa: E731
-    scene.supervisor.handle(template, {"event": "forked", "generation": 2, "pid": 4712, "seconds": 0.003}, scene.now)
-    say(event="served", generation=2, seconds=0.1, tokens=8)
-    say(event="exited", generation=2, pid=4712, code=exits.DONE)
-    process.code = -9
+    template, handle, send = scene.worker()
+    scene.supervisor.handle(template, Told(Forked(2, 4712, 0.003), scene.now), scene.now)
+    send(Served(2, "answered", 0.1, 8))
+    send(Exited(2, 4712, exits.DONE))
+    handle.code = -9
     scene.tick()
     assert scene.lane.restarts == {"spent": 1, "crashed": 1, "hung": 0, "failed_start": 0}
-    assert scene.lane.failing == ""
+    assert scene.lane.starts.failing == ""
     assert scene.lane.last_failure is not None
     assert scene.lane.last_failure["lost"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from mayfly.errors import ModelUnavailable
 from mayfly.settings import Settings, parse
 from mayfly.supervision.journal import Journal
+from mayfly.supervision.lane import Lane
+from mayfly.supervision.process import Position, Process
+from mayfly.supervision.records import Records
 from mayfly.supervision.reports import Reports
 from mayfly.supervision.supervisor import Supervisor
-from mayfly.supervision.watched import LaneState, Position, Watched
 from mayfly.wire import exits
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.events import CannotLoad, Drains, Event, Exited, Forked, Ready, Served, Told, Want
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.thread_table import Table
 
@@ -53,17 +58,22 @@ class PlayedSpawner:
     """Starts played processes; refuses while `refuses` is set."""
 
     def __init__(self) -> None:
-        self.started: list[tuple[Position, Watched, PlayedProcess]] = []
+        self.forked: list[PlayedProcess] = []
+        self.started: list[tuple[Position, Process, PlayedProcess]] = []
         self.refuses = False
 
-    def start(self, position: Position, watched: Watched) -> PlayedProcess:
+    def adopt(self, pid: int) -> PlayedProcess:
+        self.forked.append(PlayedProcess(pid))
+        return self.forked[-1]
+
+    def start(self, position: Position, watched: Process, on_event: Callable[[Told], None]) -> PlayedProcess:
         if self.refuses:
             raise OSError(11, "Resource temporarily unavailable")
         process = PlayedProcess(1000 + len(self.started))
         self.started.append((position, watched, process))
         return process
 
-    def latest(self, name: str) -> tuple[Watched, PlayedProcess]:
+    def latest(self, name: str) -> tuple[Process, PlayedProcess]:
         return next((watched, process) for position, watched, process in reversed(self.started)
                     if position.name == name)
 
@@ -86,10 +96,10 @@ class PlayedSockets:
             raise ModelUnavailable(f"there is no {model}")
         return self.models[model]
 
-    def open(self, name: str, model: str) -> LaneState:
+    def open(self, name: str, model: str) -> Lane:
         memory = self.look(model)
         self.opened.append(name)
-        return LaneState(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address={"path": name})
+        return Lane(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address=LaneAddress(name))
 
     def version(self, model: str) -> object:
         return self.versions.get(model)
@@ -109,44 +119,38 @@ class Rig:
         (folder / "logs").mkdir()
         self.folder = folder
         self.spawner = PlayedSpawner()
-        self.forked: list[PlayedProcess] = []
-        self.journal = Journal(folder / "logs")
+        self.forked = self.spawner.forked
         self.now = 100.0
         self.table = Table.make()
         self.sockets = PlayedSockets(models or {})
         isolations = {"embed": "none", "chat": settings.isolation}
-        lanes = {name: LaneState(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
+        lanes = {name: Lane(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
         self.supervisor = Supervisor(
-            settings, lanes, spawner=self.spawner, journal=self.journal, reports=Reports(folder / "logs", 50),
-            run_folder=folder / "run", table=self.table, now=self.now, fork_handle=self._fork_handle,
-            sockets=self.sockets)
-
-    def _fork_handle(self, pid: int) -> PlayedProcess:
-        self.forked.append(PlayedProcess(pid))
-        return self.forked[-1]
+            settings, lanes, spawner=self.spawner, run_folder=folder / "run", table=self.table, sockets=self.sockets,
+            records=Records(Journal(folder / "logs"), Reports(folder / "logs", 50)))
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds
         self.supervisor.tick(self.now)
 
-    def send(self, watched: Watched, **event: Any) -> None:
-        self.supervisor.handle(watched, event, self.now)
+    def send(self, watched: Process, event: Event, ago: float = 0.0) -> None:
+        self.supervisor.handle(watched, Told(event, self.now - ago), self.now)
 
-    def come_up(self, name: str) -> tuple[Watched, PlayedProcess]:
+    def come_up(self, name: str) -> tuple[Process, PlayedProcess]:
         watched, process = self.spawner.latest(name)
         Sentinel(watched.sentinel).write({"pid": process.pid, "generation": watched.generation})
-        self.send(watched, event="ready", model=f"{name}-model", generation=watched.generation)
+        self.send(watched, Ready(model=f"{name}-model", generation=watched.generation))
         return watched, process
 
-    def fork(self, template: Watched, number: int) -> Path:
+    def fork(self, template: Process, number: int) -> Path:
         path = self.folder / "run" / f"chat-{number}.watchdog"
         Sentinel(path).write({"generation": number, "request": {"id": "req_1", "characters": 5}})
-        self.send(template, event="forked", generation=number, pid=5000 + number, seconds=0.003)
+        self.send(template, Forked(generation=number, pid=5000 + number, seconds=0.003))
         return path
 
     def want(self, model: str) -> None:
         """Have the web process ask for a model, and the supervisor act."""
-        self.send(self.spawner.latest("app")[0], event="want", model=model)
+        self.send(self.spawner.latest("app")[0], Want(model=model))
         self.tick()
 
     def rest(self, seconds: float) -> None:
@@ -160,7 +164,7 @@ class Rig:
     def fail(self, name: str, reason: str = "the file is no model") -> None:
         """Have the latest process of a position say that it can't load its model, and start the next one."""
         watched, process = self.spawner.latest(name)
-        self.send(watched, event="cannot_load", reason=reason)
+        self.send(watched, CannotLoad(reason=reason))
         process.code = exits.CANNOT_LOAD
         self.restart(name)
 
@@ -175,7 +179,7 @@ class Rig:
         return self.now - since
 
     def _positions(self) -> list[Position]:
-        return [self.supervisor.app, *self.supervisor.workers]
+        return [self.supervisor.app, *(each for lane in self.supervisor.lanes.values() for each in lane.positions)]
 
     def lanes(self) -> set[str]:
         """Return the lanes of models that are open, by the models' names."""
@@ -215,16 +219,15 @@ def test_only_auto_goes_on_with_gpt4all_after_a_death_in_native_code_at_the_star
     rig.tick()
     rig.tick(30)
     assert rig.spawner.count(lane) == 2
-    assert rig.spawner.latest(lane)[0].embed_engine == then
     assert rig.supervisor.lanes["embed"].embed_engine == (then or "auto")
 
 
 def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:
     template, _ = rig.come_up("chat")
     path = rig.fork(template, 1)
-    rig.send(template, event="served", generation=1, outcome="answered", seconds=1.2, tokens=48)
+    rig.send(template, Served(generation=1, outcome="answered", seconds=1.2, tokens=48))
     path.unlink()
-    rig.send(template, event="exited", generation=1, pid=5001, code=0)
+    rig.send(template, Exited(generation=1, pid=5001, code=0))
     rig.tick()
     assert rig.board("chat")["restarts"] == {"spent": 1, "crashed": 0, "hung": 0, "failed_start": 0}
     assert rig.reports() == []
@@ -233,7 +236,7 @@ def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:
 def test_generation_that_exits_with_its_sentinel_is_a_crash_with_a_report(rig: Rig) -> None:
     template, _ = rig.come_up("chat")
     path = rig.fork(template, 7)
-    rig.send(template, event="exited", generation=7, pid=5007, code=-11)
+    rig.send(template, Exited(generation=7, pid=5007, code=-11))
     rig.tick()
     assert rig.board("chat")["restarts"]["crashed"] == 1
     failure = rig.board("chat")["last_failure"]
@@ -260,7 +263,7 @@ def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
     assert rig.forked[0].said == ["abort"]
     rig.tick(0.6)
     assert rig.forked[0].said == ["abort", "kill"]
-    rig.send(template, event="exited", generation=1, pid=5001, code=-9)
+    rig.send(template, Exited(generation=1, pid=5001, code=-9))
     rig.tick()
     assert rig.board("chat")["restarts"]["hung"] == 1
     assert "HANG_SECONDS" in rig.reports()[0].read_text()
@@ -268,11 +271,11 @@ def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
 
 def test_generation_that_is_done_before_its_first_event_is_read_is_not_taken_for_hung(rig: Rig) -> None:
     template, _ = rig.come_up("chat")
-    rig.send(template, event="forked", generation=1, pid=5001, seconds=0.003)  # its sentinel is gone already
+    rig.send(template, Forked(generation=1, pid=5001, seconds=0.003))  # its sentinel is gone already
     rig.tick(0.1)
     assert rig.forked[0].said == []
-    rig.send(template, event="served", generation=1, outcome="answered", seconds=0.01, tokens=1)
-    rig.send(template, event="exited", generation=1, pid=5001, code=0)
+    rig.send(template, Served(generation=1, outcome="answered", seconds=0.01, tokens=1))
+    rig.send(template, Exited(generation=1, pid=5001, code=0))
     rig.tick()
     assert rig.board("chat")["restarts"]["spent"] == 1
     assert rig.reports() == []
@@ -338,7 +341,7 @@ def test_starts_that_were_killed_back_off_as_crashes_do_while_somebody_waits(rig
 def test_a_template_whose_generations_die_by_themselves_before_they_are_ready_is_given_up(rig: Rig) -> None:
     template, _ = rig.come_up("chat")
     for number, state in ((1, "ready"), (2, "ready"), (3, "failing"), (4, "failing")):
-        rig.send(template, event="exited", generation=number, pid=5000 + number, code=1)
+        rig.send(template, Exited(generation=number, pid=5000 + number, code=1))
         rig.tick()
         assert rig.board("chat")["state"] == state
     assert "exit code 1" in rig.board("chat")["reason"]
@@ -346,7 +349,7 @@ def test_a_template_whose_generations_die_by_themselves_before_they_are_ready_is
     rig.tick()
     assert rig.board("chat")["state"] == "ready"
     for number in range(6, 12):
-        rig.send(template, event="exited", generation=number, pid=5000 + number, code=-9)
+        rig.send(template, Exited(generation=number, pid=5000 + number, code=-9))
     rig.tick()
     assert rig.board("chat")["state"] == "ready"
     assert rig.board("chat")["restarts"] == {"spent": 0, "crashed": 6, "hung": 0, "failed_start": 4}
@@ -376,7 +379,7 @@ def test_worker_that_cannot_load_is_retried_with_growing_delays_and_others_go_on
     gaps = []
     for _ in range(5):
         watched, process = rig.spawner.latest("chat")
-        rig.send(watched, event="cannot_load", reason="the file is no model")
+        rig.send(watched, CannotLoad(reason="the file is no model"))
         process.code = exits.CANNOT_LOAD
         before, started = rig.spawner.count("chat"), rig.now
         rig.tick()
@@ -449,11 +452,11 @@ def test_respawn_gives_each_turn_to_one_loaded_process(tmp_path: Path) -> None:
     assert len(chats) == 2  # one serves, one stands by
     for watched, process in chats:
         Sentinel(watched.sentinel).write({"pid": process.pid})
-        rig.send(watched, event="ready", model="chat-model", generation=watched.generation)
+        rig.send(watched, Ready(model="chat-model", generation=watched.generation))
     rig.tick()
     assert [process.said for _, process in chats] == [["go"], []]
     first, serving = chats[0]
-    rig.send(first, event="served", generation=first.generation, outcome="answered", seconds=0.5, tokens=9)
+    rig.send(first, Served(generation=first.generation, outcome="answered", seconds=0.5, tokens=9))
     first.sentinel.unlink()
     serving.code = 0
     rig.tick()
@@ -477,7 +480,7 @@ def many(tmp_path: Path) -> Rig:
 
 def test_a_model_that_is_asked_for_gets_a_lane_and_its_address_is_on_the_board(many: Rig) -> None:
     many.want("a")
-    assert many.board("model:a")["address"] == {"path": "model:a"}
+    assert many.board("model:a")["address"]["path"] == "model:a"
     assert many.board("model:a")["state"] == "loading"
     many.tick()
     many.come_up("model1")
@@ -495,7 +498,7 @@ def test_the_least_recently_used_model_leaves_for_the_next(many: Rig) -> None:
         many.come_up(stem)
     first, process = many.spawner.latest("model1")
     second, other = many.spawner.latest("model2")
-    many.send(first, event="served", generation=1, outcome="answered", seconds=0.1, tokens=1)
+    many.send(first, Served(generation=1, outcome="answered", seconds=0.1, tokens=1))
     many.want("c")
     assert many.lanes() == {"a"}
     assert many.sockets.closed == ["model:b"]
@@ -516,9 +519,8 @@ def test_the_least_recently_used_model_is_told_by_when_it_was_used_and_not_by_wh
         many.rest(3)
     for stem in ("model1", "model2"):
         many.come_up(stem)
-    served = {"event": "served", "generation": 1, "outcome": "answered", "seconds": 0.1, "tokens": 1}
-    many.send(many.spawner.latest("model1")[0], **served, at=many.now - 0.1)
-    many.send(many.spawner.latest("model2")[0], **served, at=many.now - 0.2)
+    for stem, ago in (("model1", 0.1), ("model2", 0.2)):
+        many.send(many.spawner.latest(stem)[0], Served(1, "answered", 0.1, 1), ago)
     many.want("c")
     assert many.lanes() == {"a"}
 
@@ -693,8 +695,8 @@ def test_what_a_dismissed_process_still_says_is_about_nothing(many: Rig) -> None
         many.rest(3)
     template, process = many.come_up("model1")
     many.want("c")
-    many.send(template, event="forked", generation=9, pid=5009, seconds=0.003)
-    many.send(template, event="exited", generation=9, pid=5009, code=-9)
+    many.send(template, Forked(generation=9, pid=5009, seconds=0.003))
+    many.send(template, Exited(generation=9, pid=5009, code=-9))
     many.tick(1.1)
     assert process.said == ["terminate", "kill"]  # it didn't end when it was asked
     process.code = -9
@@ -749,7 +751,7 @@ def test_a_web_process_that_dies_before_it_drains_is_replaced_and_told_again(rig
     watched, process = rig.come_up("app")
     assert not rig.supervisor.drain(rig.now)
     assert process.said == ["terminate"]
-    rig.send(watched, event="draining")
+    rig.send(watched, Drains())
     assert rig.supervisor.drains
     process.code = -9
     assert rig.supervisor.drain(rig.now)  # the listening sockets were its alone

@@ -9,14 +9,15 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from supervised import APP, supervised
 from web_rig import KEY, PATIENCE, eventually
 
-from mayfly.wire.events import EventPipe
+from mayfly.wire.codec import from_wire
+from mayfly.wire.events import Access, Drains, Event, EventPipe, Log, Told
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors are passed on otherwise there")
 
@@ -26,9 +27,9 @@ def test_supervised_process_serves_reports_and_stops(tmp_path: Path) -> None:
         facts = json.loads(service.sentinel.read_text())
         assert (facts["pid"], facts["generation"]) == (service.process.pid, 3)
         assert service.get("/health")[0] == 200
-        event = json.loads(service.output.readline())
-        assert event["event"] == "access"
-        assert '"GET /health HTTP/1.1" 200' in event["line"]
+        event = _event(service.output.readline())
+        assert isinstance(event, Access)
+        assert '"GET /health HTTP/1.1" 200' in event.line
         service.process.send_signal(signal.SIGINT)
         assert service.get("/health")[0] == 200
         service.process.terminate()
@@ -56,7 +57,7 @@ def test_key_is_on_no_command_line_and_in_no_output(tmp_path: Path) -> None:
         service.process.terminate()
         out, err = service.process.communicate(timeout=PATIENCE)
         assert KEY.encode() not in out + err
-        assert sorted(json.loads(line)["event"] for line in out.splitlines()) == ["access", "access", "draining"]
+        assert [type(_event(line)) for line in out.splitlines()] == [Access, Access, Drains]
 
 
 def test_lane_without_a_model_says_which_setting_to_fill(tmp_path: Path) -> None:
@@ -79,33 +80,52 @@ def test_requests_do_not_wait_for_a_watchdog_that_reads_nothing(tmp_path: Path) 
         assert service.process.wait(PATIENCE) == 0
         lines = service.output.read().splitlines()
         assert 0 < len(lines) < 150
-        assert {json.loads(line)["event"] for line in lines} <= {"access", "draining"}
+        assert {type(_event(line)) for line in lines} <= {Access, Drains}
 
 
 def test_dropped_lines_are_counted_with_the_next_one_that_fits() -> None:
     reading, writing = os.pipe()
-    pipe = EventPipe(writing)
+    pipe = EventPipe(writing, drops=True)
     sent = 200
     for number in range(sent):
-        pipe.access(f"{number} " + "x" * 1000)
+        pipe.send(Access(f"{number} " + "x" * 1000))
     first = _drain(reading)
-    pipe.access("last")
-    (event,) = _drain(reading)
-    assert event == {"event": "access", "line": "last", "dropped": sent - len(first)}
-    pipe.access("after")
-    assert _drain(reading) == [{"event": "access", "line": "after"}]
+    pipe.send(Access("last"))
+    (told,) = _drain(reading)
+    assert (told.event, told.dropped) == (Access("last"), sent - len(first))
+    pipe.send(Access("after"))
+    (told,) = _drain(reading)
+    assert (told.event, told.dropped) == (Access("after"), 0)
     os.close(reading)
-    pipe.access("nobody reads any more")
+    pipe.send(Access("nobody reads any more"))
     os.close(writing)
 
 
-def _drain(descriptor: int) -> list[Any]:
+def test_a_pipe_that_drops_nothing_waits_until_its_lines_fit() -> None:
+    reading, writing = os.pipe()
+    pipe = EventPipe(writing, drops=False)
+    sender = threading.Thread(target=lambda: [pipe.send(Log(f"{number} " + "x" * 1000)) for number in range(200)])
+    sender.start()
+    heard: list[Told] = []
+    while len(heard) < 200:
+        heard += _drain(reading)
+    sender.join()
+    assert [(told.event.line.split()[0], told.dropped) for told in heard if isinstance(told.event, Log)] == [
+        (str(number), 0) for number in range(200)]
+
+
+def _event(line: bytes) -> Event:
+    told: Told = from_wire(json.loads(line), Told)
+    return told.event
+
+
+def _drain(descriptor: int) -> list[Told]:
     os.set_blocking(descriptor, False)
     data = b""
     with contextlib.suppress(BlockingIOError):
         while part := os.read(descriptor, 1 << 16):
             data += part
-    return [json.loads(line) for line in data.splitlines()]
+    return [from_wire(json.loads(line), Told) for line in data.splitlines()]
 
 
 def test_end_of_input_before_the_settings_ends_the_process() -> None:

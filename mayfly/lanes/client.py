@@ -15,26 +15,25 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.board import Board
 from mayfly.wire.calls import (
     GATHERED,
+    Answer,
+    Began,
     Call,
     Completion,
-    CompletionCall,
     EmbedCall,
-    Embeddings,
+    Failed,
     Finished,
     Item,
     Piece,
-    TokenizeCall,
-    Tokens,
+    Request,
 )
+from mayfly.wire.codec import NoMessage, from_wire
 
 # How often a call that hasn't begun looks whether its lane has failed, and how soon it tries to connect again (s).
 _LOOK = 0.25
@@ -46,10 +45,8 @@ _MOST_READS = 8
 _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
 _ASK_AGAIN = 1.0
-# The board's facts that are for this process alone.
+# What is said for this process alone.
 _NOT_SHOWN = ("address", "served_at_once")
-
-_KINDS = {EmbedCall: "embed", CompletionCall: "complete", TokenizeCall: "tokenize"}
 
 
 class SocketLane:
@@ -57,24 +54,23 @@ class SocketLane:
 
     Args:
         name: "embed", "chat", or that of a lane that opens on demand.
-        address: what `LaneAddress.bind` returned, or None when no model is configured.
-        board: where the watchdog's word on the lane is read.
+        said: returns the watchdog's last word on the lane.
+        address: None for a lane that opens on demand and may leave: it is part of what is said, as long as it is there.
         queue_limit: calls that may wait, beside those being served, before QueueFull.
         served_at_once: calls that the lane serves at the same time.
-        missing: what a call is told when no model is configured.
-        summon: tells the watchdog that this lane is wanted, which opens on demand and may leave: its address is on the
-            board then, as long as it is there.
+        summon: tells the watchdog that this lane is wanted, if it opens on demand.
     """
 
-    def __init__(self, name: str, address: dict[str, Any] | None, board: Board, *, queue_limit: int,
-                 served_at_once: int = 1, missing: str = "", summon: Callable[[], None] | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str, said: Callable[[], dict[str, Any]], *, queue_limit: int,
+                 address: LaneAddress | None = None, served_at_once: int = 1,
+                 summon: Callable[[], None] = lambda: None) -> None:
+        self.said = said
         self.summon = summon
         self._address = address
-        self._board = board
         self._most = queue_limit + served_at_once
         self._queue_limit = queue_limit
-        self._missing = missing
+        kind, _, model = name.partition(":")
+        self._spoken = f"model {model}" if model else f"{kind} model"
         self._lock = threading.Lock()
         self._calls = 0
         self._active = 0
@@ -85,16 +81,14 @@ class SocketLane:
 
     def configured(self) -> bool:
         """See Lane."""
-        return self._address is not None or self.summon is not None
+        return True
 
     def ready(self) -> bool:
         """See Lane."""
-        return self.configured() and self.said().get("state") == "ready"
+        return bool(self.said().get("state") == "ready")
 
     def status(self) -> dict[str, Any]:
         """Return the watchdog's word on the lane, with this process's queue and retries."""
-        if not self.configured():
-            return {"state": "off", "reason": self._missing}
         with self._lock:
             counts = {"queue": self._calls - self._active, "active": self._active, "retried": self._retried}
         return {**{name: fact for name, fact in self.said().items() if name not in _NOT_SHOWN}, **counts}
@@ -103,27 +97,19 @@ class SocketLane:
 
     def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> SocketCall:
         """See Lane."""
-        if not self.configured():
-            raise LaneUnavailable(self._missing, retry_after=60)
         with self._lock:
             if self._calls >= self._most:
-                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken()} already (QUEUE_LIMIT); "
+                raise QueueFull(f"{self._queue_limit} requests wait for the {self._spoken} already (QUEUE_LIMIT); "
                                 "try again later", retry_after=1)
             self._calls += 1
         return SocketCall(self, call, deadline, in_pieces)
 
-    def said(self) -> dict[str, Any]:
-        """Return the watchdog's last word on the lane."""
-        return self._board.lane(self.name)
-
     def connect(self) -> socket.socket | None:
         """Return a new connection that never waits; None if the lane isn't there now."""
-        address = self._address if self.summon is None else self.said().get("address")
-        if address is None:
-            return None
         try:
-            connection = LaneAddress.connect(address, timeout=0.0 if "path" in address else 1.0)
-        except OSError:
+            address = self._address or from_wire(self.said().get("address"), LaneAddress)
+            connection: socket.socket = address.connect(timeout=0.0 if address.path else 1.0)
+        except (OSError, NoMessage):
             return None
         connection.setblocking(False)
         return connection
@@ -159,11 +145,7 @@ class SocketLane:
 
     def unavailable(self, reason: str) -> LaneUnavailable:
         """Return the error for a call that the lane can't serve."""
-        return LaneUnavailable(f"the {self._spoken()} is not available: {reason}{_report(self.said())}", retry_after=5)
-
-    def _spoken(self) -> str:
-        kind, _, model = self.name.partition(":")
-        return f"model {model}" if model else f"{kind} model"
+        return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(self.said())}", retry_after=5)
 
 
 class SocketCall:
@@ -174,7 +156,7 @@ class SocketCall:
         self._embeds = isinstance(call, EmbedCall)
         self._deadline = deadline
         self._in_pieces = in_pieces
-        self._request = framing.encode({"deadline": deadline, "keep": self._embeds, _KINDS[type(call)]: call.to_wire()})
+        self._request = framing.encode(Request(call, deadline, keep=self._embeds))
         self._connection: socket.socket | None = None
         self._unsent = memoryview(b"")
         self._received = bytearray()
@@ -256,7 +238,7 @@ class SocketCall:
         connection = self._lane.connect()
         if connection is None:
             self._retry_at = now + _TRY_AGAIN
-            if self._lane.summon is not None and now >= self._ask_at:
+            if now >= self._ask_at:
                 self._ask_at = now + _ASK_AGAIN
                 self._lane.summon()
             return False
@@ -324,35 +306,27 @@ class SocketCall:
                     return  # what has come is told first; the end stays there to be read
                 raise ConnectionResetError("the process has closed the connection")
             self._received += part
-            while (frame := framing.pop(self._received)) is not None:
-                self._understand(*frame, items)
+            while (answer := framing.pop(self._received, Answer)) is not None:
+                self._take_in(answer, items)
             if len(part) < _READ:
                 return
 
-    def _understand(self, message: dict[str, Any], raw: bytes, items: list[Item]) -> None:
-        event = message["event"]
-        if event == "began":
-            self._begin(message["generation"])
-        elif event == "piece":
-            self._text.append(message["text"])
-            if self._in_pieces:
-                items.append(Piece(message["text"]))
-        elif event == "done":
-            self._answered = True
-            items.append(self._outcome(message, raw))
-        elif event == "error":
+    def _take_in(self, answer: Answer, items: list[Item]) -> None:
+        if isinstance(answer, Began):
+            self._begin(answer.generation)
+        elif isinstance(answer, Failed):
             # What has come before it is told first.
-            self._failure = CallError.from_wire(message["error"])
-
-    def _outcome(self, message: dict[str, Any], raw: bytes) -> Item:
-        if self._embeds:
-            return Embeddings(raw, message["dimensions"], message["prompt_tokens"], message["model"],
-                              message["generation"])
-        if "counts" in message:
-            return Tokens(tuple(message["counts"]), raw)
-        finished = Finished(message["reason"], message["model"], message["generation"], message["prompt_tokens"],
-                            message["completion_tokens"])
-        return finished if self._in_pieces else Completion("".join(self._text), finished)
+            self._failure = answer.error()
+        elif isinstance(answer, Piece):
+            self._text.append(answer.text)
+            if self._in_pieces:
+                items.append(answer)
+        else:
+            self._answered = True
+            if isinstance(answer, Finished) and not self._in_pieces:
+                items.append(Completion("".join(self._text), answer))
+            else:
+                items.append(answer)
 
     # -- how it ends otherwise --------------------------------------------------------------------------------
 
@@ -383,18 +357,3 @@ class SocketCall:
 def _report(state: dict[str, Any]) -> str:
     report = (state.get("last_failure") or {}).get("report")
     return f" (report: {report})" if report else ""
-
-
-def socket_lanes(spec: dict[str, Any]) -> dict[str, SocketLane]:
-    """Build both lanes from what the watchdog handed to the web process.
-
-    Args:
-        spec: `board` (path), `queue_limit`, and `lanes`: {name: {"address": ... or None, "served_at_once": int,
-            "missing": str}}.
-    """
-    board = Board(Path(spec["board"]))
-    return {
-        name: SocketLane(name, lane["address"], board, queue_limit=spec["queue_limit"],
-                         served_at_once=lane.get("served_at_once", 1), missing=lane.get("missing", ""))
-        for name, lane in spec["lanes"].items()
-    }

@@ -1,6 +1,6 @@
 """What a lane is: one model, as the web process sees it.
 
-`mayfly.lanes.client.SocketLane` answers through worker processes, and is the only kind yet.
+`mayfly.lanes.client.SocketLane` answers through worker processes; `NoLane` says that there are none.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Protocol
 
+from mayfly.errors import LaneUnavailable
 from mayfly.wire.calls import Call, Item
 
 
@@ -66,3 +67,30 @@ class Lane(Protocol):
 
     def configured(self) -> bool:
         """Tell whether the lane has a model to serve."""
+
+
+class NoLane:
+    """A lane that nobody serves. See Lane.
+
+    Args:
+        reason: why, as a call is told.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> LaneCall:
+        """See Lane."""
+        raise LaneUnavailable(self._reason, retry_after=60)
+
+    def status(self) -> dict[str, Any]:
+        """See Lane."""
+        return {"state": "off", "reason": self._reason}
+
+    def ready(self) -> bool:
+        """See Lane."""
+        return False
+
+    def configured(self) -> bool:
+        """See Lane."""
+        return False

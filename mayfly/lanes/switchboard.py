@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-from mayfly.lanes.client import SocketLane, socket_lanes
-from mayfly.lanes.lane import Lane
+from mayfly.lanes.client import SocketLane
+from mayfly.lanes.lane import Lane, NoLane
 from mayfly.wire.board import VOCABULARY, Board
 from mayfly.wire.calls import GATHERED
+from mayfly.wire.spec import LaneSpec, WebSpec
 
 #: Asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
 Ask = Callable[[str], None]
@@ -77,20 +75,27 @@ class Switchboard:
     def _new(self, name: str, model: str, kind: str) -> Lane:
         board, ask = self._board, self._ask
         if board is None or ask is None:
-            return SocketLane(name, None, Board(Path(os.devnull)), queue_limit=0, missing=(
-                "`python app.py` alone serves the configured models only, and counts no tokens: start the service with "
-                "start.sh"))
-        return SocketLane(name, None, board, queue_limit=self._queue_limit, summon=lambda: ask(model),
+            return NoLane("`python app.py` alone serves the configured models only, and counts no tokens: start the "
+                          "service with start.sh")
+        return SocketLane(name, lambda: board.lane(name), queue_limit=self._queue_limit, summon=lambda: ask(model),
                           served_at_once={"completion": self._served_at_once, "embedding": GATHERED}.get(kind, 1))
 
 
-def supervised(spec: dict[str, Any], ask: Ask) -> Switchboard:
+def supervised(spec: WebSpec, ask: Ask) -> Switchboard:
     """Return the lanes of a web process that the watchdog has started.
 
     Args:
-        spec: what `socket_lanes` takes; of each lane also its model's id, and `chat_processes`.
         ask: see `Switchboard`.
     """
-    models = {lane["model"]: name for name, lane in spec["lanes"].items() if lane.get("model")}
-    return Switchboard(socket_lanes(spec), models, board=Board(Path(spec["board"])), ask=ask,
-                       queue_limit=spec["queue_limit"], served_at_once=spec.get("chat_processes", 1))
+    board = Board(spec.board)
+    queue_limit = spec.settings.queue_limit
+
+    def lane(name: str, told: LaneSpec) -> Lane:
+        if told.address is None:
+            return NoLane(told.missing)
+        return SocketLane(name, lambda: board.lane(name), address=told.address, queue_limit=queue_limit,
+                          served_at_once=told.served_at_once)
+
+    return Switchboard({name: lane(name, told) for name, told in spec.lanes.items()},
+                       {told.model: name for name, told in spec.lanes.items() if told.model}, board=board, ask=ask,
+                       queue_limit=queue_limit, served_at_once=spec.completions_at_once)

@@ -16,10 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from mayfly.compat.process import WINDOWS, abort_signal, kill_signal, spawn
 from mayfly.compat.sockets import unread_bytes
+from mayfly.wire.codec import from_wire, plain
+from mayfly.wire.events import Told
+from mayfly.wire.spec import Spec, WebSpec
 
 # With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
 _TAIL_LINES = 150
@@ -28,7 +31,7 @@ _TAIL_PATIENCE = 0.25
 _MOMENT = 0.005
 
 
-class Process(Protocol):
+class Handle(Protocol):
     """What the supervisor needs of a process. `Child` is the real one; tests have another."""
 
     pid: int
@@ -69,8 +72,8 @@ class Child:
         gather: after events were read, so long (s) those that follow wait in the pipe, to be read together.
     """
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, spec: dict[str, Any], sockets: Sequence[socket.socket],
-                 on_event: Callable[[dict[str, Any]], None], on_line: Callable[[str], None],
+    def __init__(self, argv: Sequence[str], *, cwd: Path, spec: Spec | WebSpec, sockets: Sequence[socket.socket],
+                 on_event: Callable[[Told], None], on_line: Callable[[str], None],
                  descriptors: Sequence[int] = (), gather: float = 0.0) -> None:
         self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets, descriptors=descriptors)
         self.pid = self._process.pid
@@ -84,10 +87,10 @@ class Child:
         ]
         for thread in self._threads:
             thread.start()
-        self.tell(json.dumps(spec))
+        self.tell(json.dumps(spec, default=plain))
 
     def poll(self) -> int | None:
-        """See Process."""
+        """See Handle."""
         code = self._process.poll()
         if code is not None:
             # What it wrote last belongs to its report. A process that outlives it could hold the pipe open.
@@ -96,26 +99,26 @@ class Child:
         return code
 
     def terminate(self) -> None:
-        """See Process."""
+        """See Handle."""
         self._signal(signal.SIGTERM)
 
     def abort(self) -> None:
-        """See Process."""
+        """See Handle."""
         self._signal(kill_signal() if WINDOWS else abort_signal())
 
     def kill(self) -> None:
-        """See Process."""
+        """See Handle."""
         self._signal(kill_signal())
 
     def tell(self, line: str) -> None:
-        """See Process. A process that died meanwhile is noticed elsewhere."""
+        """See Handle. A process that died meanwhile is noticed elsewhere."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
     def tail(self) -> list[str]:
-        """See Process. A fork of it may have died this moment: what is still in the pipe is read first."""
+        """See Handle. A fork of it may have died this moment: what is still in the pipe is read first."""
         assert self._process.stderr is not None
         patience = time.monotonic() + _TAIL_PATIENCE
         while True:
@@ -126,7 +129,7 @@ class Child:
                 return list(self._tail)
 
     def close(self) -> None:
-        """See Process."""
+        """See Handle."""
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError, ValueError):
@@ -153,13 +156,11 @@ class Child:
 
     def _event(self, line: bytes) -> None:
         try:
-            event = json.loads(line)
+            told = from_wire(json.loads(line), Told)
         except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict):
-            self._on_event(event)
-        else:
             self._line(line)
+        else:
+            self._on_event(told)
 
     def _line(self, line: bytes) -> None:
         text = printable(line[:_LONGEST_LINE].decode(errors="replace"))

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from mayfly.supervision import policy
-from mayfly.supervision.child import Process
-from mayfly.supervision.journal import Journal
-from mayfly.supervision.reports import Failure
-from mayfly.supervision.watched import LaneState, Watched
-from mayfly.wire import exits, sentinel
-
-#: The events of this file.
-FORKS_EVENTS = frozenset({"forked", "exited"})
+from mayfly.supervision.child import Handle
+from mayfly.supervision.lane import Lane
+from mayfly.supervision.process import Process
+from mayfly.supervision.records import Records
+from mayfly.wire.events import Exited, Forked
 
 
 class Forks:
@@ -26,78 +21,51 @@ class Forks:
 
     Args:
         run_folder: where sentinels are.
-        fork_handle: makes the handle of a forked process from its pid.
-        spent: takes note of a generation that has completed its call.
-        failed: reports a failure; its last arguments say what happens now, and when it is.
+        adopt: makes the handle of a forked process from its pid.
     """
 
-    def __init__(self, run_folder: Path, journal: Journal, fork_handle: Callable[[int], Process],
-                 spent: Callable[[Watched], None], failed: Callable[[Watched, Failure, str, float], None]) -> None:
+    def __init__(self, run_folder: Path, records: Records, adopt: Callable[[int], Handle]) -> None:
         self._run_folder = run_folder
-        self._journal = journal
-        self._fork_handle = fork_handle
-        self._spent = spent
-        self._failed = failed
+        self._records = records
+        self._adopt = adopt
 
-    def handle(self, lane: LaneState, template: Watched, event: dict[str, Any], now: float) -> None:
-        """Take an event that a template or one of its forks sent."""
-        if event["event"] == "forked":
-            self._forked(lane, template, event, now)
-        else:
-            self._exited(lane, template, event, now)
+    def forked(self, lane: Lane, template: Process, event: Forked, now: float) -> None:
+        """Take note of a generation that is ready."""
+        process = self._process(lane, template, event, now)
+        process.ready_at = now
+        process.look(now)
+        lane.generations[event.generation] = process
+        lane.generation = event.generation
+        lane.starts.came_up()
+        lane.last_fork_seconds = event.seconds
 
-    def served(self, lane: LaneState, event: dict[str, Any]) -> None:
-        """Take note that a generation has served its call."""
-        generation = lane.generations.get(int(event.get("generation", -1)))
-        if generation is not None:
-            generation.calls += 1
-            generation.served = event
+    def exited(self, lane: Lane, template: Process, event: Exited, now: float) -> None:
+        """Take note of a generation's end."""
+        process = lane.generations.pop(event.generation, None)
+        if process is None:  # it died before it was ready
+            process = self._process(lane, template, event, now)
+        verdict, said = process.judge_exit(event.code)
+        if verdict == "spent":
+            self._records.spent(process)
+        elif verdict != "ended":
+            self._records.failed(process, verdict, event.code, said, now, tail=template.handle.tail())
+        process.bury()
 
-    def lose_all(self, lane: LaneState) -> list[int]:
+    def lose_all(self, lane: Lane) -> list[int]:
         """A template's forks end with it; return the numbers of those that had begun to live."""
         lost = sorted(lane.generations)
-        for watched in lane.generations.values():
-            sentinel.Sentinel(watched.sentinel).remove()
-            if watched.process is not None:
-                watched.process.close()
+        for process in lane.generations.values():
+            process.bury()
         lane.generations.clear()
         if lost:
             # One more may have been forked and never heard of.
             lane.next_generation += 1
         return lost
 
-    def _forked(self, lane: LaneState, template: Watched, event: dict[str, Any], now: float) -> None:
-        number = int(event["generation"])
-        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
-        watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
-                          pid=int(event["pid"]), process=self._fork_handle(int(event["pid"])), ready_at=now)
-        watched.heartbeat.observe(sentinel.touched(path), now)
-        lane.generations[number] = watched
-        lane.next_generation = max(lane.next_generation, number + 1)
-        lane.generation = number
-        lane.came_up()
-        lane.last_fork_seconds = float(event["seconds"])
-
-    def _exited(self, lane: LaneState, template: Watched, event: dict[str, Any], now: float) -> None:
-        number = int(event["generation"])
-        code = int(event["code"])
-        lane.next_generation = max(lane.next_generation, number + 1)
-        path = self._run_folder / f"{lane.stem}-{number}.watchdog"
-        watched = lane.generations.pop(number, None)
-        there = sentinel.read(path)
-        if watched is None:  # it died before it was ready
-            watched = Watched(f"{lane.stem}-{number}", template.lane, number, path, now, model=template.model,
-                              pid=int(event.get("pid", 0)))
-        verdict = policy.judge_exit(
-            ready=watched.ready, sentinel=there is not None, served=watched.served is not None, changed=False,
-            killed=exits.killed_from_outside(code), condemned=watched.condemned)
-        if verdict == "spent":
-            self._spent(watched)
-        elif verdict != "ended":
-            self._failed(watched, Failure(
-                watched.name, verdict, watched.pid, number, code, now - watched.started, watched.calls,
-                now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
-                there or {}, template.process.tail() if template.process else [], lane=watched.lane), "", now)
-        sentinel.Sentinel(path).remove()
-        if watched.process is not None:
-            watched.process.close()
+    def _process(self, lane: Lane, template: Process, event: Forked | Exited, now: float) -> Process:
+        name = f"{lane.stem}-{event.generation}"
+        process = Process(name, lane, event.generation, self._run_folder / f"{name}.watchdog", now,
+                          model=template.model)
+        process.handle = self._adopt(event.pid)
+        lane.next_generation = max(lane.next_generation, event.generation + 1)
+        return process

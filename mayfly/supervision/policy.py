@@ -10,9 +10,6 @@ Verdict = Literal["well", "hung", "failed_start", "spent", "crashed", "changed",
 #: A lane is given up, for the time being, when so many starts in a row have failed by themselves.
 FAILED_STARTS = 3
 
-#: Seconds between asking a hung process for its stacks and killing it.
-ABORT_PATIENCE = 1.0
-
 
 @dataclass
 class Heartbeat:

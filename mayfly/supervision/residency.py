@@ -14,14 +14,14 @@ remembered, so that it doesn't drive out again and again what works.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mayfly.errors import ModelUnavailable
 from mayfly.settings import Settings
-from mayfly.supervision.watched import LaneState
+from mayfly.supervision.lane import Lane, Use
 from mayfly.wire.board import VOCABULARY
+from mayfly.wire.thread_table import Table
 
 #: The web process asks again every second while somebody waits.
 _FORGET_AFTER = 5.0
@@ -37,7 +37,7 @@ class Sockets(Protocol):
     def look(self, model: str) -> int:
         """Return the memory in bytes that a model will take; ModelUnavailable if it can't be used."""
 
-    def open(self, name: str, model: str) -> LaneState:
+    def open(self, name: str, model: str) -> Lane:
         """Open a lane; ModelUnavailable or OSError if it can't be."""
 
     def version(self, model: str) -> object:
@@ -69,23 +69,22 @@ class Residency:
     Args:
         settings: MAX_MODELS and MEMORY_LIMIT.
         sockets: opens lanes.
-        in_use: tells whether a process of a lane has a call now.
+        table: in which a process of a lane marks its place before it takes a call.
     """
 
-    def __init__(self, settings: Settings, sockets: Sockets, in_use: Callable[[LaneState], bool]) -> None:
+    def __init__(self, settings: Settings, sockets: Sockets, table: Table) -> None:
         self._settings = settings
         self._sockets = sockets
-        self._in_use = in_use
+        self._table = table
         self._wishes: dict[str, _Wish] = {}
-        self._given_up: dict[str, LaneState] = {}
+        self._given_up: dict[str, Lane] = {}
 
-    def want(self, event: dict[str, Any], lanes: dict[str, LaneState], now: float) -> None:
-        """Take note that the web process wants a model's lane."""
-        model = str(event.get("model", ""))
+    def want(self, model: str, when: float, lanes: dict[str, Lane], now: float) -> None:
+        """Take note that the web process wanted a model's lane at some time."""
         name = f"model:{model}" if model else VOCABULARY
         if name in lanes:
             # Not expected again: the call may have been answered before this was read from another pipe.
-            lanes[name].was_used(event.get("at", now))
+            lanes[name].use.note(when)
         elif name in self._wishes:
             if not self._wishes[name].refused:  # or what has changed since would never be seen
                 self._wishes[name].renewed = now
@@ -96,9 +95,9 @@ class Residency:
         wish = _Wish(name, model, 0, now)
         given_up = self._given_up.pop(name, None)
         if given_up is not None and not self._tried_enough(given_up, now) and (
-                given_up.file_version == self._sockets.version(model)):
+                given_up.use.file == self._sockets.version(model)):
             self._given_up[name] = given_up
-            wish.refused, wish.reason, wish.last_failure = True, given_up.failing, given_up.last_failure
+            wish.refused, wish.reason, wish.last_failure = True, given_up.starts.failing, given_up.last_failure
         elif model:
             try:
                 wish.memory = self._sockets.look(model)
@@ -106,7 +105,7 @@ class Residency:
                 wish.refused, wish.reason = True, str(exc)
         return wish
 
-    def leavers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+    def leavers(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Return the lanes that have to leave now.
 
         Args:
@@ -114,22 +113,22 @@ class Residency:
             leaving: those that were closed and whose processes haven't ended yet.
         """
         self._forget(now)
-        gone = [lane for lane in lanes.values() if lane.on_demand and self._tried_enough(lane, now)]
+        gone = [lane for lane in lanes.values() if lane.use.may_leave and self._tried_enough(lane, now)]
         for wish in self._wishes.values():
             if not wish.refused and wish.model:
                 gone += self._make_room(wish, [lane for lane in lanes.values() if lane not in gone], [*leaving, *gone],
                                         now)
-        self._given_up.update((lane.name, lane) for lane in gone if lane.failing)
+        self._given_up.update((lane.name, lane) for lane in gone if lane.starts.failing)
         return gone
 
-    def _tried_enough(self, lane: LaneState, now: float) -> bool:
-        if lane.failing:
-            return now - lane.failing_since > _GIVE_UP_AFTER
-        return lane.struggling and not self._in_use(lane) and now - lane.used > _GIVE_UP_AFTER
+    def _tried_enough(self, lane: Lane, now: float) -> bool:
+        if lane.starts.failing:
+            return now - lane.starts.given_up > _GIVE_UP_AFTER
+        return lane.starts.struggling and not self._in_use(lane) and now - lane.use.last > _GIVE_UP_AFTER
 
-    def openers(self, lanes: dict[str, LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+    def openers(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Open the lanes for which there is room; return them."""
-        opened: list[LaneState] = []
+        opened: list[Lane] = []
         for wish in list(self._wishes.values()):
             there = [*lanes.values(), *opened]
             if wish.refused or (wish.model and self._shortage(wish, there, leaving)):
@@ -139,9 +138,7 @@ class Residency:
             except (ModelUnavailable, OSError) as exc:
                 wish.refused, wish.reason = True, str(exc)
                 continue
-            lane.on_demand = bool(wish.model)
-            lane.file_version = self._sockets.version(wish.model)
-            lane.used, lane.expected = now, now + _EXPECTED
+            lane.use = Use(bool(wish.model), now, now + _EXPECTED, self._sockets.version(wish.model))
             opened.append(lane)
             del self._wishes[wish.lane]
         return opened
@@ -157,9 +154,9 @@ class Residency:
             if now - wish.renewed > _FORGET_AFTER:
                 del self._wishes[wish.lane]
 
-    def _make_room(self, wish: _Wish, lanes: list[LaneState], leaving: list[LaneState], now: float) -> list[LaneState]:
+    def _make_room(self, wish: _Wish, lanes: list[Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Return the lanes that leave for a wish: none if all that could leave wouldn't be enough."""
-        fixed = sum(lane.memory for lane in lanes if not lane.on_demand)
+        fixed = sum(lane.memory for lane in lanes if not lane.use.may_leave)
         limit = self._settings.memory_limit
         if limit and fixed + wish.memory > limit:
             wish.refused = True
@@ -169,9 +166,9 @@ class Residency:
         if self._settings.max_models == 0:
             wish.refused, wish.reason = True, "MAX_MODELS is 0: only the configured models are served"
             return []
-        idle = [lane for lane in lanes if lane.on_demand and self._idle(lane, now)]
-        idle.sort(key=lambda lane: (not lane.struggling, lane.used))
-        gone: list[LaneState] = []
+        idle = [lane for lane in lanes if lane.use.may_leave and self._idle(lane, now)]
+        idle.sort(key=lambda lane: (not lane.starts.struggling, lane.use.last))
+        gone: list[Lane] = []
         # Those that are leaving already make room too; it is waited for, and nobody else leaves instead.
         while self._shortage(wish, [lane for lane in lanes if lane not in gone], []):
             if not idle:
@@ -181,15 +178,18 @@ class Residency:
         wish.reason = "it waits for another model to leave" if gone or leaving else ""
         return gone
 
-    def _shortage(self, wish: _Wish, lanes: list[LaneState], leaving: list[LaneState]) -> bool:
+    def _shortage(self, wish: _Wish, lanes: list[Lane], leaving: list[Lane]) -> bool:
         there = [*lanes, *leaving]
         limit = self._settings.memory_limit
         too_much = bool(limit) and sum(lane.memory for lane in there) + wish.memory > limit
-        return too_much or sum(1 for lane in there if lane.on_demand) >= self._settings.max_models
+        return too_much or sum(1 for lane in there if lane.use.may_leave) >= self._settings.max_models
 
-    def _idle(self, lane: LaneState, now: float) -> bool:
+    def _in_use(self, lane: Lane) -> bool:
+        return any(self._table[place] for place in lane.places)
+
+    def _idle(self, lane: Lane, now: float) -> bool:
         # First the socket, then the places: a call goes that way too.
-        awaited = not lane.struggling and (now <= lane.expected or self._sockets.waiting(lane.name))
+        awaited = not lane.starts.struggling and (now <= lane.use.expected or self._sockets.waiting(lane.name))
         return not awaited and not self._in_use(lane)
 
 

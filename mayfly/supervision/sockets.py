@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mayfly.compat.sockets import readable
 from mayfly.engines.backends import AUTO, Backend
 from mayfly.errors import ModelUnavailable
 from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
-from mayfly.supervision.watched import LaneState
+from mayfly.supervision.lane import Lane
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.board import VOCABULARY
 from mayfly.wire.calls import GATHERED
-from mayfly.wire.spec import Kind
-
-
-@dataclass(frozen=True)
-class LaneSocket:
-    """A lane's listening socket and its address; both None where no model is configured."""
-
-    listener: socket.socket | None
-    address: dict[str, Any] | None
-    kind: Kind
-    model: str
-    model_file: Path | None
-    missing: str
-    served_at_once: int
+from mayfly.wire.spec import Kind, LaneSpec, configured
 
 
 class LaneSockets:
@@ -50,30 +34,32 @@ class LaneSockets:
         self._inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
         self._numbers = itertools.count(1)
         self._files: dict[str, tuple[Path, os.stat_result]] = {}
-        self.lanes: dict[str, LaneSocket] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.missing: dict[str, str] = {}
 
-    def open_configured(self) -> dict[str, LaneState]:
-        """Open the lanes of EMBED_MODEL and MODEL_NAME; return those that have a model.
+    def open_configured(self) -> dict[str, Lane]:
+        """Open the lanes of EMBED_MODEL and MODEL_NAME; return those that have a model. Why others have none is in
+        `missing`.
 
         Raises:
             OSError: a socket can't be made.
         """
-        states = {}
-        configured: list[tuple[str, Kind, str, str]] = [
-            ("embed", "embedding", self._settings.embed_model, "EMBED_MODEL"),
-            ("chat", "completion", self._settings.model_name, "MODEL_NAME")]
-        for name, kind, model, setting in configured:
+        for name, kind, model, setting in configured(self._settings):
             try:
                 if not model:
                     raise ModelUnavailable(unconfigured(kind, setting))
                 found = self._inventory.require(model)
             except ModelUnavailable as exc:
-                missing = f"{exc} ({setting})" if model else str(exc)
-                self.lanes[name] = LaneSocket(None, None, kind, "", None, missing, 1)
+                self.missing[name] = f"{exc} ({setting})" if model else str(exc)
             else:
                 # If the file is of the other kind, its worker says so.
-                states[name] = self._open(name, name, kind, found)
-        return states
+                self._open(name, name, kind, found)
+        return dict(self.lanes)
+
+    def specs(self) -> dict[str, LaneSpec]:
+        """Return what the web process is told of the configured models' lanes."""
+        return {name: self.lanes[name].spec if name in self.lanes else LaneSpec(None, self.missing[name])
+                for name, *_ in configured(self._settings)}
 
     # -- on demand --------------------------------------------------------------------------------------------
 
@@ -86,7 +72,7 @@ class LaneSockets:
         found = self._find(model)
         return self._memory(found, found.kind or "completion")
 
-    def open(self, name: str, model: str) -> LaneState:
+    def open(self, name: str, model: str) -> Lane:
         """Open a lane for a model, or for counting tokens (`VOCABULARY`).
 
         Raises:
@@ -106,9 +92,7 @@ class LaneSockets:
 
     def close(self, name: str) -> None:
         """Close a lane's socket and remove its file. Calls that still wait there are told by its end."""
-        lane = self.lanes.pop(name)
-        if lane.listener is not None:
-            lane.listener.close()
+        self.lanes.pop(name).listener.close()
         path, made = self._files.pop(name, (None, None))
         if path is not None and _leads_to(path, made):
             with contextlib.suppress(OSError):
@@ -125,16 +109,13 @@ class LaneSockets:
         gone = [name for name, (path, made) in self._files.items() if not _leads_to(path, made)]
         for name in gone:
             listener = self._bind(name, self._files[name][0])[0]
-            lane = self.lanes[name]
-            assert lane.listener is not None
-            lane.listener.close()
-            self.lanes[name] = dataclasses.replace(lane, listener=listener)
+            self.lanes[name].listener.close()
+            self.lanes[name].listener = listener
         return gone
 
     def waiting(self, name: str) -> bool:
         """Tell whether a call waits in a lane's socket for a worker to take it."""
-        listener = self.lanes[name].listener
-        return listener is not None and readable(listener)
+        return readable(self.lanes[name].listener)
 
     def _find(self, model: str) -> Model:
         found = self._inventory.find(model)
@@ -154,24 +135,24 @@ class LaneSockets:
         processes = 1 if settings.isolation == "none" else settings.chat_processes + 1
         return self._backend(model, kind).memory(model.size, model.cache(settings.n_ctx, processes), settings.threads)
 
-    def _bind(self, name: str, path: Path) -> tuple[socket.socket, dict[str, Any]]:
+    def _bind(self, name: str, path: Path) -> tuple[socket.socket, LaneAddress]:
         listener, address = LaneAddress.bind(path)
-        if "path" in address:
+        if address.path:
             self._files[name] = path, os.lstat(path)
         return listener, address
 
-    def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> LaneState:
+    def _open(self, name: str, stem: str, kind: Kind, model: Model | None) -> Lane:
         listener, address = self._bind(name, self._run_folder / f"{stem}.sock")
         isolation = "none"
         if kind == "completion" and model is not None:
             isolation = self._backend(model, kind).isolation(self._settings.isolation, self._settings.device)
         at_once = self._settings.chat_processes if isolation != "none" else GATHERED if kind == "embedding" else 1
-        self.lanes[name] = LaneSocket(listener, address, kind, model.id if model else "",
-                                      model.path if model else self._settings.model_path, "", at_once)
-        memory = self._memory(model, kind) if model else 0
-        engine = self._settings.embed_engine if kind == "embedding" else ""
-        return LaneState(name, model.id if model else "", isolation, stem=stem, memory=memory, address=address,
-                         served_at_once=at_once, embed_engine=engine)
+        lane = self.lanes[name] = Lane(
+            name, model.id if model else "", isolation, stem=stem, kind=kind,
+            model_file=model.path if model else self._settings.model_path,
+            memory=self._memory(model, kind) if model else 0, listener=listener, address=address,
+            served_at_once=at_once, embed_engine=self._settings.embed_engine if kind == "embedding" else "")
+        return lane
 
 
 def _leads_to(path: Path, made: os.stat_result | None) -> bool:

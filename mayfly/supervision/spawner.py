@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import queue
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from mayfly.compat.process import ProcessHandle, abort_signal, kill_signal
 from mayfly.settings import PROJECT_FOLDER, Settings
-from mayfly.supervision.child import Child, Process
-from mayfly.supervision.sockets import LaneSocket
-from mayfly.supervision.watched import Position, Watched
-from mayfly.wire.spec import Spec
-
-#: What the watchdog's loop waits for: a process and what it sent, or None for "look now".
-Inbox = queue.SimpleQueue[tuple[Watched, dict[str, Any]] | None]
+from mayfly.supervision.child import Child, Handle
+from mayfly.supervision.process import Position, Process
+from mayfly.wire.events import Log, Told
+from mayfly.wire.spec import LaneSpec, Spec, WebSpec
 
 # The web process sends a line for each request. Each would wake three threads of the watchdog and have it look at every
 # process, on the cores and in the moment in which the client reads its answer and sends the next request.
@@ -26,64 +22,81 @@ _GATHER = 0.05
 
 
 class ProcessSpawner:
-    """Starts the web process and workers as child processes.
+    """Starts the web process and workers as child processes. See Spawner.
 
     Args:
-        settings: of the service.
         public: the public listening sockets, for the web process alone.
-        lanes: every lane's socket, by name; they come and go.
+        lanes: of the configured models, as the web process is told of them.
         run_folder: where sentinels are.
-        inbox: takes events.
         budget: the handle of the thread budget's table.
     """
 
-    def __init__(self, settings: Settings, *, public: Sequence[socket.socket], lanes: dict[str, LaneSocket],
-                 run_folder: Path, inbox: Inbox, budget: int | str) -> None:
+    def __init__(self, settings: Settings, *, public: Sequence[socket.socket], lanes: dict[str, LaneSpec],
+                 run_folder: Path, budget: int | str) -> None:
         self._settings = settings
         self._public = public
         self._lanes = lanes
         self._run_folder = run_folder
-        self._inbox = inbox
         self._budget = budget
 
-    def start(self, position: Position, watched: Watched) -> Process:
+    def start(self, position: Position, process: Process, on_event: Callable[[Told], None]) -> Child:
         """See Spawner."""
-        if position.role == "app":
-            argv = [sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"]
-            return self._child(argv, self._app_spec(watched), self._public, watched, gather=_GATHER)
-        lane = self._lanes[position.lane]
-        assert lane.listener is not None and lane.address is not None and lane.model_file is not None
-        settings = (dataclasses.replace(self._settings, embed_engine=watched.embed_engine) if watched.embed_engine
-                    else self._settings)
+        def on_line(line: str) -> None:
+            if self._settings.debug or position.role == "app":
+                on_event(Told(Log(line), 0.0))
+
+        settings, lane = self._settings, position.lane
+        if lane is None or position.role == "app":
+            at_once = settings.chat_processes if settings.isolation != "none" else 1
+            web = WebSpec(settings, tuple(sock.fileno() for sock in self._public), process.sentinel,
+                          process.generation, os.getpid(), self._run_folder / "state.json", at_once, self._lanes)
+            return Child([sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"], cwd=PROJECT_FOLDER,
+                         spec=web, sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
+        settings = dataclasses.replace(settings, api_keys=(), embed_engine=lane.embed_engine or settings.embed_engine)
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,
             run_folder=self._run_folder, budget=self._budget, places=position.places,
-            generation=watched.generation, parent=os.getpid())
-        argv = [sys.executable, "-m", "mayfly.workers"]
-        inherited = [self._budget] if isinstance(self._budget, int) else []
-        return self._child(argv, spec.to_wire(), [lane.listener], watched, inherited)
+            generation=process.generation, parent=os.getpid())
+        return Child([sys.executable, "-m", "mayfly.workers"], cwd=PROJECT_FOLDER, spec=spec, sockets=[lane.listener],
+                     descriptors=[self._budget] if isinstance(self._budget, int) else [], on_event=on_event,
+                     on_line=on_line)
 
-    def _app_spec(self, watched: Watched) -> dict[str, Any]:
-        return {
-            "settings": self._settings.to_wire(with_keys=True),
-            "listen_fds": [sock.fileno() for sock in self._public],
-            "sentinel": str(watched.sentinel),
-            "generation": watched.generation,
-            "parent": os.getpid(),
-            "board": str(self._run_folder / "state.json"),
-            "queue_limit": self._settings.queue_limit,
-            "chat_processes": self._settings.chat_processes if self._settings.isolation != "none" else 1,
-            "lanes": {name: {"address": lane.address, "missing": lane.missing, "model": lane.model,
-                             "served_at_once": lane.served_at_once}
-                      for name, lane in self._lanes.items() if name in ("embed", "chat")},
-        }
+    def adopt(self, pid: int) -> Handle:
+        """See Spawner."""
+        return _Fork(pid)
 
-    def _child(self, argv: list[str], spec: dict[str, Any], sockets: Sequence[socket.socket], watched: Watched,
-               descriptors: Sequence[int] = (), gather: float = 0.0) -> Child:
-        def on_line(line: str) -> None:
-            if self._settings.debug:
-                self._inbox.put((watched, {"event": "log", "line": line}))
 
-        return Child(argv, cwd=PROJECT_FOLDER, spec=spec, sockets=sockets, descriptors=descriptors,
-                     on_event=lambda event: self._inbox.put((watched, event)), on_line=on_line, gather=gather)
+class _Fork:
+    """A generation's process: the template's child, so the template reaps it and reports its end. See Handle."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = ProcessHandle(pid)
+
+    def poll(self) -> int | None:
+        """Unknown here; the template tells."""
+        return None
+
+    def terminate(self) -> None:
+        """See Handle."""
+        self.kill()
+
+    def abort(self) -> None:
+        """See Handle."""
+        self._handle.signal(abort_signal())
+
+    def kill(self) -> None:
+        """See Handle."""
+        self._handle.signal(kill_signal())
+
+    def tell(self, line: str) -> None:
+        """A generation listens to its template alone."""
+
+    def tail(self) -> list[str]:
+        """Its stderr is its template's."""
+        return []
+
+    def close(self) -> None:
+        """See Handle."""
+        self._handle.close()

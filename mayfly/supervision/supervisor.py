@@ -7,24 +7,23 @@ clock comes in from outside: tests drive both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import queue
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from mayfly.compat.process import WINDOWS
-from mayfly.engines import backends
 from mayfly.settings import Settings
-from mayfly.supervision import policy
-from mayfly.supervision.child import Process
-from mayfly.supervision.forks import FORKS_EVENTS, Forks
-from mayfly.supervision.journal import Journal
-from mayfly.supervision.reports import Failure, Reports
+from mayfly.supervision.child import Handle
+from mayfly.supervision.forks import Forks
+from mayfly.supervision.lane import Lane
+from mayfly.supervision.process import Position, Process
+from mayfly.supervision.records import Records
 from mayfly.supervision.residency import Residency, Sockets
-from mayfly.supervision.watched import Forked, LaneState, Position, Watched, stamp
-from mayfly.wire import board, exits, sentinel
+from mayfly.wire import board, sentinel
+from mayfly.wire.events import Access, CannotLoad, Drains, Exited, Forked, Log, Ready, Served, Told, Want
 from mayfly.wire.thread_table import Allotment, Table
 
-_KILL_AGAIN = 1.0
 # What goes on not to work is said once in so many seconds.
 _COMPLAIN_AGAIN = 60.0
 
@@ -32,361 +31,238 @@ _COMPLAIN_AGAIN = 60.0
 class Spawner(Protocol):
     """Starts processes."""
 
-    def start(self, position: Position, watched: Watched) -> Process:
+    def start(self, position: Position, process: Process, on_event: Callable[[Told], None]) -> Handle:
         """Start the process of a position.
+
+        Args:
+            on_event: called from a thread with each event.
 
         Raises:
             OSError: the system refuses.
         """
+
+    def adopt(self, pid: int) -> Handle:
+        """Return the handle of a process that a template has forked."""
 
 
 class Supervisor:
     """Supervises the web process and the lanes' workers.
 
     Args:
-        settings: of the service.
-        lanes: the configured lanes.
+        lanes: of the configured models.
+        sockets: opens and closes the lanes of models that are asked for.
         run_folder: where sentinels and the board are.
         table: the thread budget; places of dead processes are freed here.
-        fork_handle: makes the handle of a forked generation from its pid.
-        catch_up: gives `handle` every event that has arrived and isn't handled yet.
-        free_cores: see `FreeCores.look`.
-        sockets: opens and closes the lanes of models that are asked for; without it there are the given lanes alone.
+
+    Attributes:
+        drains: the web process has said that it does.
     """
 
-    def __init__(self, settings: Settings, lanes: dict[str, LaneState], *, spawner: Spawner, journal: Journal,
-                 reports: Reports, run_folder: Path, table: Table, now: float,
-                 fork_handle: Callable[[int], Process] = Forked, catch_up: Callable[[], None] = lambda: None,
-                 free_cores: Callable[[Iterable[int], float], tuple[int, int]] | None = None,
-                 sockets: Sockets | None = None) -> None:
+    def __init__(self, settings: Settings, lanes: dict[str, Lane], *, spawner: Spawner, sockets: Sockets,
+                 records: Records, run_folder: Path, table: Table) -> None:
         self._settings = settings
         self._spawner = spawner
-        self._journal = journal
-        self._reports = reports
+        self._sockets = sockets
+        self._records = records
         self._run_folder = run_folder
         self._table = table
-        self._forks = Forks(run_folder, journal, fork_handle, self._spent, self._failed)
-        self._catch_up = catch_up
-        self._free_cores = free_cores
-        self._published: dict[str, Any] | None = None
-        self._complain_at = now
-        self._sockets = sockets
-        self._residency = Residency(settings, sockets, self._in_use) if sockets is not None else None
+        self._forks = Forks(run_folder, records, spawner.adopt)
+        self._residency = Residency(settings, sockets, table)
         self._allotment = Allotment()
-        self._leaving: list[tuple[LaneState, list[Position]]] = []
-        self.lanes: dict[str, LaneState] = {}
-        self.app = Position("app", "app", "app", start_at=now)
-        self._told: Watched | None = None
+        self._inbox: queue.SimpleQueue[tuple[Process, Told] | None] = queue.SimpleQueue()
+        self._published: dict[str, Any] | None = None
+        self._complain_at = 0.0
+        self._leaving: list[Lane] = []
+        self._told: Process | None = None
+        self.app = Position("app", None, "app")
+        self.lanes: dict[str, Lane] = {}
         self.drains = False
-        self.workers: list[Position] = []
         for lane in lanes.values():
-            self._join(lane, now)
+            self._join(lane)
 
-    # -- lanes that come and go -------------------------------------------------------------------------------
-
-    def _join(self, lane: LaneState, now: float) -> None:
-        """Give a lane places in the thread budget and positions that the next look fills."""
-        self.lanes[lane.name] = lane
-        processes = self._settings.chat_processes
-        if lane.isolation == "respawn":
-            # One more than serve: the standby. A spent process may still be exiting while its successor computes.
-            lane.places = self._allotment.take(processes + 1)
-            self.workers += [Position(lane.stem, lane.name, "once", (place,), start_at=now) for place in lane.places]
-        elif lane.isolation == "fork":
-            lane.places = self._allotment.take(processes)
-            self.workers.append(Position(lane.stem, lane.name, "template", lane.places, start_at=now))
-        else:
-            lane.places = self._allotment.take(1)
-            self.workers.append(Position(lane.stem, lane.name, "serve", lane.places, start_at=now))
-
-    def _leave(self, lane: LaneState, now: float) -> None:
-        """End a lane: nobody can call it any more, and its processes are told to end."""
-        assert self._sockets is not None
-        self._sockets.close(lane.name)
-        del self.lanes[lane.name]
-        positions = [position for position in self.workers if position.lane == lane.name]
-        self.workers = [position for position in self.workers if position.lane != lane.name]
-        for position in positions:
-            if position.watched is not None and position.watched.process is not None:
-                position.watched.dismissed = True
-                position.watched.kill_at = now + _KILL_AGAIN
-                position.watched.process.terminate()
-        self._leaving.append((lane, positions))
-        self._journal.event(f"{lane.name} leaves" + (f": {lane.failing}" if lane.failing else ""))
-
-    def _see_off(self, now: float) -> None:
-        """Let go of the lanes whose last process has ended."""
-        for lane, positions in list(self._leaving):
-            for position in positions:
-                watched = position.watched
-                if watched is None or watched.process is None:
-                    continue
-                if watched.process.poll() is not None:
-                    self._forks.lose_all(lane)
-                    sentinel.Sentinel(watched.sentinel).remove()
-                    watched.process.close()
-                    position.watched = None
-                elif now >= watched.kill_at:
-                    watched.process.kill()
-                    watched.kill_at = now + _KILL_AGAIN
-            if all(position.watched is None for position in positions):
-                self._leaving.remove((lane, positions))
-                for place in lane.places:
-                    self._table[place] = 0
-                self._allotment.give_back(lane.places)
-
-    def _move_lanes(self, now: float) -> None:
-        if self._residency is None:
-            return
-        self._see_off(now)
-        leaving = [lane for lane, _ in self._leaving]
-        for lane in self._residency.leavers(self.lanes, leaving, now):
-            self._leave(lane, now)
-        for lane in self._residency.openers(self.lanes, [lane for lane, _ in self._leaving], now):
-            self._journal.event(f"{lane.name} opens" + (f" as {lane.stem}" if lane.stem != lane.name else ""))
-            self._join(lane, now)
-
-    def _in_use(self, lane: LaneState) -> bool:
-        """Tell whether a process of a lane has a call now: it marks its place before it takes one."""
-        return any(self._table[place] for place in lane.places)
-
-    # -- the loop's two entries -------------------------------------------------------------------------------
+    # -- the loop's entries -----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Look at every process, judge it and act; start what is due; publish what changed."""
         self._look(self.app, now)
         self.tick_workers(now)
 
-    def handle(self, watched: Watched, event: dict[str, Any], now: float) -> None:
-        """Take an event that a process sent."""
-        kind = event.get("event")
-        if watched.dismissed:
+    def tick_workers(self, now: float) -> None:
+        """The same without the web process, which drains: the workers go on for those who still wait."""
+        for lane in self.lanes.values():
+            for position in lane.positions:
+                self._look(position, now)
+            for process in list(lane.generations.values()):
+                self._judge(process, now)
+            lane.give_turns(self._settings.chat_processes)
+        self._move_lanes(now)
+        self._publish(now)
+
+    def wake(self) -> None:
+        """Have `take_events` return. May be called by a signal's handler."""
+        self._inbox.put(None)
+
+    def take_events(self, timeout: float, clock: Callable[[], float]) -> None:
+        """Wait so long for an event, then take all there are."""
+        try:
+            entry = self._inbox.get(timeout=timeout)
+            while True:
+                if entry is not None:
+                    self.handle(*entry, clock())
+                entry = self._inbox.get_nowait()
+        except queue.Empty:
             return
-        if kind == "access":
-            watched.calls += 1
-            self._journal.access(str(event.get("line", "")))
-        elif kind == "log":
-            self._journal.event(f"{watched.name}: {event.get('line', '')}")
-        elif kind == "ready":
-            watched.model = str(event.get("model", ""))
-            if watched.lane in self.lanes:
-                self.lanes[watched.lane].shown = dict(event.get("facts", {}))
-            self._came_up(watched, now)
-        elif kind == "cannot_load":
-            watched.reason = str(event.get("reason", ""))
-        elif kind == "served":
-            self._served(watched, event, now)
-        elif kind in FORKS_EVENTS:
-            self._forks.handle(self.lanes[watched.lane], watched, event, now)
-        elif kind == "draining":
+
+    def handle(self, process: Process, told: Told, now: float) -> None:
+        """Take an event that a process sent."""
+        event, lane = told.event, process.lane
+        if process.dismissed:
+            return
+        if told.dropped:
+            self._records.journal.event(f"{process.name}: {told.dropped} events found no room in its pipe")
+        if isinstance(event, Access):
+            process.calls += 1
+            self._records.journal.access(event.line)
+        elif isinstance(event, Log):
+            self._records.journal.event(f"{process.name}: {event.line}")
+        elif isinstance(event, Drains):
             self.drains = True
-        elif kind == "want" and self._residency is not None:
-            self._residency.want(event, self.lanes, now)
+        elif isinstance(event, Want):
+            self._residency.want(event.model, told.at, self.lanes, now)
+        elif lane is None:
+            return  # the rest is a worker's to say
+        elif isinstance(event, Ready):
+            process.model, lane.engine = event.model, event.facts
+            self._records.came_up(process, now)
+        elif isinstance(event, CannotLoad):
+            process.reason = event.reason
+        elif isinstance(event, Served):
+            lane.use.note(told.at)
+            lane.use.expected = 0.0
+            for server in (process, lane.generations.get(event.generation)):
+                if server is not None:
+                    server.calls, server.served = server.calls + event.calls, event
+        elif isinstance(event, Forked):
+            self._forks.forked(lane, process, event, now)
+        elif isinstance(event, Exited):
+            self._forks.exited(lane, process, event, now)
 
     def renew(self, lanes: list[str], now: float) -> None:
         """Replace the processes of lanes whose sockets were made anew. What they are computing is tried again."""
-        for position in self.workers:
-            watched = position.watched
-            if position.lane in lanes and watched is not None and watched.process is not None:
-                watched.condemned, watched.reason = "changed", "its socket was made again"
-                watched.kill_at = now + _KILL_AGAIN
-                watched.process.terminate()
+        for name in lanes:
+            for process in self.lanes[name].processes() if name in self.lanes else ():
+                process.end("changed", "its socket was made again", now)
+
+    # -- lanes that come and go -------------------------------------------------------------------------------
+
+    def _join(self, lane: Lane) -> None:
+        """Give a lane places in the thread budget and positions that the next look fills."""
+        self.lanes[lane.name] = lane
+        lane.settle(self._allotment, self._settings.chat_processes)
+
+    def _see_off(self, lane: Lane, now: float) -> None:
+        """Let go of a lane that leaves, once its last process has ended."""
+        for position in lane.positions:
+            process = position.process
+            if process is not None and process.handle.poll() is not None:
+                self._forks.lose_all(lane)
+                process.bury()
+                position.process = None
+            elif process is not None:
+                process.judge(self._settings, now)
+        if not lane.processes():
+            self._leaving.remove(lane)
+            self._table.free(lane.places)
+            self._allotment.give_back(lane.places)
+
+    def _move_lanes(self, now: float) -> None:
+        for lane in list(self._leaving):
+            self._see_off(lane, now)
+        for lane in self._residency.leavers(self.lanes, self._leaving, now):
+            # Nobody can call it any more, and its processes are told to end.
+            self._sockets.close(lane.name)
+            del self.lanes[lane.name]
+            self._leaving.append(lane)
+            lane.left = True
+            for process in lane.processes():
+                process.end("ended", "", now)
+            why = f": {lane.starts.failing}" if lane.starts.failing else ""
+            self._records.journal.event(f"{lane.name} leaves{why}")
+        for lane in self._residency.openers(self.lanes, self._leaving, now):
+            self._records.journal.event(f"{lane.name} opens" + (f" as {lane.stem}" if lane.stem != lane.name else ""))
+            self._join(lane)
 
     # -- processes of positions -------------------------------------------------------------------------------
 
     def _look(self, position: Position, now: float) -> None:
-        watched = position.watched
-        if watched is None:
+        process = position.process
+        if process is None:
             if now >= position.start_at:
                 self._start(position, now)
             return
-        assert watched.process is not None
         # Before the exit: a process that removed its sentinel and exited meanwhile was ready.
-        self._notice_sentinel(watched, now)
-        code = watched.process.poll()
+        if not process.ready and sentinel.touched(process.sentinel) is not None:
+            self._records.came_up(process, now)
+        code = process.handle.poll()
         if code is None:
-            self._look_alive(watched, now)
+            self._judge(process, now)
         else:
             # What it told last (a call served, a generation's end) belongs to the verdict on its exit.
-            self._catch_up()
-            self._exited(position, watched, code, now)
+            self.take_events(0, lambda: now)
+            self._exited(position, process, code, now)
 
     def _start(self, position: Position, now: float) -> None:
-        lane = self.lanes.get(position.lane)
+        lane = position.lane
         number = 0 if lane is None else lane.take_number()
         name = f"{position.name}-{number}" if position.role == "once" else position.name
-        watched = Watched(name, position.lane, number, self._run_folder / f"{name}.watchdog", now,
-                          turn=position.role != "once", embed_engine=lane.embed_engine if lane else "")
-        sentinel.Sentinel(watched.sentinel).remove()
+        process = Process(name, lane, number, self._run_folder / f"{name}.watchdog", now, turn=position.role != "once")
+        sentinel.Sentinel(process.sentinel).remove()
         try:
-            watched.process = self._spawner.start(position, watched)
+            process.handle = self._spawner.start(position, process, lambda told: self._inbox.put((process, told)))
         except OSError as exc:
             delay = position.backoff.delay(0.0, answered=False)
             position.start_at = now + delay
-            self._journal.event(f"{name} can't be started: {exc}; next try in {delay:.1f} s")
+            self._records.journal.event(f"{name} can't be started: {exc}; next try in {delay:.1f} s")
             return
-        watched.pid = watched.process.pid
-        watched.heartbeat.observe(None, now)
-        position.watched = watched
+        process.heartbeat.observe(None, now)
+        position.process = process
 
-    def _notice_sentinel(self, watched: Watched, now: float) -> None:
-        mark = sentinel.touched(watched.sentinel)
-        if mark is not None and not watched.ready:
-            self._came_up(watched, now)
+    def _judge(self, process: Process, now: float) -> None:
+        if process.judge(self._settings, now):
+            self._records.journal.event(f"{process.spoken}: {process.reason}; ending it")
 
-    def _came_up(self, watched: Watched, now: float) -> None:
-        if watched.ready:
-            return
-        watched.ready_at = now
-        if watched.lane == "app":
-            self._journal.event(f"app ready after {now - watched.started:.2f} s")
-            return
-        lane = self.lanes[watched.lane]
-        lane.came_up()
-        lane.was_ready = True
-        lane.generation = max(lane.generation, watched.generation)
-        named = f" ({watched.model})" if watched.model else ""
-        self._journal.event(f"{watched.name} ready after {now - watched.started:.2f} s{named}")
-
-    def _look_alive(self, watched: Watched, now: float) -> None:
-        """Judge a process that runs; condemn it, or finish what was begun."""
-        assert watched.process is not None
-        age = watched.heartbeat.observe(sentinel.touched(watched.sentinel), now)
-        if watched.condemned is not None:
-            if now >= watched.kill_at:
-                watched.process.kill()
-                watched.kill_at = now + _KILL_AGAIN
-            return
-        verdict = policy.judge_alive(
-            ready=watched.ready, age=age, since_start=now - watched.started,
-            hang_seconds=self._settings.hang_seconds, start_seconds=self._settings.start_seconds)
-        if verdict == "well":
-            return
-        if verdict == "hung":
-            watched.reason = f"no heartbeat for {age:.1f} s (HANG_SECONDS={self._settings.hang_seconds:g})"
-        else:
-            watched.reason = (f"not ready after {now - watched.started:.1f} s "
-                              f"(START_SECONDS={self._settings.start_seconds:g})")
-        self._journal.event(f"{_spoken(watched)}: {watched.reason}; ending it")
-        watched.condemned = verdict
-        watched.kill_at = now + policy.ABORT_PATIENCE
-        watched.process.abort()
-
-    def _exited(self, position: Position, watched: Watched, code: int, now: float) -> None:
-        assert watched.process is not None
-        there = sentinel.read(watched.sentinel)
-        verdict = policy.judge_exit(
-            ready=watched.ready, sentinel=there is not None,
-            served=watched.calls > 0, changed=code == exits.MODEL_CHANGED, killed=exits.killed_from_outside(code),
-            condemned=watched.condemned)
-        position.watched = None
-        position.start_at = now
-        self._free_places(position)
-        lane = self.lanes.get(watched.lane)
+    def _exited(self, position: Position, process: Process, code: int, now: float) -> None:
+        verdict, said = process.judge_exit(code)
+        lane = position.lane
+        position.process, position.start_at = None, now
+        self._table.free(position.places)
         lost = self._forks.lose_all(lane) if lane is not None else []
-        lived_ready = now - watched.ready_at if watched.ready_at is not None else 0.0
+        lived_ready = now - process.ready_at if process.ready_at is not None else 0.0
+        answered = process.calls > 0
         if verdict == "spent" and position.role == "once":
-            self._spent(watched)
+            self._records.spent(process)
         elif verdict in ("changed", "spent", "ended"):
-            what = watched.reason or ("its model file was replaced" if verdict == "changed" else "it ended")
-            self._journal.event(f"{watched.name}: {what}; starting it again")
+            what = process.reason or ("its model file was replaced" if verdict == "changed" else "it ended")
+            self._records.journal.event(f"{process.name}: {what}; starting it again")
             if verdict != "changed":
-                position.start_at = now + position.backoff.delay(lived_ready, answered=watched.calls > 0)
+                position.start_at = now + position.backoff.delay(lived_ready, answered=answered)
         else:
-            if not watched.ready and verdict == "crashed":
-                watched.reason = "it was killed from outside while it loaded"
+            if not process.ready and verdict == "crashed":
+                process.reason = "it was killed from outside while it loaded"
                 if lane is not None:
-                    lane.struggling = True
-            failure = Failure(
-                watched.name, verdict, watched.pid, watched.generation, code, now - watched.started, watched.calls,
-                now - watched.heartbeat.seen if watched.ready else None, watched.reason, watched.model,
-                there or {}, watched.process.tail(), lost, watched.lane)
-            serving = (watched.ready and "request" in (there or {})) or (
-                verdict == "crashed" and self._awaited(watched.lane))
-            delay = position.backoff.delay(lived_ready, answered=watched.calls > 0, serving=serving)
+                    lane.starts.struggling = True
+            awaited = verdict == "crashed" and lane is not None and self._sockets.waiting(lane.name)
+            delay = position.backoff.delay(lived_ready, answered=answered,
+                                           serving=awaited or (process.ready and "request" in said))
             position.start_at = now + delay
-            self._failed(watched, failure, f"; starting it again in {delay:.1f} s", now)
-        sentinel.Sentinel(watched.sentinel).remove()
-        watched.process.close()
-
-    def _awaited(self, lane: str) -> bool:
-        return self._sockets is not None and lane in self.lanes and self._sockets.waiting(lane)
-
-    def _free_places(self, position: Position) -> None:
-        """A process that died while it computed can't give its threads back itself."""
-        for place in position.places:
-            self._table[place] = 0
-
-    def _give_turns(self) -> None:
-        """In respawn isolation: let loaded standbys serve, as many at once as CHAT_PROCESSES says."""
-        for lane in self.lanes:
-            self._give_turns_in([position.watched for position in self.workers
-                                 if position.lane == lane and position.role == "once" and position.watched])
-
-    def _give_turns_in(self, once: list[Watched]) -> None:
-        serving = sum(1 for watched in once if watched.turn)
-        for watched in sorted(once, key=lambda entry: entry.generation):
-            if serving >= self._settings.chat_processes:
-                return
-            if not watched.turn and watched.ready and watched.condemned is None and watched.process is not None:
-                watched.process.tell("go")
-                watched.turn = True
-                serving += 1
-
-    # -- what a template forks --------------------------------------------------------------------------------
-
-    def _served(self, watched: Watched, event: dict[str, Any], now: float) -> None:
-        lane = self.lanes[watched.lane]
-        lane.was_used(event.get("at", now))
-        lane.expected = 0.0
-        watched.calls += int(event.get("calls", 1))
-        watched.served = event
-        self._forks.served(lane, event)
-
-    # -- what became of a process -----------------------------------------------------------------------------
-
-    def _spent(self, watched: Watched) -> None:
-        lane = self.lanes[watched.lane]
-        lane.restarts["spent"] += 1
-        served = watched.served or {}
-        line = (f"{watched.lane} generation {watched.generation} spent after {float(served.get('seconds', 0)):.2f} s, "
-                f"{served.get('tokens', 0)} tokens")
-        if served.get("outcome") not in ("answered", None):
-            line += f" ({served['outcome']})"
-        if lane.generation > watched.generation and lane.last_fork_seconds:
-            line += f"; generation {lane.generation} ready in {lane.last_fork_seconds * 1000:.0f} ms"
-        self._journal.event(line)
-
-    def _failed(self, watched: Watched, failure: Failure, then: str, now: float) -> None:
-        lane = self.lanes.get(watched.lane)
-        try:
-            report: str | None = self._reports.write(failure)
-        except OSError as exc:
-            report = None
-            self._journal.event(f"no failure report can be written: {exc.strerror or exc}")
-        self._journal.event(f"{_spoken(watched)} {failure.cause.replace('_', ' ')}: {failure.how()}"
-                            + (f", {failure.reason}" if failure.reason else "")
-                            + (f"; report {report}" if report else "") + then)
-        if lane is None:
-            return
-        lane.restarts[failure.cause] += 1
-        lane.last_failure = {
-            "when": stamp(), "name": failure.name, "cause": failure.cause, "how": failure.how(),
-            "generation": failure.generation, "lost": failure.lost, "report": report}
-        if failure.cause == "failed_start":
-            lane.failed_to_start(failure.reason or (
-                f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
-                "damaged"), now)
-            native = exits.died_in_native_code(failure.exit_code) and not failure.reason
-            if native and lane.embed_engine == backends.AUTO:
-                lane.embed_engine = backends.names("embedding")[-1]
-                self._journal.event(f"{lane.name}: EMBED_ENGINE=auto means {lane.embed_engine} from now on")
+            self._records.failed(process, verdict, code, said, now, tail=process.handle.tail(), lost=lost,
+                                 then=f"; starting it again in {delay:.1f} s")
+        process.bury()
 
     # -- the board --------------------------------------------------------------------------------------------
 
     def _publish(self, now: float) -> None:
-        public = {} if self._residency is None else self._residency.public()
-        public.update((name, lane.public(self._ready_pid(name))) for name, lane in self.lanes.items())
+        public = {**self._residency.public(), **{name: lane.public() for name, lane in self.lanes.items()}}
         path = self._run_folder / "state.json"
         if public == self._published and path.exists():
             return
@@ -395,18 +271,9 @@ class Supervisor:
         except OSError as exc:
             if now >= self._complain_at:
                 self._complain_at = now + _COMPLAIN_AGAIN
-                self._journal.event(f"{path} can't be written: {exc.strerror or exc}; trying on")
+                self._records.journal.event(f"{path} can't be written: {exc.strerror or exc}; trying on")
             return
         self._published = public
-
-    def _ready_pid(self, lane: str) -> int | None:
-        for position in self.workers:
-            watched = position.watched
-            if position.lane == lane and watched and watched.ready and watched.turn and watched.condemned is None:
-                if watched.model:
-                    self.lanes[lane].model = watched.model
-                return watched.pid
-        return None
 
     # -- stopping ---------------------------------------------------------------------------------------------
 
@@ -416,75 +283,45 @@ class Supervisor:
         One that dies before it says that it drains is replaced, and told again: callers wait in the listening sockets,
         and somebody has to answer them. `drains` is True from then on.
         """
-        watched = self.app.watched
-        if watched is None or watched is not self._told:
+        process = self.app.process
+        if process is not None and process is self._told:
+            code = process.handle.poll()
+            if code is not None and (code == 0 or self.drains or WINDOWS):  # there being told is being ended
+                process.handle.close()
+                self.app.process = None
+                return True
             self._look(self.app, now)
-            watched = self.app.watched
-            if watched is not None and watched.process and watched.ready and watched.condemned is None:
-                watched.process.terminate()
-                self._told = watched
             return False
-        assert watched.process is not None
-        code = watched.process.poll()
-        if code is not None and (code == 0 or self.drains or WINDOWS):  # there being told is being ended
-            watched.process.close()
-            self.app.watched = None
-            return True
         self._look(self.app, now)
+        process = self.app.process
+        if process is not None and process.well:
+            process.handle.terminate()
+            self._told = process
         return False
 
-    def tick_workers(self, now: float) -> None:
-        """While the web process drains: the workers are watched and replaced as ever, for those who still wait."""
-        for position in self.workers:
-            self._look(position, now)
-        for lane in self.lanes.values():
-            for watched in list(lane.generations.values()):
-                self._look_alive(watched, now)
-        self._give_turns()
-        self._move_lanes(now)
-        self._publish(now)
-        if self._free_cores is not None:
-            self._table.free_cores = self._free_cores(self._worker_pids(), now)
-
-    def _worker_pids(self) -> Iterator[int]:
+    def pids(self) -> Iterator[int]:
         """Yield the pids of all model processes, a template before its generations: as one ends, what it used is
         rather missed for a moment than counted twice."""
-        for position in self._all_workers():
-            if position.watched is not None:
-                yield position.watched.pid
-        for lane in self.lanes.values():
-            for watched in lane.generations.values():
-                yield watched.pid
+        for lane in self._all_lanes():
+            for process in [*lane.processes(), *lane.generations.values()]:
+                yield process.handle.pid
 
-    def end_app(self) -> None:
-        """End the web process if it hasn't ended by itself."""
-        if self.app.watched is not None and self.app.watched.process is not None:
-            self.app.watched.process.kill()
-
-    def end_workers(self, *, kill: bool) -> None:
-        """Ask all workers to end, or end them."""
-        for position in self._all_workers():
-            if position.watched is not None and position.watched.process is not None:
-                if kill:
-                    position.watched.process.kill()
-                else:
-                    position.watched.process.terminate()
-
-    def _all_workers(self) -> list[Position]:
-        return [*self.workers, *(position for _, positions in self._leaving for position in positions)]
+    def end(self, *, kill: bool) -> None:
+        """End the web process if it hasn't ended by itself, and ask all workers to end, or end them."""
+        if self.app.process is not None:
+            self.app.process.handle.kill()
+        for lane in self._all_lanes():
+            for process in lane.processes():
+                process.handle.kill() if kill else process.handle.terminate()
 
     def reap(self) -> bool:
         """Take note of exits without judging them; tell whether every process is gone."""
-        positions = [self.app, *self._all_workers()]
+        positions = [self.app, *(position for lane in self._all_lanes() for position in lane.positions)]
         for position in positions:
-            watched = position.watched
-            if watched is not None and watched.process is not None and watched.process.poll() is not None:
-                watched.process.close()
-                position.watched = None
-        return all(position.watched is None for position in positions)
+            if position.process is not None and position.process.handle.poll() is not None:
+                position.process.handle.close()
+                position.process = None
+        return all(position.process is None for position in positions)
 
-
-def _spoken(watched: Watched) -> str:
-    if watched.lane == "app":
-        return watched.name
-    return f"{watched.lane} generation {watched.generation}" if "-" in watched.name else watched.lane
+    def _all_lanes(self) -> list[Lane]:
+        return [*self.lanes.values(), *self._leaving]

@@ -8,8 +8,8 @@ import functools
 import os
 import secrets
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mayfly.compat.process import WINDOWS
 from mayfly.compat.sockets import BACKLOG, bind_public
@@ -18,19 +18,24 @@ from mayfly.compat.sockets import BACKLOG, bind_public
 _LONGEST_SOCKET_PATH = 100
 
 
+@dataclass(frozen=True)
 class LaneAddress:
-    """Where a lane's socket is, in a form that travels as JSON: a Unix path, or a port with a token."""
+    """Where a lane's socket is: a Unix path, or a port with a token.
 
-    @staticmethod
-    def bind(path: Path) -> tuple[socket.socket, dict[str, Any]]:
-        """Bind a lane's listening socket.
+    Attributes:
+        token: what a caller shows first; "" for a Unix socket, whose file's mode says who may call.
+    """
 
-        Returns:
-            The socket, and the address that `connect` takes.
-        """
+    path: str = ""
+    port: int = 0
+    token: str = ""
+
+    @classmethod
+    def bind(cls, path: Path) -> tuple[socket.socket, LaneAddress]:
+        """Bind a lane's listening socket; return it and its address."""
         if not hasattr(socket, "AF_UNIX") or WINDOWS:
             sock = bind_public("127.0.0.1", 0)
-            return sock, {"port": sock.getsockname()[1], "token": secrets.token_hex(32)}
+            return sock, cls(port=sock.getsockname()[1], token=secrets.token_hex(32))
         name = _short_path(str(path))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -42,33 +47,27 @@ class LaneAddress:
         finally:
             os.umask(before)
         sock.listen(BACKLOG)
-        return sock, {"path": str(path)}
+        return sock, cls(str(path))
 
-    @staticmethod
-    def connect(address: dict[str, Any], timeout: float) -> socket.socket:
-        """Connect to a lane; where the lane is a TCP port, show its token first.
+    def connect(self, timeout: float) -> socket.socket:
+        """Connect to the lane; where it is a TCP port, show its token first.
 
         Raises:
             OSError: the lane isn't there.
         """
-        if "port" in address:
-            sock = socket.create_connection(("127.0.0.1", address["port"]), timeout=timeout)
+        if self.port:
+            sock = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.sendall(LaneAddress.token(address))
+            sock.sendall(self.token.encode())
             return sock
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            sock.connect(_short_path(address["path"]))
+            sock.connect(_short_path(self.path))
         except OSError:
             sock.close()
             raise
         return sock
-
-    @staticmethod
-    def token(address: dict[str, Any]) -> bytes:
-        """Return what a caller of the lane shows first; b"" for Unix sockets, whose file's mode says who may call."""
-        return str(address.get("token", "")).encode()
 
 
 @functools.lru_cache

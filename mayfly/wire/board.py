@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.compat.files import open_new
+from mayfly.wire.codec import plain
 
 #: The name of the lane whose process knows the vocabularies of all models. Its own, so that tokens are counted while
 #: the models are busy, and no completion's process is spent on it.
@@ -70,7 +71,7 @@ def publish(path: Path, lanes: dict[str, Any]) -> None:
         temporary.unlink()
     try:
         with os.fdopen(open_new(temporary), "w", encoding="ascii") as file:
-            file.write(json.dumps({"lanes": lanes}))
+            file.write(json.dumps({"lanes": lanes}, default=plain))
         os.replace(temporary, path)
     except OSError:
         # It takes room where there is none.

@@ -1,9 +1,12 @@
-"""What is asked of a lane, and what it answers."""
+"""What is asked of a lane, and what it answers: the messages of a lane's socket."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from mayfly.errors import CallError, stack_of
 
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
 GATHERED = 32
@@ -54,24 +57,6 @@ class CompletionCall:
     threads: int | None = None
     prompt_batch: int | None = None
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
-
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> CompletionCall:
-        """Rebuild what `to_wire` made."""
-        sampling = dict(wire["sampling"])
-        sampling["stop"] = tuple(sampling["stop"])
-        return cls(
-            id=wire["id"],
-            messages=tuple(Message(**message) for message in wire["messages"]),
-            text=wire["text"],
-            sampling=Sampling(**sampling),
-            threads=wire["threads"],
-            prompt_batch=wire["prompt_batch"],
-        )
-
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
         return {
@@ -89,15 +74,6 @@ class EmbedCall:
     texts: tuple[str, ...]
     long_text: LongText = "mean"
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"id": self.id, "texts": list(self.texts), "long_text": self.long_text}
-
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> EmbedCall:
-        """Rebuild what `to_wire` made."""
-        return cls(id=wire["id"], texts=tuple(wire["texts"]), long_text=wire["long_text"])
-
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
         return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
@@ -112,18 +88,40 @@ class TokenizeCall:
     texts: tuple[str, ...]
     counted_only: bool = False
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"id": self.id, "model": self.model, "texts": list(self.texts), "counted_only": self.counted_only}
-
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> TokenizeCall:
-        """Rebuild what `to_wire` made."""
-        return cls(id=wire["id"], model=wire["model"], texts=tuple(wire["texts"]), counted_only=wire["counted_only"])
-
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
         return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
+
+
+Call = EmbedCall | CompletionCall | TokenizeCall
+
+
+def request_of(calls: Sequence[Call]) -> dict[str, Any]:
+    """Return what a sentinel says of the calls that a process serves: ids and sizes, never text."""
+    sizes = [call.sizes() for call in calls]
+    ids = {} if len(calls) == 1 else {"ids": [call.id for call in calls]}
+    return {"id": calls[0].id, **ids, **{name: sum(size[name] for size in sizes) for name in sizes[0]}}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call as it is sent.
+
+    Attributes:
+        deadline: when nobody waits for it any more, on the clock of `time.monotonic`.
+        keep: the caller keeps the connection for another call.
+    """
+
+    call: Call
+    deadline: float
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Began:
+    """A process has taken the call: the generation of this number."""
+
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,43 @@ class Tokens:
     ids: bytes
 
 
-Call = EmbedCall | CompletionCall | TokenizeCall
+@dataclass(frozen=True)
+class Failed:
+    """The end of a call that can't be answered.
+
+    Attributes:
+        kinds: the names of the error's class and of those above it.
+        told: the error's attributes.
+    """
+
+    kinds: tuple[str, ...]
+    message: str
+    told: dict[str, Any]
+
+    @classmethod
+    def of(cls, error: CallError) -> Failed:
+        """Return what tells of an error."""
+        # A log has to tell where a failure comes from; of what the caller did wrong the message says enough.
+        stack = stack_of(error) if error.status == 500 else []
+        kinds = tuple(kind.__name__ for kind in type(error).__mro__ if issubclass(kind, CallError))
+        return cls(kinds, error.message, {**vars(error), "status": error.status, "code": error.code, "stack": stack})
+
+    def error(self) -> CallError:
+        """Return the error; if its class isn't known here, as the next one above it."""
+        known = {kind.__name__: kind for kind in _tree(CallError)}
+        kind = next((known[name] for name in self.kinds if name in known), CallError)
+        error = kind.__new__(kind, self.message)
+        vars(error).update(self.told)
+        return error
+
+
+def _tree(kind: type[CallError]) -> Iterator[type[CallError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
 #: What comes of a call: one of these, or Pieces and then Finished where it was asked for in pieces.
 Item = Embeddings | Completion | Tokens | Piece | Finished
+#: What a worker says over a lane's socket.
+Answer = Began | Piece | Finished | Embeddings | Tokens | Failed

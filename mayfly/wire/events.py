@@ -1,123 +1,140 @@
-"""What the supervised web process tells the watchdog: each request, which model's lane it wants, what belongs into the
-log, and that it drains; a JSON line each through its standard output.
+"""What a process tells the watchdog, a JSON line each through its standard output: events.
 
-The watchdog may be slow or hung, and no request waits for it: a line that doesn't fit into the pipe at once is
-dropped and counted, and the next line that fits says how many were. A wish is repeated by whoever waits for it.
+Native code that prints there must not garble them, so the real standard output is put aside for the events, and
+descriptor 1 made a second standard error.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from dataclasses import dataclass, field
 
-# A line has to fit into one atomic write to the pipe; a character may take 6 bytes there.
-_LONGEST_LINE = 600
+from mayfly.wire.codec import plain
+
+_encode = json.JSONEncoder(default=plain).encode
 
 
-class Events:
-    """The way to the watchdog: one JSON object a line, each in one write (forks share the pipe)."""
+@dataclass(frozen=True)
+class Ready:
+    """A worker serves; `facts` is what it shows of its engine."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    model: str
+    generation: int
+    facts: dict[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def on_stdout(cls) -> Events:
-        """Put the real stdout aside for events and make descriptor 1 a second stderr."""
-        sys.stdout.flush()
-        descriptor = os.dup(1)
-        os.dup2(2, 1)
-        return cls(descriptor)
 
-    def send(self, event: str, **facts: Any) -> None:
-        """Tell the watchdog, and when it was: it reads the pipes of several processes in any order.
+@dataclass(frozen=True)
+class CannotLoad:
+    """The model can't be loaded; the worker ends."""
 
-        Lines stay far under PIPE_BUF, so those of several processes don't mix.
-        """
-        line = json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n"
-        try:
-            os.write(self._descriptor, line.encode())
-        except BrokenPipeError:
-            # The watchdog is gone, and this process with it in a moment.
-            return
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A template has forked a generation, in so many seconds."""
+
+    generation: int
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A template's generation has ended."""
+
+    generation: int
+    pid: int
+    code: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """A worker has served a call, or several: then it doesn't say how."""
+
+    generation: int
+    outcome: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Access:
+    """The web process has answered a request; the line is for the access log."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class Want:
+    """Somebody waits for the lane of a model, given by its id, or "" for that of tokens. Repeated while he waits."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """A line for the log."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class Drains:
+    """The web process stops, and answers whoever still comes."""
+
+
+Event = Ready | CannotLoad | Forked | Exited | Served | Access | Want | Log | Drains
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event, and when it was: the watchdog reads the pipes of several processes in any order.
+
+    Attributes:
+        dropped: so many before it found no room in the pipe.
+    """
+
+    event: Event
+    at: float
+    dropped: int = 0
 
 
 class EventPipe:
-    """The pipe, as the private copy of a descriptor. May be used by several threads."""
+    """The way to the watchdog. May be used by several threads, and shared by forks.
 
-    def __init__(self, descriptor: int) -> None:
+    Args:
+        drops: what doesn't fit into the pipe at once is dropped and counted: the watchdog may be slow or hung, and no
+            request waits for it. A worker waits instead, since the watchdog keeps its books by what it says.
+    """
+
+    def __init__(self, descriptor: int, *, drops: bool) -> None:
         self._descriptor = descriptor
         self._dropped = 0
         self._lock = threading.Lock()
-        if hasattr(os, "set_blocking"):  # Windows: since Python 3.12
+        if drops and hasattr(os, "set_blocking"):  # Windows: since Python 3.12
             os.set_blocking(descriptor, False)
 
     @classmethod
-    def instead_of_stdout(cls) -> EventPipe:
+    def instead_of_stdout(cls, *, drops: bool = False) -> EventPipe:
         """Take standard output over; whatever else prints there goes to standard error from now on."""
         sys.stdout.flush()
         descriptor = os.dup(1)
         os.dup2(2, 1)
-        return cls(descriptor)
+        return cls(descriptor, drops=drops)
 
-    def access(self, line: str) -> None:
-        """Send an access line."""
-        self._send({"event": "access", "line": line})
-
-    def want(self, model: str) -> None:
-        """Ask for the lane of a model, by the model's id."""
-        self._send({"event": "want", "model": model, "at": time.monotonic()})
-
-    def log(self, line: str) -> None:
-        """Send a line for the log."""
-        self._send({"event": "log", "line": line[:_LONGEST_LINE]})
-
-    def draining(self) -> None:
-        """Say that this process stops, and answers whoever still comes."""
-        self._send({"event": "draining"})
-
-    def _send(self, event: dict[str, object]) -> None:
+    def send(self, event: Event) -> None:
+        """Tell the watchdog."""
         with self._lock:
-            if self._dropped:
-                event["dropped"] = self._dropped
-            data = json.dumps(event).encode() + b"\n"
+            line = _encode(Told(event, time.monotonic(), self._dropped)) + "\n"
             try:
-                # Up to PIPE_BUF (4096) bytes a write is whole or not at all.
-                os.write(self._descriptor, data)
+                # Up to PIPE_BUF (4096) bytes a write is whole or not at all, so lines of several processes don't mix.
+                os.write(self._descriptor, line.encode())
                 self._dropped = 0
-            except OSError:
+            except OSError:  # it is full, or the watchdog is gone, and this process with it in a moment
                 self._dropped += 1
-
-
-class LoggedStream(io.TextIOBase):
-    """Standard error as Python writes it: each line goes to the log too. May be used by several threads.
-
-    Args:
-        stream: standard error as it was, of which the watchdog keeps the last lines for a report.
-    """
-
-    def __init__(self, events: EventPipe, stream: TextIO) -> None:
-        self._events = events
-        self._stream = stream
-        self._begun = ""
-        self._lock = threading.Lock()
-
-    def write(self, text: str) -> int:
-        """Write; a line is logged when it has ended."""
-        with self._lock:
-            *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._events.log(line)
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        """Write what is kept."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the descriptor of standard error."""
-        return self._stream.fileno()

@@ -7,15 +7,15 @@ is allocated. Never pickle: a frame can't run code.
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import Any
 
 import orjson
 
+from mayfly.wire.codec import from_wire, plain, raw_of
+
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"mfl1"
-_CHUNK = 1 << 20
 
 #: Bytes before a frame's JSON.
 HEAD_SIZE = _HEAD.size
@@ -25,45 +25,13 @@ LARGEST_RAW = (1 << 32) - 1
 
 
 class FrameError(Exception):
-    """The other side sent something that isn't a frame, or hung up in the middle of one."""
+    """The other side sent something that isn't a frame, or not one that can come here."""
 
 
-def encode(message: dict[str, Any], raw_size: int = 0) -> bytes:
-    """Return a frame up to its raw part, which has so many bytes."""
-    encoded = orjson.dumps(message)
-    return _HEAD.pack(_MAGIC, len(encoded), raw_size) + encoded
-
-
-def send(sock: socket.socket, message: dict[str, Any], raw: bytes = b"") -> None:
-    """Send one frame.
-
-    Raises:
-        OSError: the other side is gone (or the socket's timeout has passed).
-    """
-    head = encode(message, len(raw))
-    # One write for small frames: the peer wakes once.
-    if len(raw) <= _CHUNK:
-        sock.sendall(head + raw)
-    else:
-        sock.sendall(head)
-        sock.sendall(raw)
-
-
-def receive(sock: socket.socket) -> tuple[dict[str, Any], bytes] | None:
-    """Receive one frame; None if the other side closed the connection between two frames.
-
-    Raises:
-        FrameError: not a frame, one over the caps, or one cut off.
-        OSError: the connection broke (or the socket's timeout has passed).
-    """
-    head = _read(sock, HEAD_SIZE, at_start=True)
-    if head is None:
-        return None
-    json_size, raw_size = _sizes(head)
-    encoded = _read(sock, json_size)
-    raw = _read(sock, raw_size) if raw_size else b""
-    assert encoded is not None and raw is not None
-    return _message(encoded), raw
+def encode(message: object) -> bytes:
+    """Return the frame of a message."""
+    encoded, raw = orjson.dumps(message, default=plain, option=orjson.OPT_PASSTHROUGH_DATACLASS), raw_of(message)
+    return b"".join((_HEAD.pack(_MAGIC, len(encoded), len(raw)), encoded, raw))
 
 
 def is_whole(head: bytes, size: int) -> bool:
@@ -82,21 +50,14 @@ def _sizes(head: bytes | bytearray) -> tuple[int, int]:
     return json_size, raw_size
 
 
-def _message(encoded: bytes | bytearray) -> dict[str, Any]:
-    try:
-        message = orjson.loads(encoded)
-    except orjson.JSONDecodeError as exc:
-        raise FrameError("a frame's JSON is broken") from exc
-    if not isinstance(message, dict):
-        raise FrameError("a frame's JSON isn't an object")
-    return message
-
-
-def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
+def pop(received: bytearray, kind: Any) -> Any:
     """Take the first frame out of the bytes that have come until now; None while it isn't whole.
 
+    Args:
+        kind: what message it may hold: a class, or a union of classes.
+
     Raises:
-        FrameError: not a frame, or one over the caps.
+        FrameError: not a frame, one over the caps, or one of another message.
     """
     if len(received) < HEAD_SIZE:
         return None
@@ -104,33 +65,9 @@ def pop(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
     ends = HEAD_SIZE + json_size
     if len(received) < ends + raw_size:
         return None
-    message = _message(received[_HEAD.size:ends])
-    raw = bytes(received[ends:ends + raw_size])
+    encoded, raw = received[HEAD_SIZE:ends], bytes(received[ends:ends + raw_size])
     del received[:ends + raw_size]
-    return message, raw
-
-
-def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """Receive what comes before the first frame.
-
-    Raises:
-        FrameError: the other side closed the connection.
-        OSError: the connection broke (or the socket's timeout has passed).
-    """
-    content = _read(sock, size)
-    assert content is not None
-    return content
-
-
-def _read(sock: socket.socket, size: int, *, at_start: bool = False) -> bytes | None:
-    parts = []
-    missing = size
-    while missing:
-        part = sock.recv(min(missing, _CHUNK))
-        if not part:
-            if at_start and missing == size:
-                return None
-            raise FrameError("the connection ended in the middle of a frame")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+    try:
+        return from_wire(orjson.loads(encoded), kind, raw)
+    except ValueError as exc:
+        raise FrameError("a frame holds none of the messages that can come here") from exc

@@ -1,8 +1,7 @@
-"""What the watchdog hands a worker, and what a worker tells the watchdog.
+"""What the watchdog hands the processes that it starts.
 
-A worker's three standard streams are its whole connection to the watchdog: one JSON line on stdin says what to be,
-JSON lines on stdout say what happens, stderr is for people and failure reports. Native code that prints to stdout
-must not garble the events, so the real stdout is put aside and descriptor 1 made a second stderr.
+A process's three standard streams are its whole connection to the watchdog: one JSON line on stdin says what to be,
+JSON lines on stdout say what happens (`mayfly.wire.events`), stderr is for people and failure reports.
 """
 
 from __future__ import annotations
@@ -10,9 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO, TypeVar, cast
 
 from mayfly.settings import Settings
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.codec import from_wire
+
+_Spec = TypeVar("_Spec")
 
 Role = Literal["serve", "once", "template"]
 Kind = Literal["embedding", "completion", "vocabulary"]
@@ -45,7 +48,7 @@ class Spec:
     settings: Settings
     model_file: Path
     listen_fd: int
-    address: dict[str, Any]
+    address: LaneAddress
     run_folder: Path
     budget: int | str
     places: tuple[int, ...]
@@ -63,25 +66,55 @@ class Spec:
             return "", ""
         return self.settings.prompt_template, self.settings.system_template
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        wire = dict(self.__dict__)
-        wire["settings"] = self.settings.to_wire(with_keys=False)
-        for name in ("model_file", "run_folder"):
-            wire[name] = str(wire[name])
-        return wire
 
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> Spec:
-        """Rebuild what `to_wire` made."""
-        values = dict(wire)
-        values["settings"] = Settings.from_wire(wire["settings"])
-        values["places"] = tuple(wire["places"])
-        for name in ("model_file", "run_folder"):
-            values[name] = Path(wire[name])
-        return cls(**values)
+@dataclass(frozen=True)
+class LaneSpec:
+    """What the web process is told of a lane.
+
+    Attributes:
+        address: None where no model is configured; `missing` says so then.
+        model: the model's id.
+        served_at_once: calls that the lane serves at the same time.
+    """
+
+    address: LaneAddress | None
+    missing: str = ""
+    model: str = ""
+    served_at_once: int = 1
 
 
-def read_spec(stdin: TextIO) -> Spec:
-    """Read the line that says what to be."""
-    return Spec.from_wire(json.loads(stdin.readline()))
+@dataclass(frozen=True)
+class WebSpec:
+    """What the web process is to be.
+
+    Attributes:
+        settings: with keys.
+        listen_fds: the public listening sockets, inherited.
+        sentinel, board: paths.
+        completions_at_once: that a lane of any model serves.
+        lanes: of the configured models, by name.
+    """
+
+    settings: Settings
+    listen_fds: tuple[int, ...]
+    sentinel: Path
+    generation: int
+    parent: int
+    board: Path
+    completions_at_once: int
+    lanes: dict[str, LaneSpec]
+
+
+def read_spec(stdin: TextIO, kind: type[_Spec]) -> _Spec:
+    """Read the line that says what to be.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return cast(_Spec, from_wire(json.loads(stdin.readline()), kind))
+
+
+def configured(settings: Settings) -> list[tuple[str, Kind, str, str]]:
+    """Return the lanes that are always there: name, kind, the model's name or "", and the setting that holds it."""
+    return [("embed", "embedding", settings.embed_model, "EMBED_MODEL"),
+            ("chat", "completion", settings.model_name, "MODEL_NAME")]

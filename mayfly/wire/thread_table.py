@@ -10,6 +10,7 @@ compute (see mayfly.supervision.cores).
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 
 from mayfly.compat.memory import join_memory, shared_memory
 
@@ -61,6 +62,11 @@ class Table:
 
     def __setitem__(self, place: int, threads: int) -> None:
         self._map[place] = threads
+
+    def free(self, places: Iterable[int]) -> None:
+        """Empty places: a process that died while it computed can't give its threads back itself."""
+        for place in places:
+            self[place] = 0
 
     def busy(self) -> list[int]:
         """Return the places that compute now, in order."""

@@ -12,24 +12,28 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from mayfly.compat.sockets import hung_up, unread_bytes
+from mayfly.errors import CallError, DeadlinePassed
 from mayfly.models import parts
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
+from mayfly.wire.calls import Answer, Failed, Request
 
 # How long one wait may take; between two waits there is a beat.
 TICK = 0.25
 
-# The web process sends its request as it connects; a caller that is silent for this long is none.
+# The web process sends its request as it connects, and reads at once; a caller that does neither for this long is none.
 _PATIENCE = 10.0
+#: A look at a caller costs system calls: not after every short step of its work.
+LOOK_INTERVAL = 0.05
 # Connections that are kept aside at most; for one more, the one that has been there longest leaves.
 _MOST_ASIDE = 128
 _READ = 1 << 16
 
 _Come = TypeVar("_Come")
-_Call = TypeVar("_Call")
+Outcome = Literal["answered", "refused", "cancelled"]
 
 
 class Gone(Exception):
@@ -55,7 +59,7 @@ class Line:
         self._shown = b""
         self._received = bytearray()
 
-    def take(self) -> dict[str, Any] | None:
+    def take(self) -> Request | None:
         """Read what has come, as far as it goes at once; return the request when it is whole, until then None.
 
         Raises:
@@ -65,15 +69,15 @@ class Line:
             self._take_token()
             part = self.connection.recv(_READ)
             self._received += part
-            frame = framing.pop(self._received)
+            request: Request | None = framing.pop(self._received, Request)
         except BlockingIOError:
             return None
         except (OSError, framing.FrameError) as exc:
             raise Gone from exc
-        if not part or (frame is not None and self._received):
+        if not part or (request is not None and self._received):
             raise Gone
         self._heard = time.monotonic()
-        return frame[0] if frame is not None else None
+        return request
 
     def look(self) -> bool | None:
         """Tell, without reading it, whether a request has come whole; None if none of it has.
@@ -90,6 +94,33 @@ class Line:
             return None
         except (OSError, framing.FrameError) as exc:
             raise Gone from exc
+
+    def send(self, answer: Answer) -> None:
+        """Send a part of the answer, or all of it.
+
+        Raises:
+            Gone: nobody reads it.
+        """
+        try:
+            self.connection.settimeout(_PATIENCE)
+            self.connection.sendall(framing.encode(answer))
+        except OSError as exc:
+            raise Gone from exc
+
+    def refuse(self, error: CallError) -> Outcome:
+        """Answer with an error; return what has become of the call."""
+        try:
+            self.send(Failed.of(error))
+        except Gone:
+            return "cancelled"
+        return "refused"
+
+    def check(self, deadline: float, now: float) -> None:
+        """Raise what ends a call that nobody waits for: DeadlinePassed, or Gone if its caller has left."""
+        if now >= deadline:
+            raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
+        if hung_up(self.connection):
+            raise Gone
 
     def overdue(self, now: float) -> bool:
         """Tell whether it has been silent for too long while something is expected of it."""
@@ -119,10 +150,10 @@ class Door(Generic[_Come]):
             and must see each in one of them.
     """
 
-    def __init__(self, listener: socket.socket, address: dict[str, Any], come: Callable[[Line], _Come | None],
+    def __init__(self, listener: socket.socket, address: LaneAddress, come: Callable[[Line], _Come | None],
                  taking: Callable[[], object] = lambda: None) -> None:
         self._listener = listener
-        self._token = LaneAddress.token(address)
+        self._token = address.token.encode()
         self._come = come
         self._taking = taking
         self._aside: dict[Line, None] = {}  # who has been there longest, first
@@ -214,18 +245,6 @@ class Door(Generic[_Come]):
     def _hang_up(self, line: Line) -> None:
         self._take_back(line)
         line.connection.close()
-
-
-def read_request(request: dict[str, Any], name: str, parsed: Callable[[dict[str, Any]], _Call]) -> tuple[float, _Call]:
-    """Return a request's deadline (on the clock of `time.monotonic`) and the call of this name in it.
-
-    Raises:
-        Gone: there is none; this program didn't send it.
-    """
-    try:
-        return float(request["deadline"]), parsed(request[name])
-    except (LookupError, TypeError, ValueError) as exc:
-        raise Gone from exc
 
 
 class ModelFile:

@@ -15,41 +15,26 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat.sockets import hung_up
-from mayfly.errors import CallError, DeadlinePassed
-from mayfly.wire import framing
-from mayfly.wire.calls import GATHERED, TokenizeCall
+from mayfly.errors import CallError
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.calls import GATHERED, Began, Request, TokenizeCall, Tokens, request_of
+from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
-from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
-from mayfly.workers.serving import Outcome, Served
+from mayfly.workers.accept import LOOK_INTERVAL, TICK, Door, Gone, Line, Outcome
 from mayfly.workers.vocabularies import Vocabularies
-
-# The web process is on this machine and reads at once; if it doesn't for this long, it is gone.
-_IO_TIMEOUT = 10.0
-# A look at the clients costs system calls: not after every step.
-_LOOK_INTERVAL = 0.05
 
 
 class _Caller:
     """One call: its connection, and what is done of it."""
 
-    def __init__(self, connection: socket.socket, deadline: float, call: TokenizeCall, vocabularies: Vocabularies
-                 ) -> None:
-        self.connection = connection
+    def __init__(self, line: Line, deadline: float, call: TokenizeCall, vocabularies: Vocabularies) -> None:
+        self.line = line
         self.deadline = deadline
         self.call = call
         self.since = time.monotonic()
         self.counts: list[int] = []
         self.ids = array("i")
         self.steps = self._tokenise(vocabularies)
-        connection.settimeout(_IO_TIMEOUT)
-
-    def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
-        """Send a frame of the answer."""
-        try:
-            framing.send(self.connection, message, raw)
-        except OSError as exc:
-            raise Gone from exc
 
     def _tokenise(self, vocabularies: Vocabularies) -> Iterator[None]:
         tokenize = vocabularies.of(self.call.model)
@@ -76,7 +61,7 @@ class Counter:
         queue_limit: calls that may have waited for the process before this one.
     """
 
-    def __init__(self, vocabularies: Vocabularies, listener: socket.socket, address: dict[str, Any], *,
+    def __init__(self, vocabularies: Vocabularies, listener: socket.socket, address: LaneAddress, *,
                  generation: int, sentinel: Sentinel, facts: Mapping[str, Any],
                  occupied: Callable[[int], None] = lambda taken: None,
                  served: Callable[[Served], None] = lambda served: None, queue_limit: int = 0) -> None:
@@ -108,22 +93,19 @@ class Counter:
         for caller in list(self._callers):
             self._try(caller, self._advance)
 
-    def _begin(self, line: Line, request: dict[str, Any]) -> None:
+    def _begin(self, line: Line, request: Request) -> None:
         self._one_by_one = max(0, self._one_by_one - 1)
-        try:
-            deadline, call = read_request(request, "tokenize", TokenizeCall.from_wire)
-        except Gone:
+        if not isinstance(request.call, TokenizeCall):
             line.connection.close()
             return
-        caller = _Caller(line.connection, deadline, call, self._vocabularies)
+        caller = _Caller(line, request.deadline, request.call, self._vocabularies)
         self._callers.append(caller)
         self._noted = False
-        self._try(caller, lambda caller: caller.send({"event": "began", "generation": self._generation}))
+        self._try(caller, lambda caller: caller.line.send(Began(self._generation)))
 
     def _advance(self, caller: _Caller) -> None:
         if next(caller.steps, self) is self:
-            caller.send({"event": "done", "counts": caller.counts, "generation": self._generation},
-                        caller.ids.tobytes())
+            caller.line.send(Tokens(tuple(caller.counts), caller.ids.tobytes()))
             self._end(caller, "answered")
 
     def _look(self) -> None:
@@ -131,45 +113,27 @@ class Counter:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + _LOOK_INTERVAL
-
-        def check(caller: _Caller) -> None:
-            if now >= caller.deadline:
-                raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
-            if hung_up(caller.connection):
-                raise Gone
-
+        self._next_look = now + LOOK_INTERVAL
         for caller in list(self._callers):
-            self._try(caller, check)
+            self._try(caller, lambda caller: caller.line.check(caller.deadline, now))
 
     def _try(self, caller: _Caller, do: Callable[[_Caller], None]) -> None:
         """Do something for a call; one that raises ends with the error as its answer, or without if nobody waits."""
         try:
             do(caller)
         except CallError as exc:
-            try:
-                caller.send({"event": "error", "error": exc.to_wire()})
-            except Gone:
-                self._end(caller, "cancelled")
-            else:
-                self._end(caller, "refused")
+            self._end(caller, caller.line.refuse(exc))
         except Gone:
             self._end(caller, "cancelled")
 
     def _end(self, caller: _Caller, outcome: Outcome) -> None:
-        caller.connection.close()
+        caller.line.connection.close()
         self._callers.remove(caller)
         self._noted = False
-        self._served(Served(outcome, time.monotonic() - caller.since, sum(caller.counts)))
+        self._served(Served(self._generation, outcome, round(time.monotonic() - caller.since, 4), sum(caller.counts)))
 
     def _note(self) -> None:
         """Write into the sentinel what is being served, for a report if this process dies of it."""
         self._noted = True
         calls = [caller.call for caller in self._callers]
-        if not calls:
-            self._sentinel.write(dict(self._facts))
-            return
-        sizes = [call.sizes() for call in calls]
-        total = {name: sum(size[name] for size in sizes) for name in sizes[0]}
-        ids = {} if len(calls) == 1 else {"ids": [call.id for call in calls]}
-        self._sentinel.write({**self._facts, "request": {"id": calls[0].id, **ids, **total}})
+        self._sentinel.write({**self._facts, "request": request_of(calls)} if calls else dict(self._facts))

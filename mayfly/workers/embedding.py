@@ -18,26 +18,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mayfly.compat.sockets import hung_up
 from mayfly.engines.base import (
     BatchEmbeddingEngine,
     EmbeddingEngine,
     ParallelEmbeddingEngine,
     PartEmbeddingEngine,
 )
-from mayfly.errors import CallError, DeadlinePassed, EngineFailed
-from mayfly.wire import framing
-from mayfly.wire.calls import GATHERED, EmbedCall, LongText
+from mayfly.errors import CallError, EngineFailed
+from mayfly.wire.address import LaneAddress
+from mayfly.wire.calls import GATHERED, Began, EmbedCall, Embeddings, LongText, Request, request_of
 from mayfly.wire.sentinel import Sentinel
-from mayfly.workers.accept import TICK, Door, Gone, Line, read_request
+from mayfly.workers.accept import LOOK_INTERVAL, TICK, Door, Gone, Line, Outcome
 from mayfly.workers.batches import Chunk, Part, Queue, Scheduler, Text, Turns
 from mayfly.workers.budget import Budget
-from mayfly.workers.serving import Outcome
-
-# The web process is on this machine and reads at once; if it doesn't for this long, it is gone.
-_IO_TIMEOUT = 10.0
-# A look at the clients costs system calls: not after every short batch.
-_LOOK_INTERVAL = 0.05
 
 
 class _Caller:
@@ -45,7 +38,6 @@ class _Caller:
 
     def __init__(self, line: Line, deadline: float, call: EmbedCall, *, keeps: bool) -> None:
         self.line = line
-        self.connection = line.connection
         self.deadline = deadline
         self.call = call
         self.keeps = keeps  # the connection, for the next call
@@ -53,13 +45,6 @@ class _Caller:
         self.missing: set[Text] = set()
         self.queue = Queue([])
         self.since = time.monotonic()
-        self.connection.settimeout(_IO_TIMEOUT)
-
-    def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
-        try:
-            framing.send(self.connection, message, raw)
-        except OSError as exc:
-            raise Gone from exc
 
 
 class Embedder:
@@ -75,7 +60,7 @@ class Embedder:
         queue_limit: calls that may have waited for the process before this one.
     """
 
-    def __init__(self, engine: EmbeddingEngine, listener: socket.socket, address: dict[str, Any], *,
+    def __init__(self, engine: EmbeddingEngine, listener: socket.socket, address: LaneAddress, *,
                  generation: int, sentinel: Sentinel, budget: Budget, facts: Mapping[str, Any],
                  occupied: Callable[[int], None] = lambda taken: None,
                  served: Callable[[Outcome, float, int], None] = lambda outcome, seconds, tokens: None,
@@ -148,19 +133,17 @@ class Embedder:
         self._busy = True
         self._occupied(1)
 
-    def _begin(self, line: Line, request: dict[str, Any]) -> None:
+    def _begin(self, line: Line, request: Request) -> None:
         self._one_by_one = max(0, self._one_by_one - 1)
-        try:
-            deadline, call = read_request(request, "embed", EmbedCall.from_wire)
-        except Gone:
+        if not isinstance(request.call, EmbedCall):
             line.connection.close()
             return
-        caller = _Caller(line, deadline, call, keeps=bool(request.get("keep")))
+        caller = _Caller(line, request.deadline, request.call, keeps=request.keep)
         self._callers.append(caller)
         with self._ending(caller):
             if not line.kept:
                 # Nothing tells the caller of a kept one: it knows which process it has sent its call to.
-                caller.send({"event": "began", "generation": self._generation})
+                line.send(Began(self._generation))
             self._take_texts(caller)
 
     def _take_texts(self, caller: _Caller) -> None:
@@ -180,14 +163,7 @@ class Embedder:
     def _note(self) -> None:
         """Write into the sentinel what is being served, for a report if this process dies of it."""
         self._noted = True
-        calls = [caller.call for caller in self._callers]
-        sizes = [call.sizes() for call in calls]
-        request: dict[str, Any] = {name: sum(size[name] for size in sizes) for name in ("texts", "characters")}
-        if len(calls) == 1:
-            request = {"id": calls[0].id, **request}
-        else:
-            request = {"id": calls[0].id, "ids": [call.id for call in calls], **request}
-        self._sentinel.write({**self._facts, "request": request})
+        self._sentinel.write({**self._facts, "request": request_of([caller.call for caller in self._callers])})
 
     @contextlib.contextmanager
     def _ending(self, caller: _Caller) -> Iterator[None]:
@@ -195,12 +171,7 @@ class Embedder:
         try:
             yield
         except CallError as exc:
-            outcome: Outcome = "refused"
-            try:
-                caller.send({"event": "error", "error": exc.to_wire()})
-            except Gone:
-                outcome = "cancelled"
-            self._end(caller, outcome)
+            self._end(caller, caller.line.refuse(exc))
         except Gone:
             self._end(caller, "cancelled")
 
@@ -208,7 +179,7 @@ class Embedder:
         if outcome == "answered" and caller.keeps:
             self._door.keep(caller.line)
         else:
-            caller.connection.close()
+            caller.line.connection.close()
         self._callers.remove(caller)
         self._noted = False
         caller.missing.clear()
@@ -223,13 +194,10 @@ class Embedder:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + _LOOK_INTERVAL
+        self._next_look = now + LOOK_INTERVAL
         for caller in list(self._callers):
             with self._ending(caller):
-                if now >= caller.deadline:
-                    raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
-                if hung_up(caller.connection):
-                    raise Gone
+                caller.line.check(caller.deadline, now)
 
     def _settle(self) -> None:
         """Answer the calls that are done, and rest if none is held."""
@@ -255,9 +223,8 @@ class Embedder:
                 raise EngineFailed(text.error.message, param=f"input.{index}") from text.error
             if text.vector is not None:
                 vectors.append(text.vector)
-        caller.send({"event": "done", "dimensions": self._engine.dimensions, "model": self._engine.model,
-                     "generation": self._generation, "prompt_tokens": sum(text.tokens for text in caller.texts)},
-                    b"".join(vectors))
+        caller.line.send(Embeddings(b"".join(vectors), self._engine.dimensions,
+                                    sum(text.tokens for text in caller.texts), self._engine.model, self._generation))
         self._end(caller, "answered")
 
     # -- computing ----------------------------------------------------------------------------------------------

@@ -16,13 +16,14 @@ from typing import Any
 from mayfly.compat.sockets import hung_up, readable
 from mayfly.engines.base import CompletionEngine
 from mayfly.wire import exits
-from mayfly.wire.events import Events
+from mayfly.wire.calls import Request
+from mayfly.wire.events import EventPipe, Forked
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Gone, Line
 from mayfly.workers.budget import Budget
-from mayfly.workers.serving import serve_completion
+from mayfly.workers.serving import Completer
 
 READY = b"r"
 READ = b"c"
@@ -41,7 +42,7 @@ class Generation:
     Made just before the fork.
     """
 
-    def __init__(self, spec: Spec, engine: CompletionEngine, table: Table, events: Events, number: int) -> None:
+    def __init__(self, spec: Spec, engine: CompletionEngine, table: Table, events: EventPipe, number: int) -> None:
         self._spec = spec
         self._engine = engine
         self._table = table
@@ -61,11 +62,12 @@ class Generation:
             raise ConnectionError("the template is gone")
         (place,) = _PLACE.unpack(message)
         with socket.socket(fileno=descriptors[0]) as connection:
-            request = self._read(channel, connection)
+            line = Line(connection)
+            request = self._read(channel, line)
             if request is not None and place == NO_PLACE:
                 place = self._wait_for_place(channel, connection)
             if request is not None and place != NO_PLACE:
-                self._serve(connection, request, place)
+                self._serve(line, request, place)
         self._sentinel.remove()
         channel.send(DONE)
         return exits.DONE
@@ -74,19 +76,17 @@ class Generation:
         self._engine.reseed()
         self._facts.update(pid=os.getpid(), when=time.time())
         self._sentinel.write(self._facts)
-        self._events.send("forked", generation=self._number, pid=os.getpid(),
-                          seconds=round(time.monotonic() - self._made, 5))
+        self._events.send(Forked(self._number, os.getpid(), round(time.monotonic() - self._made, 5)))
         channel.send(READY)
 
-    def _read(self, channel: socket.socket, connection: socket.socket) -> dict[str, Any] | None:
+    def _read(self, channel: socket.socket, line: Line) -> Request | None:
         """Read the request; None if it doesn't come, or the parent says that it is enough."""
-        line = Line(connection)
         try:
             while (request := line.take()) is None:
                 self._sentinel.beat()
                 if line.overdue(time.monotonic()) or readable(channel):
                     return None
-                readable(connection, TICK)
+                readable(line.connection, TICK)
         except Gone:
             return None
         return request
@@ -100,13 +100,13 @@ class Generation:
                 return NO_PLACE
         return int(_PLACE.unpack(channel.recv(_PLACE.size))[0])
 
-    def _serve(self, connection: socket.socket, request: dict[str, Any], place: int) -> None:
+    def _serve(self, line: Line, request: Request, place: int) -> None:
         budget = Budget(self._table, place, self._spec.settings.threads, self._engine.set_threads)
-        served = serve_completion(connection, request, self._engine, generation=self._number, sentinel=self._sentinel,
-                                  budget=budget, facts=self._facts)
+        completer = Completer(self._engine, generation=self._number, sentinel=self._sentinel, budget=budget,
+                              facts=self._facts)
+        served = completer.serve(line, request)
         self._sentinel.remove()
-        self._events.send("served", generation=self._number, outcome=served.outcome, seconds=round(served.seconds, 4),
-                          tokens=served.tokens)
+        self._events.send(served)
 
 
 def hand_over(channel: socket.socket, place: int, connection: socket.socket) -> None:

@@ -1,5 +1,5 @@
-"""One call over one connection: compute, answer. What workers for completions do with a request that has come; those
-for embeddings and tokens hold several (`embedding.py`, `counting.py`).
+"""One completion over one connection: compute, answer. Those for embeddings and tokens are served several at a time
+(`embedding.py`, `counting.py`).
 
 The working loop is here, so the heartbeat, the deadline, the look at the client and the thread budget are here too:
 at every prompt batch and token.
@@ -7,141 +7,86 @@ at every prompt batch and token.
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from mayfly.compat.sockets import hung_up
 from mayfly.engines.base import CompletionEngine
-from mayfly.errors import CallError, DeadlinePassed
+from mayfly.errors import CallError
 from mayfly.prompts.stop_filter import TextFilter
-from mayfly.wire import framing
-from mayfly.wire.calls import CompletionCall
+from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, request_of
+from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
-from mayfly.workers.accept import Gone, read_request
+from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
 from mayfly.workers.budget import Budget
 
-Outcome = Literal["answered", "refused", "cancelled"]
 
-# The web process is on this machine and reads at once; if it doesn't for this long, it is gone.
-_IO_TIMEOUT = 10.0
-# A look at the client costs two system calls: not at every token of a fast model.
-_LOOK_INTERVAL = 0.05
-
-
-@dataclass
-class Served:
-    """What became of one call.
-
-    `tokens` are those sampled (completions) or counted.
-    """
-
-    outcome: Outcome
-    seconds: float
-    tokens: int
-
-
-class _Call:
-    """The connection of one call, and the checks between two steps of its work."""
-
-    def __init__(self, connection: socket.socket, generation: int, sentinel: Sentinel, budget: Budget) -> None:
-        connection.settimeout(_IO_TIMEOUT)
-        self.connection = connection
-        self._sentinel = sentinel
-        self.budget = budget
-        self._next_look = 0.0
-        self._deadline = float("inf")
-        self.generation = generation
-        self.tokens = 0
-
-    def begin(self, wanted: CompletionCall, deadline: float, facts: dict[str, Any]) -> None:
-        """Say that the call has a process, and note in the sentinel what is being served."""
-        self._deadline = deadline
-        self.send({"event": "began", "generation": self.generation})
-        self._sentinel.write({**facts, "request": {"id": wanted.id, **wanted.sizes()}})
-
-    def send(self, message: dict[str, Any], raw: bytes = b"") -> None:
-        """Send a frame of the answer."""
-        try:
-            framing.send(self.connection, message, raw)
-        except OSError as exc:
-            raise Gone from exc
-
-    def step(self) -> None:
-        """Between two steps: beat, share the threads, and see whether the call is still wanted."""
-        self._sentinel.beat()
-        self.budget.look()
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + _LOOK_INTERVAL
-        if now >= self._deadline:
-            raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
-        if hung_up(self.connection):
-            raise Gone
-
-
-def serve_completion(connection: socket.socket, request: dict[str, Any], engine: CompletionEngine, *, generation: int,
-                     sentinel: Sentinel, budget: Budget, facts: dict[str, Any]) -> Served:
-    """Answer one completion call and close its connection.
+class Completer:
+    """Serves completions with one engine.
 
     Args:
-        request: what it has brought.
+        generation: of this process.
         facts: what the sentinel says of this process; the request's id and sizes are added.
     """
 
-    def work(call: _Call, wanted: CompletionCall) -> None:
-        text = TextFilter([*wanted.sampling.stop, *engine.turn_marks(wanted)])
+    def __init__(self, engine: CompletionEngine, *, generation: int, sentinel: Sentinel, budget: Budget,
+                 facts: Mapping[str, Any]) -> None:
+        self._engine = engine
+        self._generation = generation
+        self._sentinel = sentinel
+        self._budget = budget
+        self._facts = facts
+        self._next_look = 0.0
+
+    def serve(self, line: Line, request: Request) -> Served:
+        """Answer one call and close its connection."""
+        started = time.monotonic()
+        outcome: Outcome = "cancelled"
+        tokens = 0
 
         def on_progress() -> bool:
-            call.step()
+            self._step(line, request.deadline)
             return True
 
         def on_token(piece: bytes) -> bool:
-            call.tokens += 1
-            call.step()
-            shown = text.feed(piece)
-            if shown:
-                call.send({"event": "piece", "text": shown})
+            nonlocal tokens
+            tokens += 1
+            self._step(line, request.deadline)
+            if shown := text.feed(piece):
+                line.send(Piece(shown))
             return not text.stopped
 
-        generated = engine.generate(engine.prompt(wanted), wanted.sampling, on_progress, on_token,
-                                    wanted.prompt_batch)
-        rest = text.finish()
-        if rest:
-            call.send({"event": "piece", "text": rest})
-        limited = generated.reason == "limit" and not text.stopped
-        call.send({
-            "event": "done", "reason": "length" if limited else "stop", "model": engine.model,
-            "generation": generation, "prompt_tokens": generated.prompt_tokens,
-            "completion_tokens": generated.completion_tokens,
-        })
-
-    call = _Call(connection, generation, sentinel, budget)
-    return _serve(call, request, work, facts)
-
-
-def _serve(call: _Call, request: dict[str, Any], work: Callable[[_Call, CompletionCall], None], facts: dict[str, Any]
-           ) -> Served:
-    started = time.monotonic()
-    outcome: Outcome = "answered"
-    with call.connection:
-        try:
-            deadline, wanted = read_request(request, "complete", CompletionCall.from_wire)
-            call.begin(wanted, deadline, facts)
-            call.budget.enter(wanted.threads)
+        with line.connection:
             try:
-                work(call, wanted)
-            finally:
-                call.budget.leave()
-        except CallError as exc:
-            outcome = "refused"
-            try:
-                call.send({"event": "error", "error": exc.to_wire()})
+                call = request.call
+                if not isinstance(call, CompletionCall):
+                    raise Gone
+                line.send(Began(self._generation))
+                self._sentinel.write({**self._facts, "request": request_of([call])})
+                self._budget.enter(call.threads)
+                try:
+                    text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
+                    made = self._engine.generate(self._engine.prompt(call), call.sampling, on_progress, on_token,
+                                                 call.prompt_batch)
+                    if rest := text.finish():
+                        line.send(Piece(rest))
+                    limited = made.reason == "limit" and not text.stopped
+                    line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
+                                       made.prompt_tokens, made.completion_tokens))
+                    outcome = "answered"
+                finally:
+                    self._budget.leave()
+            except CallError as exc:
+                outcome = line.refuse(exc)
             except Gone:
-                outcome = "cancelled"
-        except Gone:
-            outcome = "cancelled"
-    return Served(outcome, time.monotonic() - started, call.tokens)
+                pass
+        return Served(self._generation, outcome, round(time.monotonic() - started, 4), tokens)
+
+    def _step(self, line: Line, deadline: float) -> None:
+        """Between two steps: beat, share the threads, and see whether the call is still wanted."""
+        self._sentinel.beat()
+        self._budget.look()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL
+            line.check(deadline, now)

@@ -19,7 +19,7 @@ import time
 
 from mayfly.engines.base import CompletionEngine
 from mayfly.wire import exits
-from mayfly.wire.events import Events
+from mayfly.wire.events import EventPipe, Exited, Ready
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
@@ -40,15 +40,15 @@ _MOST_READERS = 8
 class Template:
     """The template's loop; see the module's docstring."""
 
-    def __init__(self, spec: Spec, engine: CompletionEngine, listener: socket.socket, model_file: ModelFile,
-                 events: Events) -> None:
+    def __init__(self, spec: Spec, engine: CompletionEngine, listener: socket.socket, table: Table,
+                 model_file: ModelFile, events: EventPipe) -> None:
         self._spec = spec
         self._engine = engine
         self._door = Door(listener, spec.address, Line.look)
         self._model_file = model_file
         self._events = events
         self._sentinel = Sentinel(spec.sentinel())
-        self._table = Table.join(spec.budget)
+        self._table = table
         self._places = set(spec.places)
         self._next_number = spec.generation
         self._forks = Forks(self._door.close)
@@ -63,7 +63,7 @@ class Template:
         facts = {"pid": os.getpid(), "generation": self._spec.generation, "model": self._engine.model,
                  "when": time.time()}
         self._sentinel.write(facts)
-        self._events.send("ready", model=self._engine.model, generation=self._spec.generation)
+        self._events.send(Ready(self._engine.model, self._spec.generation))
         # What exists now is never collected, so a collection in a generation doesn't copy these pages.
         gc.collect()
         gc.freeze()
@@ -155,7 +155,7 @@ class Template:
             self._pause = 0.0
         elif not said:
             code = self._forks.reap(fork)
-            self._events.send("exited", generation=fork.number, pid=fork.pid, code=code)
+            self._events.send(Exited(fork.number, fork.pid, code))
             self._leave(fork)
             if fork is self._ahead:
                 self._ahead = None
