@@ -238,6 +238,29 @@ def test_what_completions_cannot_do_is_refused_by_its_name(scripted: Service, fi
     assert error["param"].split(".")[0] == field and field in error["message"]
 
 
+def test_what_the_engine_has_nothing_for_is_refused_with_its_name(scripted: Service) -> None:
+    sampled = {"seed": 0, "logit_bias": {"50256": -100}, "frequency_penalty": 2, "presence_penalty": -0.5}
+    for path, body, fields in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "count"}]},
+             {"logprobs": True, "top_logprobs": 20, "response_format": {"type": "json_schema", "json_schema": {}}}),
+            ("/v1/completions", {"prompt": "count"}, {"logprobs": 0, "suffix": "end"}),
+            ("/gpt4all_api", {"prompt": "count"}, {})):
+        for field, value in {**sampled, **fields}.items():
+            error = scripted.post(path, {**body, field: value}).json()["error"]
+            assert error["param"] == field and error["message"].startswith(f"'{field}' has to be ")
+            assert "left out: scripted " in error["message"]
+        # What no engine takes is told before, without any engine's name.
+        for field, value, allowed in (
+                ("seed", "7", "a whole number"), ("frequency_penalty", 2.1, "a number from -2 to 2"),
+                ("logit_bias", {"fifty": 1}, "an object of up to 1024 token ids"),
+                ("logit_bias", {"50": 101}, "an object of up to 1024 token ids"),
+                ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "an object of up to 1024 token ids")):
+            error = scripted.post(path, {**body, field: value}).json()["error"]
+            assert error["param"] == field and error["message"].startswith(f"'{field}' has to be {allowed}")
+        neutral = {"seed": None, "logit_bias": {}, "frequency_penalty": 0, "presence_penalty": 0.0}
+        assert scripted.post(path, {**body, **neutral}).status_code == 200
+
+
 def test_fields_that_contradict_each_other_are_refused(scripted: Service) -> None:
     for fields, param in (({"n": 3, "best_of": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"),
                           ({"repeat_penalty": 1.0, "repeat_penality": 1.0}, "repeat_penality"),

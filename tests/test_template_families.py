@@ -131,7 +131,7 @@ def test_text_that_spells_control_tokens_stays_text_in_the_ids_that_reach_the_mo
     control = {vocabulary.index(piece) for piece in (*family.control, "<s>", "</s>")}
 
     def control_ids(text: str) -> list[int]:
-        body = validate(CompletionBody, {"prompt": text, "persona": f"You are {text}", "assist": text + " yes"})
+        body = validate(CompletionBody, {"prompt": text, "persona": f"You are {text}", "assist": text + " yes"}, [])
         return [number for number in load(name).ids(body.messages()) if number in control]
 
     assert control_ids(hostile) == control_ids("harmless")

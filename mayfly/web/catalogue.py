@@ -16,6 +16,7 @@ from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import inventory, nano, pull
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
+from mayfly.web.schemas import SampledBody
 
 _COUNTED: tuple[Kind, ...] = ("completion", "embedding")
 _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
@@ -111,6 +112,17 @@ class Catalogue:
         if file is None:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
+
+    def completing(self, body: SampledBody) -> Model:
+        """Return the model that a request for a completion means; see `resolve`.
+
+        Raises:
+            InvalidRequest: its engine has nothing for a field of the request.
+        """
+        model = self.resolve(body.model, "completion")
+        if model.file is not None:
+            body.require_features(model.file.backend("completion"))
+        return model
 
     def embedding_of_any(self, name: str) -> Model:
         """Return the model for a request whose model may be called anything: the embedding model which is listed under

@@ -24,7 +24,6 @@ def embed(service: Service, asked: Asked, body: EmbedBody, model: Model) -> Flow
     Raises:
         InvalidRequest: there are too many texts.
     """
-    asked.ignored.extend(body.ignored)
     call = EmbedCall(asked.id, body.texts(service.settings.max_texts), body.long_text)
     return _vectors(service.switchboard.lane(model.lane), call, asked.deadline, body)
 

@@ -11,7 +11,7 @@ from mayfly.web.choices import Choices, Part
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, event_stream
 from mayfly.web.routes import Asked, Route
-from mayfly.web.schemas import ALIASES, CompletionBody, EmbedBody, validate
+from mayfly.web.schemas import CompletionBody, EmbedBody, validate
 from mayfly.web.service import Service
 from mayfly.wire.calls import CompletionCall, Finished, Piece
 
@@ -32,12 +32,12 @@ def routes(service: Service) -> list[Route]:
     settings, catalogue = service.settings, service.catalogue
 
     def embed_texts(asked: Asked) -> Flow:
-        body = validate(EmbedBody, asked.sent)
+        body = validate(EmbedBody, asked.sent, asked.ignored)
         return embed(service, asked, body, catalogue.embedding_of_any(body.model))
 
     def complete(asked: Asked) -> Flow:
-        body = validate(CompletionBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
-        model = catalogue.resolve(body.model, "completion")
+        body = validate(CompletionBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
+        model = catalogue.completing(body)
         call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx))
         choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
                           in_pieces=body.stream)
@@ -47,7 +47,7 @@ def routes(service: Service) -> list[Route]:
     return [
         Route("POST", "/embed", embed_texts, "Embed texts", TAG, body=EmbedBody, answer=answers.EmbeddingList,
               examples=TEXTS),
-        Route("POST", settings.route, complete, "Complete a prompt", TAG, body=CompletionBody, aliases=ALIASES,
+        Route("POST", settings.route, complete, "Complete a prompt", TAG, body=CompletionBody,
               answer=answers.Completed, stream="sse", examples=_PROMPTS),
     ]
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mayfly.errors import InvalidRequest
 from mayfly.flow import Answer, Flow
 from mayfly.web import answer_schemas as answers
-from mayfly.web.catalogue import Model
 from mayfly.web.choices import Choices
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, event_stream
 from mayfly.web.native import TEXTS
 from mayfly.web.openai_answers import Chunks, Form, answer
-from mayfly.web.openai_schemas import ALIASES, ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
+from mayfly.web.openai_schemas import ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.service import Service
@@ -45,7 +45,7 @@ def routes(service: Service) -> list[Route]:
 
     def embeddings(asked: Asked, engine: str = "") -> Flow:
         refuse_token_ids("input", asked.sent.get("input"))
-        body = validate(EmbeddingsBody, asked.sent)
+        body = validate(EmbeddingsBody, asked.sent, asked.ignored)
         found = catalogue.resolve(engine or body.model, "embedding")
         if engine and body.model and catalogue.resolve(body.model, "embedding") != found:
             raise InvalidRequest("'model' has to be the model that the path names, or left out.", param="model")
@@ -53,25 +53,24 @@ def routes(service: Service) -> list[Route]:
 
     def completions(asked: Asked) -> Flow:
         refuse_token_ids("prompt", asked.sent.get("prompt"))
-        body = validate(TextBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
-        asked.ignored.extend(body.ignored)
+        body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
-        texts = [text for text in body.prompts() for _ in range(candidates)]
-        sampling = body.sampling(settings.n_ctx)
-        calls = [CompletionCall(asked.id, text=text, sampling=sampling, threads=body.thread_count,
-                                prompt_batch=body.prompt_batch_size) for text in texts]
-        return _complete("text", catalogue.resolve(body.model, "completion"), asked, calls, body, candidates,
-                         body.prompt if body.echo else [])
+        call = _call(asked, body)
+        calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
+        return _complete("text", asked, calls, body, candidates, body.prompt if body.echo else [])
 
     def chat(asked: Asked) -> Flow:
-        body = validate(ChatBody, asked.sent, n_ctx=settings.n_ctx, aliases=ALIASES)
-        asked.ignored.extend(body.ignored)
-        call = CompletionCall(asked.id, messages=body.turns(), sampling=body.sampling(settings.n_ctx),
-                              threads=body.thread_count, prompt_batch=body.prompt_batch_size)
-        return _complete("chat", catalogue.resolve(body.model, "completion"), asked, [call] * body.n, body, body.n, [])
+        body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
+        call = replace(_call(asked, body), messages=body.turns())
+        return _complete("chat", asked, [call] * body.n, body, body.n, [])
 
-    def _complete(form: Form, found: Model, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
+    def _call(asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
+        return CompletionCall(asked.id, sampling=body.sampling(settings.n_ctx), threads=body.thread_count,
+                              prompt_batch=body.prompt_batch_size)
+
+    def _complete(form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
                   candidates: int, echoes: Sequence[str]) -> Flow:
+        found = catalogue.completing(body)
         include_usage = body.include_usage()
         choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
                           at_once=settings.chat_processes)
@@ -92,9 +91,9 @@ def routes(service: Service) -> list[Route]:
         Route("POST", "/v1/engines/{engine}/embeddings", embeddings, "Embed texts, as older clients ask", TAG,
               body=EmbeddingsBody, answer=answers.EmbeddingList),
         Route("POST", "/v1/completions", completions, "Complete texts, as OpenAI's API", TAG, body=TextBody,
-              aliases=ALIASES, answer=answers.TextCompletion, stream="sse", examples=_PROMPTS),
+              answer=answers.TextCompletion, stream="sse", examples=_PROMPTS),
         Route("POST", "/v1/chat/completions", chat, "Complete a conversation, as OpenAI's API", TAG, body=ChatBody,
-              aliases=ALIASES, answer=answers.ChatCompletion, stream="sse", examples=_CHATS),
+              answer=answers.ChatCompletion, stream="sse", examples=_CHATS),
     ]
 
 

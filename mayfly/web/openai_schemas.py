@@ -1,20 +1,18 @@
 """The bodies of OpenAI's routes, validated by pydantic.
 
 They differ from the native ones in two ways, because OpenAI's clients do: fields that aren't known are ignored, and a
-known one that gpt4all has nothing for is taken with its neutral value and refused by name with any other.
+known one that this service has nothing for is taken with its neutral value and refused by name with any other.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.schemas import MAX_TOKENS, STOPS, UNUSED, Body, EmbedBody, Stops, listed
-from mayfly.wire.calls import Message, Sampling
-
-_GPT4ALL = Sampling()
+from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, Body, EmbedBody, SampledBody, Text, listed
+from mayfly.wire.calls import Message
 
 MOST_CHOICES = 16
 # LangChain asks for 20 prompts at a time; each may be asked for several choices.
@@ -24,8 +22,6 @@ MOST_MESSAGES = 4096
 # Characters that all prompts of a request have at most, once they are put into its template.
 MOST_CHARACTERS = 1 << 24
 
-# A field's other names: the seeds' clients send this one.
-ALIASES = {"repeat_penality": "repeat_penalty"}
 
 class OpenAIBody(Body):
     """What OpenAI's bodies have in common."""
@@ -50,41 +46,17 @@ _None = Annotated[list[Any], Field(max_length=0)]
 _NO_TOOLS = "left out: there are no tools here"
 
 
-class _Sampled(OpenAIBody):
+class _Sampled(SampledBody, OpenAIBody):
     """What both kinds of completions have in common."""
 
-    model: str = Field("", description="a string")
     temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
     top_p: float = Field(1.0, ge=0, le=1, description="a number from 0 to 1")
-    top_k: int = Field(_GPT4ALL.top_k, ge=0, le=100_000, description="a whole number from 0 (all tokens) to 100000")
-    min_p: float = Field(_GPT4ALL.min_p, ge=0, le=1, description="a number from 0 to 1")
-    repeat_penalty: float = Field(_GPT4ALL.repeat_penalty, gt=0, le=10, description="a number above 0, up to 10")
-    repeat_last_n: int = Field(_GPT4ALL.repeat_last_n, ge=0, description="a whole number from 0 to {n_ctx} (N_CTX)")
     n: int = Field(1, ge=1, le=MOST_CHOICES, description=f"a whole number from 1 to {MOST_CHOICES}")
-    stop: Stops = Field([], description=STOPS)
-    stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object, and only with stream: true")
     prompt_batch_size: int | None = Field(None, ge=1, description="a whole number from 1 (above 128 it is 128)")
     thread_count: int | None = Field(None, ge=1, description="a whole number from 1 (above THREADS it is THREADS)")
     reload: bool = Field(True, description="true or false; every completion begins with an empty state anyway")
     user: str = Field("", description=UNUSED)
-    seed: None = Field(None, description="left out: gpt4all takes no seed")
-    logit_bias: _Nothing = Field(
-        {}, description="empty or left out: gpt4all can't bias tokens")
-    frequency_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
-    presence_penalty: float = Field(0, ge=0, le=0, description="0 or left out: gpt4all has repeat_penalty instead")
-
-    def sampling(self, n_ctx: int) -> Sampling:
-        """Return how tokens are to be chosen, for a window of `n_ctx` tokens.
-
-        Raises:
-            InvalidRequest: a number is larger than the window.
-        """
-        if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
-            raise InvalidRequest(f"'repeat_last_n' has to be at most {n_ctx} (N_CTX).", param="repeat_last_n")
-        return Sampling(max_tokens=self._most_tokens(n_ctx), temperature=self.temperature, top_k=self.top_k,
-                        top_p=self.top_p, min_p=self.min_p, repeat_penalty=self.repeat_penalty,
-                        repeat_last_n=min(self.repeat_last_n, n_ctx), stop=tuple(self.stop))
 
     def include_usage(self) -> bool:
         """Tell whether a stream ends with its usage.
@@ -98,11 +70,8 @@ class _Sampled(OpenAIBody):
             raise InvalidRequest("'stream_options' has to be left out unless 'stream' is true.", param="stream_options")
         return self.stream_options.include_usage
 
-    def _most_tokens(self, n_ctx: int) -> int | None:
-        raise NotImplementedError
 
-
-_PromptList = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+_PromptList = Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
 _Prompts = Annotated[_PromptList, BeforeValidator(listed, json_schema_input_type=str | _PromptList)]
 
 
@@ -114,9 +83,12 @@ class TextBody(_Sampled):
     max_tokens: int = Field(16, ge=1, description=MAX_TOKENS)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES, description=f"a whole number from n to {MOST_CHOICES}")
     echo: bool = Field(False, description="true or false")
-    prompt_template: str = Field("%1", pattern="%1", description="a string with %1 where the prompt goes")
-    suffix: Annotated[str, Field(max_length=0)] = Field("", description="left out: gpt4all can't fill gaps")
-    logprobs: None = Field(None, description="left out: gpt4all gives no probabilities")
+    prompt_template: str = Field(
+        "%1", pattern=r"^[^\x00]*%1[^\x00]*$",
+        description="a string with %1 where the prompt goes, without NUL characters")
+    suffix: str = Field("", description="a string, where the model's engine can fill gaps")
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="a whole number from 0 to 5, where the model's engine gives probabilities")
 
     def candidates(self) -> int:
         """Return how many completions are made for each prompt; the best `n` of them are the answer.
@@ -139,12 +111,8 @@ class TextBody(_Sampled):
         """Return the texts to be completed, put into the client's template. That is the client's text too.
 
         Raises:
-            InvalidRequest: a prompt is empty, a text holds NUL, at which gpt4all would cut it, or the template makes
-                too much of them.
+            InvalidRequest: a prompt is empty, or the template makes too much of them.
         """
-        for name, text in [*((f"prompt.{index}", text) for index, text in enumerate(self.prompt)),
-                           ("prompt_template", self.prompt_template)]:
-            refuse_nul(name, text)
         places, rest = self.prompt_template.count("%1"), len(self.prompt_template)
         if sum(rest + places * len(prompt) for prompt in self.prompt) > MOST_CHARACTERS:
             raise InvalidRequest("'prompt_template' has to be shorter, or 'prompt': together they make more than "
@@ -154,15 +122,12 @@ class TextBody(_Sampled):
             raise InvalidRequest("'prompt' has to hold strings that aren't empty or blank.", param="prompt")
         return texts
 
-    def _most_tokens(self, n_ctx: int) -> int | None:
-        return min(self.max_tokens, n_ctx)
-
 
 class TextPart(OpenAIBody):
     """A part of a message."""
 
     type: Literal["text"] = Field(description='"text": the model reads nothing else')
-    text: str = Field(description="a string")
+    text: Text = Field(description=TEXT)
 
 
 def _as_parts(content: Any) -> Any:
@@ -206,7 +171,13 @@ _MostTokens = Annotated[_From1 | None, BeforeValidator(
 class ResponseFormat(OpenAIBody):
     """The form of an answer."""
 
-    type: Literal["text"] = Field(description='"text": the model can\'t be held to another form')
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description='"text", or where the model\'s engine can be held to a form, "json_object" or "json_schema"')
+    json_schema: dict[str, Any] = Field({}, description="an object")
+
+
+def _unless_text(form: ResponseFormat | None) -> ResponseFormat | None:
+    return None if form is not None and form.type == "text" else form
 
 
 class ChatBody(_Sampled):
@@ -217,9 +188,11 @@ class ChatBody(_Sampled):
         description=f"a non-empty list of up to {MOST_MESSAGES} messages")
     max_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
     max_completion_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
-    response_format: ResponseFormat | None = Field(None, description='{"type": "text"} or left out')
-    logprobs: Literal[False] = Field(False, description="false or left out: gpt4all gives no probabilities")
-    top_logprobs: int = Field(0, ge=0, le=0, description="0 or left out: gpt4all gives no probabilities")
+    response_format: Annotated[ResponseFormat | None, AfterValidator(_unless_text)] = Field(
+        None, description='an object such as {"type": "text"}')
+    logprobs: bool = Field(False, description="true or false, and true where the model's engine gives probabilities")
+    top_logprobs: int = Field(
+        0, ge=0, le=20, description="a whole number from 0 to 20, where the model's engine gives probabilities")
     tools: _None = Field([], description=_NO_TOOLS)
     tool_choice: Literal["none", "auto"] = Field("none", description=_NO_TOOLS)
     parallel_tool_calls: bool = Field(True, description="true or false; there are no tools here")
@@ -236,26 +209,24 @@ class ChatBody(_Sampled):
         """Return the conversation.
 
         Raises:
-            InvalidRequest: nothing is said in it, or a text holds NUL, at which gpt4all would cut it.
+            InvalidRequest: nothing is said in it.
         """
         turns = []
         for index, message in enumerate(self.messages):
             if not message.content and message.role != "assistant":
                 raise InvalidRequest(f"The field 'messages.{index}.content' is missing: add it, with {_TEXT_OR_PARTS}.",
                                      param=f"messages.{index}.content", code="missing_field")
-            text = message.text()
-            refuse_nul(f"messages.{index}.content", text)
-            turns.append(Message("system" if message.role == "developer" else message.role, text))
+            turns.append(Message("system" if message.role == "developer" else message.role, message.text()))
         if not any(turn.content.strip() for turn in turns):
             raise InvalidRequest("'messages' has to hold a text that isn't empty or blank.", param="messages")
         return tuple(turns)
 
-    def _most_tokens(self, n_ctx: int) -> int | None:
+    def most_tokens(self) -> int | None:
+        """See SampledBody."""
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise InvalidRequest("'max_tokens' and 'max_completion_tokens' are two names of one field: send one of "
                                  "them.", param="max_tokens")
-        most = self.max_completion_tokens or self.max_tokens
-        return most if most is None else min(most, n_ctx)
+        return self.max_completion_tokens or self.max_tokens
 
 
 def refuse_token_ids(name: str, value: object) -> None:
@@ -271,13 +242,3 @@ def refuse_token_ids(name: str, value: object) -> None:
         raise InvalidRequest(f"'{name}' has to be text, not token ids: they belong to another model's vocabulary. "
                              "LangChain sends text with OpenAIEmbeddings(check_embedding_ctx_length=False).",
                              param=name, code="token_ids_not_supported")
-
-
-def refuse_nul(name: str, text: str) -> None:
-    """Refuse a text with NUL in it.
-
-    Raises:
-        InvalidRequest: it has one.
-    """
-    if "\0" in text:
-        raise InvalidRequest(f"'{name}' has to be a string without NUL characters.", param=name)

@@ -53,7 +53,7 @@ def document(settings: Settings, table: Sequence[Route]) -> dict[str, Any]:
     components: dict[str, Any] = definitions["$defs"]
     for route in routes:
         if route.body is not None:
-            _complete(components[route.body.__name__], route.body, settings, route.aliases)
+            _complete(components[route.body.__name__], settings, route.body.aliases)
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -70,7 +70,7 @@ def document(settings: Settings, table: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _complete(schema: dict[str, Any], body: type[BaseModel], settings: Settings, aliases: Mapping[str, str]) -> None:
+def _complete(schema: dict[str, Any], settings: Settings, aliases: Mapping[str, str]) -> None:
     """Add to a body's schema what only the settings know: limits; and the fields' other names."""
     properties = schema["properties"]
     for name, field_ in properties.items():

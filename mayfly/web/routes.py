@@ -21,6 +21,7 @@ from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
 from mayfly.web.flows import FlowResponse, guarded
 from mayfly.web.gate import Gate, request_id
 from mayfly.web.ignored import IgnoredFields
+from mayfly.web.schemas import Body
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Route:
         path: parameters are written {name}; one takes slashes, too.
         view: called with an Asked, and the path's parameters by name.
         summary, tag: for the document; a route without a summary isn't in it.
-        body: what it takes, if it takes a body; `aliases` are other names of fields.
+        body: what it takes, if it takes a body.
         answer: what it answers; None if that is always a stream.
         stream: in which form it can stream.
         key: who needs one: callers from elsewhere ("usual"), all ("always"), or nobody ("never").
@@ -65,8 +66,7 @@ class Route:
     view: Callable[..., Answer | Flow]
     summary: str = ""
     tag: str = ""
-    body: type[BaseModel] | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    body: type[Body] | None = None
     answer: type[BaseModel] | None = None
     stream: Literal["", "sse"] = ""
     key: Literal["usual", "always", "never"] = "usual"

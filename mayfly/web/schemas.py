@@ -7,7 +7,9 @@ that says what is allowed; never with text of its own but the name of a field.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,12 +17,12 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    PrivateAttr,
     ValidationError,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.bodies import kind
 from mayfly.web.sieve import harmless, object_in, sift
@@ -29,6 +31,7 @@ from mayfly.wire.calls import Message, Sampling
 _GPT4ALL = Sampling()
 
 MOST_STOPS = 16
+MOST_BIASES = 1024
 
 # Of fields that name the caller or tune the provider's own cache: there is nothing here that they could change.
 UNUSED = "a string, which changes nothing"
@@ -42,12 +45,8 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True,
                               allow_inf_nan=False)
 
-    _ignored: tuple[str, ...] = PrivateAttr(())
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """The names of fields that the client has sent and this body doesn't know; see `sift`."""
-        return self._ignored
+    #: Fields' other names: the seeds' clients send them.
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -63,6 +62,7 @@ class Body(BaseModel):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+Entry = TypeVar("Entry")
 
 
 def listed(value: Any) -> Any:
@@ -84,6 +84,19 @@ _TextList = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str | _TextList)]
 
 
+# gpt4all would cut a text at NUL.
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+TEXT = "a string without NUL characters"
+
+
+def at_most(name: str, entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+    """Return the entries of a field, at most `most` of them."""
+    if len(entries) > most:
+        raise InvalidRequest(f"'{name}' has {len(entries)} entries, but at most {most} (MAX_TEXTS) are allowed: send "
+                             "them in several requests.", param=name, code="too_many_texts")
+    return entries
+
+
 class EmbedBody(Body):
     """`POST /embed`."""
 
@@ -99,21 +112,41 @@ class EmbedBody(Body):
 
         NUL is removed, as the text cleaning of BERT's tokenizer does it: gpt4all would end the text there.
         """
-        if len(self.input) > most:
-            raise InvalidRequest(f"'input' has {len(self.input)} texts, but at most {most} (MAX_TEXTS) are allowed: "
-                                 "send them in several requests.", param="input", code="too_many_texts")
-        return tuple(text.replace("\0", "") if "\0" in text else text for text in self.input)
+        return tuple(text.replace("\0", "") if "\0" in text else text for text in at_most("input", self.input, most))
 
 
-class CompletionBody(Body):
-    """`POST /gpt4all_api`. The defaults are gpt4all's own; `top_k` 0 means all tokens."""
+def _few(value: Any) -> Any:
+    """Refuse too many entries before each is looked at."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError("too many")
+    return value
 
-    prompt: str = Field(description="a string")
-    persona: str = Field("", description="a string")
-    assist: str = Field("", description="a string")
+
+_TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+_Biases = Annotated[dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_PENALTY = "a number from -2 to 2, where the model's engine has such a penalty"
+
+#: Fields that an engine may have nothing for: how a refusal ends then. What they are left out is their default.
+_LACKING = {
+    "seed": "left out: {engine} takes no seed",
+    "logit_bias": "empty or left out: {engine} can't bias tokens",
+    "frequency_penalty": "0 or left out: {engine} has repeat_penalty instead",
+    "presence_penalty": "0 or left out: {engine} has repeat_penalty instead",
+    "suffix": "left out: {engine} can't fill gaps",
+    "logprobs": "left out: {engine} gives no probabilities",
+    "top_logprobs": "0 or left out: {engine} gives no probabilities",
+    "response_format": "of the type text or left out: {engine} can't be held to another form",
+}
+
+
+class SampledBody(Body):
+    """What all bodies for completions have in common. The defaults are gpt4all's own; `top_k` 0 means all tokens."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"repeat_penality": "repeat_penalty"}
+
     model: str = Field("", description="a string")
-    # What gpt4all would do with less than 1 token or more than the window holds is not what anybody wants.
-    max_tokens: int = Field(_GPT4ALL.max_tokens or 200, ge=1, description=MAX_TOKENS)
+    max_tokens: int | None = Field(None, ge=1, description=MAX_TOKENS)
     temperature: float = Field(_GPT4ALL.temperature, ge=0, le=2, description="a number from 0 to 2")
     top_k: int = Field(_GPT4ALL.top_k, ge=0, le=100_000, description="a whole number from 0 (all tokens) to 100000")
     top_p: float = Field(_GPT4ALL.top_p, gt=0, le=1, description="a number above 0, up to 1")
@@ -122,50 +155,81 @@ class CompletionBody(Body):
     repeat_last_n: int = Field(_GPT4ALL.repeat_last_n, ge=0, description="a whole number from 0 to {n_ctx} (N_CTX)")
     stop: Stops = Field([], description=STOPS)
     stream: bool = Field(False, description="true or false")
+    seed: int | None = Field(None, description="a whole number, where the model's engine takes one")
+    logit_bias: _Biases = Field(
+        {}, description=f"an object of up to {MOST_BIASES} token ids, each with a number from -100 to 100, where the "
+                        "model's engine can bias tokens")
+    frequency_penalty: _Penalty = Field(0, description=_PENALTY)
+    presence_penalty: _Penalty = Field(0, description=_PENALTY)
+
+    def most_tokens(self) -> int | None:
+        """Return how many tokens are sampled at most; None is up to the window's end."""
+        return self.max_tokens
+
+    def sampling(self, n_ctx: int) -> Sampling:
+        """Return how tokens are to be chosen, for a window of `n_ctx` tokens: the fields that Sampling has, too.
+
+        Raises:
+            InvalidRequest: a number is larger than the window.
+        """
+        if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
+            raise InvalidRequest(f"'repeat_last_n' has to be {_allowed(type(self), 'repeat_last_n', n_ctx)}.",
+                                 param="repeat_last_n")
+        most = self.most_tokens()
+        chosen = {each.name: getattr(self, each.name) for each in dataclasses.fields(Sampling)}
+        chosen.update(max_tokens=most and min(most, n_ctx), repeat_last_n=min(self.repeat_last_n, n_ctx),
+                      stop=tuple(self.stop))
+        return Sampling(**chosen)
+
+    def require_features(self, engine: Backend) -> None:
+        """Check what is asked for against what the engine can that will serve it.
+
+        Raises:
+            InvalidRequest: it has nothing for a field that isn't left out.
+        """
+        for name, lacking in _LACKING.items():
+            field = type(self).model_fields.get(name)
+            if field is not None and name not in engine.features and getattr(self, name) != field.default:
+                raise InvalidRequest(f"'{name}' has to be {lacking.format(engine=engine.name)}.", param=name)
+
+
+class CompletionBody(SampledBody):
+    """`POST /gpt4all_api`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {**SampledBody.aliases, "temp": "temperature"}
+
+    prompt: Text = Field(description=TEXT)
+    persona: Text = Field("", description=TEXT)
+    assist: Text = Field("", description=TEXT)
+    # What gpt4all would do with less than 1 token or more than the window holds is not what anybody wants.
+    max_tokens: int = Field(_GPT4ALL.max_tokens or 200, ge=1, description=MAX_TOKENS)
 
     def messages(self) -> tuple[Message, ...]:
         """Return the conversation: the persona, the earlier answer and the prompt, as far as there are any.
 
         Raises:
-            InvalidRequest: the prompt is empty, or a text holds NUL, at which gpt4all would cut it.
+            InvalidRequest: the prompt is empty.
         """
-        for name in ("prompt", "persona", "assist"):
-            if "\0" in getattr(self, name):
-                raise InvalidRequest(f"'{name}' has to be a string without NUL characters.", param=name)
         if not self.prompt.strip():
             raise InvalidRequest("'prompt' has to be a string that isn't empty or blank.", param="prompt")
         turns = (Message("system", self.persona), Message("assistant", self.assist), Message("user", self.prompt))
         return tuple(turn for turn in turns if turn.content.strip())
 
-    def sampling(self, n_ctx: int) -> Sampling:
-        """Return how tokens are to be chosen, for a window of `n_ctx` tokens."""
-        if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
-            raise InvalidRequest(f"'repeat_last_n' has to be {_allowed(type(self), 'repeat_last_n', n_ctx)}.",
-                                 param="repeat_last_n")
-        return Sampling(max_tokens=min(self.max_tokens, n_ctx), temperature=self.temperature, top_k=self.top_k,
-                        top_p=self.top_p, min_p=self.min_p, repeat_penalty=self.repeat_penalty,
-                        repeat_last_n=min(self.repeat_last_n, n_ctx), stop=tuple(self.stop))
 
-
-# A field's other names: the seeds' clients send these.
-ALIASES = {"temp": "temperature", "repeat_penality": "repeat_penalty"}
-
-
-def validate(model: type[BodyT], body: dict[str, Any], *, n_ctx: int = 0,
-             aliases: dict[str, str] | None = None) -> BodyT:
+def validate(model: type[BodyT], body: dict[str, Any], ignored: list[str], *, n_ctx: int = 0) -> BodyT:
     """Return a body of the given kind.
 
     Args:
         body: the parsed JSON.
+        ignored: takes the names of fields that the client has sent and this body doesn't know; see `sift`.
         n_ctx: the window in tokens, for messages that name it.
-        aliases: other names of fields.
 
     Raises:
         InvalidRequest: a field is missing, unknown where that isn't ignored, given under two names, or not what it has
             to be.
     """
     sent_as: dict[str, str] = {}
-    for alias, name in (aliases or {}).items():
+    for alias, name in model.aliases.items():
         value = body.pop(alias, None)
         if value is not None:
             if body.get(name) is not None:
@@ -173,26 +237,30 @@ def validate(model: type[BodyT], body: dict[str, Any], *, n_ctx: int = 0,
                                      param=alias)
             body[name] = value
             sent_as[name] = alias
-    ignored: dict[str, None] = {}
-    kept = sift(model, body, ignored)
+    unknown: dict[str, None] = {}
+    kept = sift(model, body, unknown)
+    ignored.extend(unknown)
     try:
-        made = model.model_validate(kept)
+        return model.model_validate(kept)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_context=False)[0]
         raise _refusal(model, error["type"], error["loc"], error["input"], n_ctx, sent_as) from None
-    made._ignored = tuple(ignored)
-    return made
+
+
+# What an entry of a list has to be, by what is wrong with it.
+_ENTRIES = {"string_type": "a string", "model_type": "an object", "string_pattern_mismatch": TEXT}
 
 
 def _refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
              sent_as: dict[str, str]) -> InvalidRequest:
     name = str(location[0])
-    param = ".".join([sent_as.get(name, name), *(harmless(str(part)) for part in location[1:])])
     owner, field, below = _field_at(model, location)
-    if not below or problem not in ("string_type", "model_type"):
+    if name == "logit_bias":  # what is wrong within is a key of the client's
+        location, below = location[:1], False
+    param = ".".join([sent_as.get(name, name), *(harmless(str(part)) for part in location[1:])])
+    allowed = _ENTRIES.get(problem, "") if below else ""
+    if not allowed:
         allowed = _allowed(owner, field, n_ctx)
-    else:
-        allowed = "a string" if problem == "string_type" else "an object"
     if problem == "missing":
         return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param,
                               code="missing_field")

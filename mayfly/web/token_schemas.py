@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import Annotated
 
-from mayfly.errors import InvalidRequest
+from pydantic import BeforeValidator, Field
+
 from mayfly.web.openai_schemas import OpenAIBody
-from mayfly.web.schemas import Texts
+from mayfly.web.schemas import TEXT, Text, at_most, listed
+
+_TextList = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+_Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str | _TextList)]
 
 
 class TokenizeBody(OpenAIBody):
     """`POST /v1/tokenize`."""
 
-    input: Texts = Field(description="a string or a non-empty list of strings")
+    input: _Texts = Field(description="a string or a non-empty list of strings")
     model: str = Field("", description="a string")
 
     def texts(self, most: int) -> tuple[str, ...]:
         """Return the texts, at most `most` of them."""
-        _check(self.input, "input", most)
-        return tuple(self.input)
+        return tuple(at_most("input", self.input, most))
 
 
 class TokenCheckItem(OpenAIBody):
     """One prompt of `POST /api/v1/token_check`."""
 
     model: str = Field(description="a string")
-    prompt: str = Field(description="a string")
+    prompt: Text = Field(description=TEXT)
     max_tokens: int = Field(ge=0, le=1 << 31, description="a whole number from 0 on")
 
 
@@ -35,16 +39,6 @@ class TokenCheckBody(OpenAIBody):
     prompts: list[TokenCheckItem] = Field(
         fail_fast=True, min_length=1, description="a non-empty list of objects with model, prompt and max_tokens")
 
-    def items(self, most: int) -> list[TokenCheckItem]:
+    def items(self, most: int) -> Sequence[TokenCheckItem]:
         """Return the prompts, at most `most` of them."""
-        _check([item.prompt for item in self.prompts], "prompts", most)
-        return self.prompts
-
-
-def _check(texts: list[str], name: str, most: int) -> None:
-    if len(texts) > most:
-        raise InvalidRequest(f"'{name}' has {len(texts)} entries, but at most {most} (MAX_TEXTS) are allowed: send "
-                             "them in several requests.", param=name, code="too_many_texts")
-    for index, text in enumerate(texts):
-        if "\0" in text:
-            raise InvalidRequest(f"'{name}.{index}' has to be without NUL characters.", param=f"{name}.{index}")
+        return at_most("prompts", self.prompts, most)

@@ -5,7 +5,7 @@ The counts are those of a text given as it is: to an embedding model, or as the 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from mayfly.errors import InvalidRequest, NotFound
 from mayfly.flow import Compute, Flow, Wait
@@ -27,8 +27,7 @@ def routes(service: Service) -> list[Route]:
     catalogue = service.catalogue
 
     def tokenize(asked: Asked) -> Flow:
-        body = validate(TokenizeBody, asked.sent)
-        asked.ignored.extend(body.ignored)
+        body = validate(TokenizeBody, asked.sent, asked.ignored)
         return _tokenize(asked, catalogue.countable(body.model), body.texts(most))
 
     def _tokenize(asked: Asked, model: Model, texts: tuple[str, ...]) -> Flow:
@@ -43,8 +42,7 @@ def routes(service: Service) -> list[Route]:
         yield as_json((yield Compute(written)))
 
     def token_check(asked: Asked) -> Flow:
-        body = validate(TokenCheckBody, asked.sent)
-        asked.ignored.extend(body.ignored)
+        body = validate(TokenCheckBody, asked.sent, asked.ignored)
         items = body.items(most)
         models = []
         for index, item in enumerate(items):
@@ -55,7 +53,7 @@ def routes(service: Service) -> list[Route]:
                 raise
         return _check(asked, items, models)
 
-    def _check(asked: Asked, items: list[TokenCheckItem], models: list[Model]) -> Flow:
+    def _check(asked: Asked, items: Sequence[TokenCheckItem], models: list[Model]) -> Flow:
         counts = [0] * len(items)
         for model in {model.id: model for model in models}.values():
             places = [place for place, other in enumerate(models) if other.id == model.id]

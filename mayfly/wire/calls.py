@@ -28,7 +28,8 @@ class Message:
 class Sampling:
     """How the next token is chosen; the defaults are gpt4all's own (`GPT4All.generate`).
 
-    `temperature` 0 is greedy. `max_tokens` None means: up to the end of the context window.
+    `temperature` 0 is greedy. `max_tokens` None means: up to the end of the context window. `seed` makes what is random
+    the same again, where the engine takes one.
     """
 
     max_tokens: int | None = 200
@@ -39,6 +40,7 @@ class Sampling:
     repeat_penalty: float = 1.18
     repeat_last_n: int = 64
     stop: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
