@@ -8,6 +8,7 @@ moment, cancels what it has begun.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import selectors
 import socket
@@ -74,43 +75,31 @@ Step = Wait | Compute | Answer | bytes
 Flow = Generator[Step, Any, None]
 
 
-def drive(flow: Flow, gone: Callable[[], bool] = lambda: False) -> Iterator[Answer | bytes]:
-    """Drive a flow by this thread; yield its answer and the pieces of its body.
-
-    Args:
-        gone: tells that nobody waits for the answer any more; asked a few times a second.
-    """
+def drive(flow: Flow) -> Iterator[Answer | bytes]:
+    """Drive a flow by this thread; yield its answer and the pieces of its body."""
     reply: Any = None
     failure: Exception | None = None
-    while True:
-        try:
+    with contextlib.closing(flow), contextlib.suppress(StopIteration):
+        while True:
             step = flow.send(reply) if failure is None else flow.throw(failure)
-        except StopIteration:
-            return
-        reply = failure = None
-        if isinstance(step, Wait):
-            if not _wait(step, gone):
-                flow.close()
-                return
-        elif isinstance(step, Compute):
-            try:
-                reply = step.work()
-            except Exception as exc:
-                failure = exc
-        else:
-            yield step
+            reply = failure = None
+            if isinstance(step, Wait):
+                _wait(step)
+            elif isinstance(step, Compute):
+                try:
+                    reply = step.work()
+                except Exception as exc:
+                    failure = exc
+            else:
+                yield step
 
 
-def _wait(wait: Wait, gone: Callable[[], bool]) -> bool:
+def _wait(wait: Wait) -> None:
+    pause = max(0.0, wait.due() - time.monotonic())
     with selectors.DefaultSelector() as selector:
         for sock, events in wait.sockets().items():
             selector.register(sock, events)
-        while not gone():
-            pause = min(wait.due() - time.monotonic(), 0.25)
-            if pause <= 0:
-                return True
-            if not selector.get_map():
-                time.sleep(pause)
-            elif selector.select(pause):
-                return True
-    return False
+        if selector.get_map():
+            selector.select(pause if pause < math.inf else None)
+        else:
+            time.sleep(pause)

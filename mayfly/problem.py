@@ -1,7 +1,7 @@
 """A failure in the form in which every client sees it: `{"error": {"message", "type", "param", "code"}}`.
 
-Both sides of the web process make them: the HTTP server (mayfly.http.problems) and the application
-(mayfly.web.problems).
+Both sides of the web process make them: the HTTP server, for requests that never reach the application, and the
+application (mayfly.web.problems).
 """
 
 from __future__ import annotations
@@ -70,6 +70,45 @@ class Problem:
         if self.allow is not None:
             headers.append(("Allow", self.allow))
         return headers
+
+
+CODING_NOT_IMPLEMENTED = Problem(501, "Transfer-Encoding has to be chunked, or absent with a Content-Length.",
+                                 code="transfer_encoding_not_implemented")
+# What comes in another version of HTTP may be the beginning of HTTP/2.
+VERSION_NOT_SUPPORTED = Problem(505, "This port speaks HTTP/1.1: send the request in that version.",
+                                code="http_version_not_supported")
+NO_SPACE = Problem(503, "The service has no room to receive this body: try again later.", "server_error", "no_space")
+CROWDED_OUT = Problem(503, "Too many connections are open, and this one's request arrived too slowly: try again.",
+                      "server_error", "too_many_connections")
+
+
+def body_too_large(limit: int) -> Problem:
+    """Return the answer to a body over the limit (bytes)."""
+    return Problem(413, f"The body is larger than {limit} bytes (MAX_BODY): send fewer or shorter texts at once.",
+                   code="body_too_large")
+
+
+def headers_too_large(limit: int) -> Problem:
+    """Return the answer to a request line and headers over the limit (bytes)."""
+    return Problem(431, f"The request line and headers are larger than {limit} bytes: send fewer or shorter ones.",
+                   code="headers_too_large")
+
+
+def malformed(reason: str) -> Problem:
+    """Return the answer to bytes that aren't HTTP. `reason` is ours: it holds nothing that the client sent."""
+    return Problem(400, f"The request isn't valid HTTP/1.1: {reason}.", code="malformed_request")
+
+
+def too_slow(seconds: float) -> Problem:
+    """Return the answer to a request that didn't arrive in time."""
+    return Problem(408, f"The request didn't arrive whole within {seconds:g} s: send it faster.",
+                   code="request_timeout")
+
+
+def failed(request_id: str) -> Problem:
+    """Return the answer to a request that met a bug."""
+    return Problem(500, f"Something went wrong inside the service; its log tells more of the request {request_id}.",
+                   "server_error", "internal_error")
 
 
 def report(exc: BaseException, request_id: str) -> None:

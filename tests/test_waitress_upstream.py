@@ -19,7 +19,7 @@ VERSION = "3.0.2"
 RELIED_ON = {
     "adjustments.Adjustments.__init__": ("423618117d85be07", "server.Server.__init__: send_bytes is set after it"),
     "buffers.OverflowableBuffer": ("545747c4f2e2e71a", "connection.Connection.write_soon: what is small is kept by it"),
-    "buffers.ReadOnlyFileBasedBuffer": ("05800fcb876d6467", "connection.Connection._held: what is large is kept by it"),
+    "buffers.ReadOnlyFileBasedBuffer": ("05800fcb876d6467", "connection._held: what is large is kept by it"),
     "channel.HTTPChannel.__init__": ("a194769af3fd2e35", "connection.Connection.__init__: the lock, sendbuf_len"),
     "channel.HTTPChannel.readable": ("e4722238ce60c915", "connection.Connection.readable"),
     "channel.HTTPChannel.writable": ("d0cbd4ae1b3ba2a3", "connection.Connection.handle_write: when it is called"),

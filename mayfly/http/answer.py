@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from waitress.task import ErrorTask, Task
 
 from mayfly.flow import Answer
-from mayfly.http import access_log, problems
+from mayfly.http import access_log
 from mayfly.http.pulse import PING
 from mayfly.http.request import Refused, Request, problem_of
 from mayfly.http.site import Headers
-from mayfly.problem import report
+from mayfly.problem import failed, report
 
 if TYPE_CHECKING:
     from mayfly.http.connection import Connection
@@ -34,7 +34,7 @@ class _Logged(Task):  # type: ignore[misc]
             super().service()
         except Exception as exc:
             # waitress now answers with an error task, unless the answer had begun.
-            report(exc, dict(stamp(self.channel, self.request))["X-Request-Id"])
+            fail(self.channel, self.request, exc)
             raise
         log(self.channel, self.request, int(self.status[:3]), self.body_bytes)
 
@@ -119,8 +119,9 @@ def stamp(connection: Connection, request: Request) -> Headers:
 
 def fail(connection: Connection, request: Request, exc: BaseException) -> None:
     """Report a bug under the name by which the client knows its request, which will be answered with an error."""
-    report(exc, dict(stamp(connection, request))["X-Request-Id"])
-    request.error = Refused(problems.failed())
+    name = dict(stamp(connection, request))["X-Request-Id"]
+    report(exc, name)
+    request.error = Refused(failed(name))
 
 
 def log(connection: Connection, request: Request, status: int, size: int) -> None:

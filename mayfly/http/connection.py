@@ -24,11 +24,10 @@ from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
 
 from mayfly.compat.sockets import broken_off, hung_up, readable
-from mayfly.http import problems
 from mayfly.http.answer import AnswerTask, ProblemTask, fail, log
 from mayfly.http.pulse import Pulse
 from mayfly.http.request import Request
-from mayfly.problem import CLIENT_GONE, Problem, report
+from mayfly.problem import CLIENT_GONE, Problem, malformed, report, too_slow
 
 if TYPE_CHECKING:
     from waitress.adjustments import Adjustments
@@ -125,7 +124,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     def _half_close(self) -> None:
         """The client sends no more. Whether it has gone shows when it is sent something (see pulse.py)."""
         if self.state is not State.LINGERING and self.request is not None:
-            self.refuse(problems.malformed("it ends before it is complete"))
+            self.refuse(malformed("it ends before it is complete"))
         if self.requests:
             self._half_closed = True
             self._give_sign(time.monotonic())
@@ -237,23 +236,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             ClientDisconnected: the client has hung up.
         """
         rest = self.pulse.rest(data)
-        super().write_soon(self._held(rest) if len(rest) > _SMALL else rest)
+        super().write_soon(_held(rest, self.server.kept_bytes()) if len(rest) > _SMALL else rest)
         return len(data)
-
-    def _held(self, data: bytes) -> ReadOnlyFileBasedBuffer:
-        held: IO[bytes] = io.BytesIO(data)
-        if self.server.kept_bytes() + len(data) > _IN_MEMORY:
-            with contextlib.suppress(OSError):
-                # Closed with its buffer, when it is sent or the connection ends.
-                spilled = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[spilled.write(rest) or 0:]
-                spilled.seek(0)
-                held = cast("IO[bytes]", spilled)
-        buffer = ReadOnlyFileBasedBuffer(held)
-        buffer.prepare()
-        return buffer
 
     # HTTPChannel.handle_write sends less than `send_bytes` only when no request is being served, and closes after the
     # last answer without lingering.
@@ -304,10 +288,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         if state is not self.state:
             self.state, self.since = state, time.monotonic()
 
-    def silent_for(self, now: float) -> float:
-        """Return how long (s) it is the client's turn; 0 while it isn't."""
-        return 0.0 if self.state >= State.SENDING else now - self.since
-
     def enforce_deadlines(self, now: float) -> None:
         """Close, or refuse, what takes too long; called a few times a second."""
         if self.state is State.LINGERING:
@@ -316,9 +296,26 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         elif self.state is State.RECEIVING:
             timeout = self.server.settings.receive_timeout
             if now - self.since > timeout:
-                self.refuse(problems.too_slow(timeout))
+                self.refuse(too_slow(timeout))
         elif self.state is State.SERVING:
             if self._half_closed or (not self.readable() and hung_up(self.socket)):
                 self._give_sign(now)
         elif time.time() - self.last_activity > IDLE_SECONDS:
             self.handle_close()
+
+
+def _held(data: bytes, kept: int) -> ReadOnlyFileBasedBuffer:
+    """Return a large part of an answer as it is kept until its client has taken it, beside so many bytes."""
+    held: IO[bytes] = io.BytesIO(data)
+    if kept + len(data) > _IN_MEMORY:
+        with contextlib.suppress(OSError):
+            # Closed with its buffer, when it is sent or the connection ends.
+            spilled = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            rest = memoryview(data)
+            while rest:
+                rest = rest[spilled.write(rest) or 0:]
+            spilled.seek(0)
+            held = cast("IO[bytes]", spilled)
+    buffer = ReadOnlyFileBasedBuffer(held)
+    buffer.prepare()
+    return buffer

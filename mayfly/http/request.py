@@ -22,8 +22,8 @@ from waitress.utilities import (
     ServerNotImplemented,
 )
 
+from mayfly import problem as problems
 from mayfly.flow import Answer
-from mayfly.http import problems
 from mayfly.problem import Problem
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
             return consumed
         except OSError:
             # A large body goes through a temporary file.
-            self.refuse(Problem(503, "The service has no room to receive this body: try again later.", "server_error",
-                                "no_space"))
+            self.refuse(problems.NO_SPACE)
         except _Unsupported:
-            self.refuse(problems.version_not_supported())
+            self.refuse(problems.VERSION_NOT_SUPPORTED)
         except (ValueError, IndexError, OverflowError, RecursionError):
             self.refuse(problems.malformed("its request line or headers can't be read"))
         return len(data)
@@ -208,7 +207,7 @@ def problem_of(error: Error, adj: Adjustments) -> Problem:
     if isinstance(error, RequestHeaderFieldsTooLarge):
         return problems.headers_too_large(adj.max_request_header_size)
     if isinstance(error, ServerNotImplemented):
-        return problems.coding_not_implemented()
+        return problems.CODING_NOT_IMPLEMENTED
     if isinstance(error, BadRequest):
         return problems.malformed(str(error.body))
-    return problems.failed()
+    return problems.failed("(not known)")

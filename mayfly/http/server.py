@@ -30,7 +30,6 @@ from waitress.task import WSGITask
 
 from mayfly.draining import Draining
 from mayfly.flow import Compute, Flow
-from mayfly.http import problems
 from mayfly.http.answer import fail
 from mayfly.http.connection import Connection, State
 from mayfly.http.descriptors import connections_that_fit
@@ -39,7 +38,7 @@ from mayfly.http.site import Headers, Site
 from mayfly.http.waiting import Flows
 from mayfly.http.waitress_log import redact
 from mayfly.listening import accept_no_newcomers
-from mayfly.problem import report
+from mayfly.problem import CROWDED_OUT, report
 from mayfly.settings import Settings
 
 MAX_HEADERS = 64 * 1024
@@ -193,7 +192,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             if now > settled:
                 self._close_doors()
             for connection in self._connections():
-                if connection.silent_for(now) < _PATIENCE or connection.read_on():
+                if connection.state >= State.SENDING or now - connection.since < _PATIENCE or connection.read_on():
                     continue
                 if connection.state is State.LINGERING:
                     connection.handle_close()
@@ -346,6 +345,6 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             connection.read_on()
             if connection.connected and connection.state is not State.SERVING:
                 if connection.state is State.RECEIVING:
-                    connection.refuse(problems.crowded_out())
+                    connection.refuse(CROWDED_OUT)
                 connection.handle_close()
                 yield True

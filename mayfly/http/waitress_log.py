@@ -25,5 +25,3 @@ def redact() -> None:
     logger = logging.getLogger("waitress")
     if not any(isinstance(entry, _NothingOfClients) for entry in logger.filters):
         logger.addFilter(_NothingOfClients())
-    # That requests wait for a thread is expected here.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from mayfly import keys, listening
 from mayfly.errors import AccessDenied, HostNotAllowed
 from mayfly.settings import Settings
+from mayfly.web.cross_origin import CrossOrigin
 from mayfly.web.forwarding import is_forwarded
-from mayfly.web.origins import Origins
 
 _LONGEST_ADDRESS = 64
 
@@ -37,20 +37,20 @@ class Access:
         digests: SHA-256 of each key, so that a comparison takes the same time for keys of any length.
         hosts: names and addresses besides the loopback ones under which direct calls are served, in lower case.
         always: REQUIRE_KEY=always: direct calls need a key too.
-        origins: whose pages may make direct calls without a key, if they are named.
+        cross_origin: whose pages may make direct calls without a key, if they are named.
     """
 
     digests: tuple[bytes, ...]
     hosts: frozenset[str]
     always: bool
-    origins: Origins
+    cross_origin: CrossOrigin
 
     @classmethod
     def of(cls, settings: Settings) -> Access:
         """Make the rules from API_KEYS, AUTHORIZED_URLS, LISTEN_IP, REQUIRE_KEY and ALLOWED_ORIGINS."""
         digests = tuple(key.digest for key in map(keys.parse, settings.api_keys) if key is not None)
         hosts = listening.names(settings.listen_ip).union(host.lower() for host in settings.authorized_urls)
-        return cls(digests, hosts, settings.require_key == "always", Origins.of(settings))
+        return cls(digests, hosts, settings.require_key == "always", CrossOrigin.of(settings))
 
     def check(self, environ: Mapping[str, Any]) -> None:
         """Let a request pass, or refuse it.
@@ -85,9 +85,9 @@ class Access:
         if not self._is_ours(_host_name(environ.get("HTTP_HOST", ""))) and not _has_no_host(environ):
             return "The Host of this request isn't this machine's: add it to AUTHORIZED_URLS, or "
         origin = environ.get("HTTP_ORIGIN")
-        if origin is None or self.origins.known(origin) or self._is_ours(_origin_name(origin)):
+        if origin is None or self.cross_origin.known(origin) or self._is_ours(_origin_name(origin)):
             return None
-        if self.origins.allowed(origin):
+        if self.cross_origin.allowed(origin):
             return "ALLOWED_ORIGINS lets any site call like this, and therefore with a key alone: "
         return "The Origin of this request is another site: add it to ALLOWED_ORIGINS, or "
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from flask import Flask, Response, g, request
 
 from mayfly.web import docs, health, native, openai, problems, pulling, routes, tokens
 from mayfly.web.gate import request_id
-from mayfly.web.paths import CanonicalPaths
 from mayfly.web.routes import AtOnce, Route
 from mayfly.web.service import Service
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 def build(service: Service) -> Flask:
@@ -17,7 +23,15 @@ def build(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.wsgi_app = CanonicalPaths(app.wsgi_app)  # type: ignore[method-assign]
+    as_routed = app.wsgi_app
+
+    # A redirect to the path that is routed would name the host that the request came to; behind a tunnel that is
+    # `localhost`. So `//embed/` is taken for `/embed`.
+    def canonical(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", "/" + environ.get("PATH_INFO", "")).rstrip("/") or "/"
+        return as_routed(environ, start_response)
+
+    app.wsgi_app = canonical  # type: ignore[method-assign]
     gate = service.gate
     table = route_table(service)
     open_paths = {route.path for route in table if route.key == "never"}

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flask import Response
 
@@ -55,19 +55,11 @@ class FlowResponse(Response):
         if take_over is not None:
             take_over(self.flow, own)
             return ()
-        steps = drive(self.flow, environ.get("waitress.client_disconnected", lambda: False))
-        answer = next(steps, None)
-        if not isinstance(answer, Answer):
-            answer = Answer("200 OK", body=b"")  # the client has left: nobody reads it
+        steps = drive(self.flow)
+        answer = next(steps)
+        assert isinstance(answer, Answer)
         start_response(answer.status, [*answer.headers, *own])
-        return [answer.body] if answer.body is not None else _pieces(steps)
-
-
-def _pieces(steps: Iterator[Answer | bytes]) -> Iterator[bytes]:
-    with contextlib.closing(steps):  # type: ignore[type-var]
-        for step in steps:
-            assert isinstance(step, bytes)
-            yield step
+        return [answer.body] if answer.body is not None else cast("Iterator[bytes]", steps)
 
 
 def guarded(flow: Flow, request_id: str) -> Flow:

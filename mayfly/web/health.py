@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from mayfly import __version__
@@ -16,7 +17,7 @@ from mayfly.web.routes import Asked, Route
 from mayfly.web.service import Service
 
 TAG = "The service's state"
-_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
 def routes(service: Service) -> list[Route]:
@@ -29,18 +30,18 @@ def routes(service: Service) -> list[Route]:
             answer["version"] = __version__
             answer["uptime_s"] = round(time.monotonic() - service.started, 1)
             answer["lanes"] = lanes
-        return Answer("200 OK", _HEADERS.copy(), _json(answer))
+        return _answer("200 OK", answer)
 
     def ready(asked: Asked) -> Answer:
         missing = _missing(service)
         if not missing and not service.draining.started:
-            return Answer("200 OK", _HEADERS.copy(), _json({"status": "ready"}))
+            return _answer("200 OK", {"status": "ready"})
         reason = "the service is stopping" if service.draining.started else "not ready: " + ", ".join(missing)
         problem = Problem(503, f"Try again later ({reason}).", "server_error", "model_unavailable")
         answer: dict[str, Any] = {"status": "unready"}
         if asked.trusted:
             answer.update(waiting_for=missing, **problem.as_object())
-        return Answer(problem.status_line, problem.headers(), _json(answer))
+        return _answer(problem.status_line, answer, problem.headers())
 
     return [
         Route("GET", "/health", health, "See what the service does", TAG, answer=answers.Health, key="never"),
@@ -69,5 +70,5 @@ def _status(lane: Lane) -> dict[str, Any]:
         return {"state": "unknown", "reason": type(exc).__name__}
 
 
-def _json(answer: dict[str, Any]) -> bytes:
-    return json.dumps(answer, default=str).encode()
+def _answer(status: str, answer: dict[str, Any], headers: Sequence[tuple[str, str]] = _HEADERS) -> Answer:
+    return Answer(status, list(headers), json.dumps(answer, default=str).encode())

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from werkzeug.exceptions import HTTPException
 
 from mayfly.errors import CallError
-from mayfly.problem import Problem, report
+from mayfly.problem import Problem, failed, report
 
 # How the paths of OpenAI's API end, where they are asked for in a wrong place.
 _OPENAI = ("/chat/completions", "/completions", "/embeddings", "/models")
@@ -30,8 +30,7 @@ def of_exception(exc: BaseException, request_id: str, path: str = "") -> Problem
     elif isinstance(exc, HTTPException) and exc.code is not None:
         problem = _of_http_exception(exc, exc.code, path)
     else:
-        problem = Problem(500, "Something went wrong inside the service; its log tells more of the request "
-                               f"{request_id}.", "server_error", "internal_error")
+        problem = failed(request_id)
     if problem.status == 500:
         report(exc, request_id)
     return problem

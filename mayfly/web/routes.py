@@ -20,8 +20,8 @@ from mayfly.settings import Settings
 from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
 from mayfly.web.flows import FlowResponse, guarded
 from mayfly.web.gate import Gate, request_id
-from mayfly.web.ignored import IgnoredFields
 from mayfly.web.schemas import Body
+from mayfly.web.sieve import IgnoredFields
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.catalogue import Catalogue
 from mayfly.web.gate import Gate
-from mayfly.web.ignored import IgnoredFields
+from mayfly.web.sieve import IgnoredFields
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a body holds, looked at before pydantic builds anything of it.
 
 A field that is null is one that isn't there. Fields that a body doesn't know are refused, or where the body takes them,
-left out and named: clients get new ones every month. The work is bounded by what the parser lets through (`bodies.py`),
-and whatever is wrong ends it.
+left out and named, in the answer's header and once in the log: clients get new ones every month. The work is bounded by
+what the parser lets through (`bodies.py`), and whatever is wrong ends it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -20,6 +22,9 @@ from mayfly.errors import InvalidRequest
 
 # So many of the fields that are left out are named.
 MOST_NAMED = 20
+HEADER = "X-Ignored-Fields"
+# Names that are remembered as told; a client could send new ones for ever.
+_MOST_TOLD = 1000
 _LONGEST_NAME = 40
 
 
@@ -99,3 +104,23 @@ def _unknown_field(name: str, model: type[BaseModel]) -> InvalidRequest:
 def harmless(name: str) -> str:
     """Return a name that a client has chosen in a form that does no harm in an answer, a header or a log."""
     return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:_LONGEST_NAME])
+
+
+class IgnoredFields:
+    """Which of them the log has told of. May be used by several threads: at worst a name is told twice."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def headers(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Return what the answer has to say of them, and tell the log of those that it hasn't seen yet.
+
+        Args:
+            names: as `sift` gives them.
+        """
+        for name in names:
+            if name not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(name)
+                sys.stderr.write(f"a field of requests that means nothing here is ignored: {name}\n")
+        more = [] if len(names) <= MOST_NAMED else ["..."]
+        return [(HEADER, ", ".join([*names[:MOST_NAMED], *more]))] if names else []
