@@ -61,9 +61,11 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Swi
 
     settings = settings or load_settings()
     if lanes is None:
+        from mayfly.workers.local import local_lanes
+
         folder = tempfile.TemporaryDirectory(prefix="mayfly-")
         atexit.register(folder.cleanup)
-        lanes = _local_lanes(settings, folder.name)
+        lanes = local_lanes(settings, Path(folder.name))
     return build(Service.of(settings, lanes, draining or Draining()))
 
 
@@ -72,12 +74,6 @@ def site_of(app: Flask) -> Site:
     from mayfly.http.site import Site
 
     return Site(app.wsgi_app, app.extensions["mayfly.gate"], app.extensions["mayfly.at_once"])
-
-
-def _local_lanes(settings: Settings, folder: str) -> Switchboard:
-    from mayfly.workers.local import local_lanes
-
-    return local_lanes(settings, Path(folder))
 
 
 def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,
@@ -115,6 +111,7 @@ def run_alone() -> int:
     for message in spelling.messages():
         print(message, file=sys.stderr)
     from mayfly.compat.process import forbid_core_dumps
+    from mayfly.workers.local import local_lanes
 
     try:
         settings = load_settings()
@@ -125,7 +122,7 @@ def run_alone() -> int:
             for sock in sockets:
                 closing.enter_context(sock)
             print("loading the models ...", flush=True)
-            lanes = _local_lanes(settings, folder)
+            lanes = local_lanes(settings, Path(folder))
             if lanes.configured["chat"].status().get("model") == nano.ID:
                 print(nano.ANNOUNCEMENT, flush=True)
             own, others = listening.urls(sockets)

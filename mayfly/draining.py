@@ -32,7 +32,3 @@ class Draining:
         if self._ends is None:
             self._begins()
         self._ends = min(self.ends, time.monotonic() + grace)
-
-    def expired(self, now: float | None = None) -> bool:
-        """Tell whether the calls in flight have to end now (`Watch.stopping`)."""
-        return (time.monotonic() if now is None else now) >= self.ends

@@ -45,10 +45,7 @@ class Problem:
     @property
     def status_line(self) -> str:
         """The status with its reason, such as "404 Not Found"."""
-        try:
-            return f"{self.status} {HTTPStatus(self.status).phrase}"
-        except ValueError:
-            return f"{self.status} Error"
+        return f"{self.status} {HTTPStatus(self.status).phrase}"
 
     def as_object(self) -> dict[str, Any]:
         """Return the JSON form, as an object."""
@@ -111,6 +108,9 @@ def failed(request_id: str) -> Problem:
                    "server_error", "internal_error")
 
 
-def report(exc: BaseException, request_id: str) -> None:
-    """Write the stack of a failure under its request's id to standard error, which the log gets."""
+def report(exc: BaseException | None = None, request_id: str = "(not known)") -> None:
+    """Write the stack of a failure (by default the one that is being handled) under its request's id to standard error,
+    which the log gets."""
+    exc = exc or sys.exc_info()[1]
+    assert exc is not None
     sys.stderr.write(f"request {request_id} failed: " + "\n".join(stack_of(exc)) + "\n")

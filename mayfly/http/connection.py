@@ -14,7 +14,6 @@ import contextlib
 import enum
 import io
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -128,8 +127,6 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         if self.requests:
             self._half_closed = True
             self._give_sign(time.monotonic())
-        elif self.state is State.SENDING:
-            self._half_closed = self.close_when_flushed = True
         else:
             self.handle_close()
 
@@ -266,9 +263,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     # wasyncore.dispatcher.handle_error logs the exception's message, which may quote the client.
     def handle_error(self) -> None:
         """Close after a bug in the loop."""
-        exc = sys.exc_info()[1]
-        if exc is not None:
-            report(exc, "(not known)")
+        report()
         self.handle_close()
 
     # -- time -------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -108,11 +107,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             # The loop writes, and must not wait for a client; connections send by themselves, and hold what is large.
             outbuf_high_watermark=_UNBOUNDED,
             outbuf_overflow=_UNBOUNDED,
-            # This server has its own, kinder limit.
-            connection_limit=_UNBOUNDED,
             recv_bytes=1 << 16,
             log_socket_errors=False,
-            asyncore_use_poll=True,
         )
         # As a keyword it warns that it is going to be fixed.
         adjustments.send_bytes = _UNBOUNDED
@@ -137,7 +133,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Serve until `should_stop()`, then stop in an orderly way: at the latest 0.7 s after `grace` (s).
 
         While it stops, new requests are answered 503; calls in flight may finish; when the grace is over the lanes
-        end what is left (`Draining.expired`), so that those clients get their answer too.
+        end what is left (`Draining.ends`), so that those clients get their answer too.
 
         Args:
             beat: called at least once a second by the loop itself.
@@ -167,7 +163,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self._next_look = now + _TURN
             for connection in self._connections():
                 connection.enforce_deadlines(now)
-            self.flows.cancel_abandoned(self.site.gate.last_word() if self.draining.expired(now) else None)
+            self.flows.cancel_abandoned(self.site.gate.last_word() if now >= self.draining.ends else None)
             beat()
 
     def _drain(self, beat: Callable[[], None]) -> None:
@@ -265,9 +261,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     # wasyncore.dispatcher.handle_error would close the listening socket.
     def handle_error(self) -> None:
         """Go on after a bug while accepting."""
-        exc = sys.exc_info()[1]
-        if exc is not None:
-            report(exc, "(not known)")
+        report()
         self._accept_again = time.monotonic() + 0.1
 
     # -- connections ------------------------------------------------------------------------------------------

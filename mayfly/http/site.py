@@ -32,25 +32,20 @@ class Gate(Protocol):
         """Return what the flows meet that haven't ended when the service has waited for them long enough."""
 
 
-class AtOnce(Protocol):
-    """Requests that are read by the server's loop itself, because reading them takes no longer than waking a thread."""
-
-    def __call__(self, path: str, environ: Mapping[str, Any], body: bytes) -> tuple[Flow, Headers] | None:
-        """Return the flow that answers a small POST, and the headers that its answer gets beside its own; None leaves
-        the request to the application."""
-
-
 @dataclass(frozen=True)
 class Site:
     """The application.
 
     Attributes:
         application: run by a thread; what it can't answer at once it hands over as a flow (`flow.TAKE_OVER`).
+        at_once: called by the server's loop with the path, the environ and the body of a small POST, because reading
+            one takes no longer than waking a thread. Returns the flow that answers, and the headers that its answer
+            gets beside its own; or None, which leaves the request to the application.
     """
 
     application: WSGIApplication
     gate: Gate
-    at_once: AtOnce
+    at_once: Callable[[str, Mapping[str, Any], bytes], tuple[Flow, Headers] | None]
 
     def ask(self, environ: dict[str, Any]) -> tuple[Flow, Headers]:
         """Call the application; return the flow that answers, and the headers that its answer gets beside its own."""

@@ -9,7 +9,6 @@ import heapq
 import itertools
 import math
 import selectors
-import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -221,6 +220,4 @@ class Flows:
 
     def handle_error(self) -> None:
         """Report a bug."""
-        exc = sys.exc_info()[1]
-        if exc is not None:
-            report(exc, "(not known)")
+        report()

@@ -61,14 +61,14 @@ def build(service: Service) -> Flask:
         problem = problems.of_exception(exc, g.request_id, request.path)
         return Response(problem.body(), status=problem.status_line, headers=problem.headers())
 
-    routes.install(app, table, gate, service.settings)
+    routes.install(app, table, service)
     # For the server, which asks more than WSGI tells.
     app.extensions["mayfly.gate"] = gate
-    app.extensions["mayfly.at_once"] = AtOnce(table, gate, service.settings, service.ignored)
+    app.extensions["mayfly.at_once"] = AtOnce(table, service)
     return app
 
 
 def route_table(service: Service) -> list[Route]:
     """Return all routes of a service: the one list of them."""
-    table = [route for room in (native, openai, tokens, pulling, health) for route in room.routes(service)]
+    table = [route for part in (native, openai, tokens, pulling, health) for route in part.routes(service)]
     return [*table, *docs.routes(service.settings, lambda: table)]

@@ -1,6 +1,6 @@
 """What goes wrong in the application, as a `Problem`.
 
-Errors come from two sides: a CallError that some room raised, and an HTTPException of werkzeug (no such path, wrong
+Errors come from two sides: a CallError, and an HTTPException of werkzeug (no such path, wrong
 method, body too large). Anything else is a bug: the client gets a 500 with the request's id.
 
 Whatever the 500, the log gets the stack under that id, without the exception's message, which may hold a client's text.

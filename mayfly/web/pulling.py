@@ -49,7 +49,8 @@ class _Stopped(Exception):
 
 
 class _Download:
-    """A download in a thread of its own, because reading from the network can't watch the client meanwhile."""
+    """A download in a thread of its own, because reading from the network can't watch the client meanwhile. A Source of
+    flows.py."""
 
     def __init__(self, name: str, settings: Settings, over: threading.Lock) -> None:
         self._name = name
@@ -57,16 +58,11 @@ class _Download:
         self._over = over
         self._stopped = threading.Event()
         self._news: queue.SimpleQueue[Progress | BaseException] = queue.SimpleQueue()
-        self._finished = False
+        self.finished = False
         self._failure: BaseException | None = None  # told after the progress that came before it
         self._next = 0.0
         self._stage = ""
         threading.Thread(target=self._run, name="pull", daemon=True).start()
-
-    @property
-    def finished(self) -> bool:
-        """See Source."""
-        return self._finished
 
     def advance(self, now: float) -> list[Progress]:
         """Return the progress since the last time; "success" comes last.
@@ -82,7 +78,7 @@ class _Download:
                     self._failure = news
                     break
                 come.append(news)
-                self._finished = news.status == "success"
+                self.finished = news.status == "success"
         if self._failure is not None and not come:
             raise _as_answer(self._failure) from self._failure
         return come

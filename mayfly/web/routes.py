@@ -7,7 +7,6 @@ through Flask, or, for small requests, by the server's loop (`AtOnce`).
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,12 +15,11 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
 from mayfly.flow import Answer, Flow
-from mayfly.settings import Settings
 from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
 from mayfly.web.flows import FlowResponse, guarded
-from mayfly.web.gate import Gate, request_id
+from mayfly.web.gate import request_id
 from mayfly.web.schemas import Body
-from mayfly.web.sieve import IgnoredFields
+from mayfly.web.service import Service
 
 
 @dataclass(frozen=True)
@@ -78,23 +76,22 @@ class Route:
         return re.findall(r"{(\w+)}", self.path)
 
 
-def install(app: Flask, routes: Sequence[Route], gate: Gate, settings: Settings) -> None:
+def install(app: Flask, routes: Sequence[Route], service: Service) -> None:
     """Add routes to an application. The names of ignored fields are put into `g.ignored`."""
     for route in routes:
         rule = re.sub(r"{(\w+)}", r"<path:\1>", route.path)
-        app.add_url_rule(rule, f"{route.method} {route.path}", _flask_view(route, gate, settings),
+        app.add_url_rule(rule, f"{route.method} {route.path}", _flask_view(route, service),
                          methods=[route.method], provide_automatic_options=False)
 
 
-def _flask_view(route: Route, gate: Gate, settings: Settings) -> Callable[..., Response]:
-    most = most_values(settings.max_texts)
+def _flask_view(route: Route, service: Service) -> Callable[..., Response]:
+    most = most_values(service.settings.max_texts)
 
     def view(**parameters: str) -> Response:
         if route.key == "always":
-            gate.access.demand_key(request.environ)
+            service.gate.access.demand_key(request.environ)
         sent = json_object(request, most) if route.body is not None else {}
-        asked = Asked(g.request_id, request.environ, sent, time.monotonic() + settings.request_timeout, g.trusted,
-                      g.ignored)
+        asked = Asked(g.request_id, request.environ, sent, service.deadline(), g.trusted, g.ignored)
         made = route.view(asked, **parameters)
         if isinstance(made, Answer):
             return Response(made.body, status=made.status, headers=made.headers)
@@ -104,35 +101,32 @@ def _flask_view(route: Route, gate: Gate, settings: Settings) -> Callable[..., R
 
 
 class AtOnce:
-    """See mayfly.http.site.AtOnce: routes that take a body and have no parameters."""
+    """See mayfly.http.site.Site: routes that take a body and have no parameters."""
 
-    def __init__(self, routes: Sequence[Route], gate: Gate, settings: Settings, ignored: IgnoredFields) -> None:
+    def __init__(self, routes: Sequence[Route], service: Service) -> None:
         self._routes = {route.path: route for route in routes
                         if route.method == "POST" and route.body is not None and not route.parameters()
                         and route.key == "usual"}
-        self._gate = gate
-        self._settings = settings
-        self._ignored = ignored
+        self._service = service
 
     def __call__(self, path: str, environ: Mapping[str, Any], body: bytes) -> tuple[Flow, list[tuple[str, str]]] | None:
         """Return the flow that answers a request, and its answer's headers; None leaves it to Flask."""
         route = self._routes.get(path)
         if route is None or not is_plain_json(environ):
             return None
-        # It is known by one name, wherever it is told of.
-        identity = request_id(environ)
-        known = {**environ, "HTTP_X_REQUEST_ID": identity}
-        headers = self._gate.stamp(known)
-        return guarded(self._read(route, known, identity, body, headers), identity), headers
+        # The request has one id, wherever it is told of.
+        name = request_id(environ)
+        known = {**environ, "HTTP_X_REQUEST_ID": name}
+        headers = self._service.gate.stamp(known)
+        return guarded(self._read(route, known, name, body, headers), name), headers
 
-    def _read(self, route: Route, environ: Mapping[str, Any], identity: str, body: bytes,
-              headers: list[tuple[str, str]]) -> Flow:
-        trusted = self._gate.admit(environ)
+    def _read(self, route: Route, environ: Mapping[str, Any], name: str, body: bytes, headers: list[tuple[str, str]]
+              ) -> Flow:
+        trusted = self._service.gate.admit(environ)
         # A small body can't hold too many values.
-        asked = Asked(identity, environ, parsed(body, len(body)), time.monotonic() + self._settings.request_timeout,
-                      trusted)
+        asked = Asked(name, environ, parsed(body, len(body)), self._service.deadline(), trusted)
         made = route.view(asked)
-        headers.extend(self._ignored.headers(asked.ignored))
+        headers.extend(self._service.ignored.headers(asked.ignored))
         if isinstance(made, Answer):
             yield made
         else:

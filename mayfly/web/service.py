@@ -42,6 +42,10 @@ class Service:
         return cls(settings, switchboard, Catalogue(settings, switchboard, inventory), Gate.of(settings, draining),
                    draining)
 
+    def deadline(self) -> float:
+        """Return when the answer to a request that comes now has to be there, on the clock of `time.monotonic`."""
+        return time.monotonic() + self.settings.request_timeout
+
     @property
     def lanes(self) -> Mapping[str, Lane]:
         """The lanes of the configured models."""
