@@ -11,25 +11,13 @@ import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Kind = Literal["completion", "embedding"]
 
 GGUF = ".gguf"
 #: Where a setting leaves the engine to the program.
 AUTO = "auto"
-
-
-class Facts(Protocol):
-    """What a GGUF file says of itself, as far as engines mind it; see mayfly.models.header.Header."""
-
-    @property
-    def architecture(self) -> str:
-        """The network's kind."""
-
-    @property
-    def tensor_types(self) -> frozenset[str]:
-        """The types of its weights."""
 
 
 class Backend:
@@ -66,12 +54,12 @@ class Backend:
         """
         return None
 
-    def objection(self, kind: Kind, facts: Facts) -> str:
+    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str]) -> str:
         """Return why it can't take a file as a model of a kind, after the file's name; "" if it can."""
-        if facts.architecture in self.architectures.get(kind, ()):
+        if architecture in self.architectures.get(kind, ()):
             return ""
-        shown = facts.architecture[:50]
-        if kind_of(facts.architecture) == kind:
+        shown = architecture[:50]
+        if kind_of(architecture) == kind:
             known = ", ".join(sorted(frozenset().union(*self.architectures.values())))
             return f"has the architecture {shown!r}, which {self.title} can't run; it runs {known}"
         if kind == "completion":
@@ -146,12 +134,12 @@ class Gpt4All(Backend):
         "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64",
         "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"})
 
-    def objection(self, kind: Kind, facts: Facts) -> str:
+    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str]) -> str:
         """See Backend."""
-        strange = sorted(facts.tensor_types - self.tensor_types)
+        strange = sorted(tensor_types - self.tensor_types)
         if strange:
             return f"has weights of the type {strange[0]}, which {self.title} doesn't know"
-        return super().objection(kind, facts)
+        return super().objection(kind, architecture, tensor_types)
 
 
 class Scripted(Backend):

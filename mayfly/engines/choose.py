@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mayfly.engines.backends import AUTO, GGUF, Backend, Facts, Kind, candidates, of_file
+from mayfly.engines.backends import AUTO, GGUF, Backend, Kind, candidates, of_file
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
@@ -27,17 +27,17 @@ def load_embeddings(path: Path, threads: int, model: str, *, engine: str = AUTO,
     Raises:
         ModelUnavailable: the file isn't an embedding model that can be loaded.
     """
-    takers, facts = of_file(path.name), _facts(path)
-    tried = candidates("embedding", takers, engine)
-    last = candidates("embedding", takers)[-1]
-    for number, backend in enumerate(tried, 1):
+    tried = _judged("embedding", path, engine)
+    last = candidates("embedding", of_file(path.name))[-1]
+    for number, (backend, objection) in enumerate(tried, 1):
         takes_precision = "precision" in backend.features
         options = {"precision": precision} if takes_precision else {}
         try:
-            found: EmbeddingEngine = _load(backend, "embedding", path, facts, threads=threads, model=model, **options)
+            found: EmbeddingEngine = _load(backend, "embedding", path, objection, threads=threads, model=model,
+                                           **options)
         except ModelUnavailable as exc:
             if number < len(tried):
-                note(f"embeddings are computed by {tried[number].name}: {exc}")
+                note(f"embeddings are computed by {tried[number][0].name}: {exc}")
                 continue
             if backend is last:
                 raise
@@ -59,10 +59,9 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
         ModelUnavailable: the file isn't a completion model that can be loaded.
     """
     form = PromptForm(prompt_template, system_template) if prompt_template else None
-    facts = _facts(path)
-    backends = candidates("completion", of_file(path.name))
-    able = [backend for backend in backends if facts is None or not backend.objection("completion", facts)]
-    found: CompletionEngine = _load((able or backends)[0], "completion", path, facts, threads=threads, model=model,
+    judged = _judged("completion", path)
+    backend, objection = next((each for each in judged if not each[1]), judged[0])
+    found: CompletionEngine = _load(backend, "completion", path, objection, threads=threads, model=model,
                                     context_length=context_length, device=device, form=form)
     return found
 
@@ -84,12 +83,16 @@ def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Token
     return found
 
 
-def _facts(path: Path) -> Facts | None:
-    return read_header(path) if path.name.endswith(GGUF) else None
+def _judged(kind: Kind, path: Path, wanted: str = AUTO) -> list[tuple[Backend, str]]:
+    """Return the engines that may be tried with a file, each with its objection to it or ""."""
+    able = candidates(kind, of_file(path.name), wanted)
+    if able[0].suffix != GGUF:
+        return [(backend, "") for backend in able]
+    header = read_header(path)
+    return [(backend, backend.objection(kind, header.architecture, header.tensor_types)) for backend in able]
 
 
-def _load(backend: Backend, kind: Kind, path: Path, facts: Facts | None, **options: Any) -> Any:
-    objection = backend.objection(kind, facts) if facts is not None else ""
+def _load(backend: Backend, kind: Kind, path: Path, objection: str, **options: Any) -> Any:
     if objection:
         raise ModelUnavailable(f"{path.name} {objection}")
     return _named(backend, backend.loaders[kind])(path, **options)

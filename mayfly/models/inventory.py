@@ -215,7 +215,8 @@ def _describe(model: Model) -> Model:
         return replace(described, unusable=str(exc))
     kind = backends.kind_of(header.architecture)
     completes = kind == "completion"
-    objections = {backend.name: backend.objection(kind, header) for backend in takers if kind in backend.loaders}
+    objections = {backend.name: backend.objection(kind, header.architecture, header.tensor_types)
+                  for backend in takers if kind in backend.loaders}
     able = tuple(name for name, objection in objections.items() if not objection)
     reasons = dict.fromkeys(f"{model.path.name} {objection}" for objection in objections.values())
     return replace(

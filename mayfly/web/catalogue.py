@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ _LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
 _STRANGE_FOR = 2.0
 _MOST_STRANGE = 256
 _LONGEST_STRANGE = 200
+# What is told of a model's file as it stands there.
+_TOLD = ("architecture", "quantization", "parameter_count", "embedding_length")
 
 
 @dataclass(frozen=True)
@@ -46,31 +47,6 @@ class Model:
     window: int = 0
     chat_template: str = ""
 
-    def as_object(self, engine: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the model in OpenAI's form, with what its file says.
-
-        Args:
-            engine: what computes it and in which precision, if it is loaded.
-        """
-        shown: dict[str, Any] = {"id": self.id, "object": "model", "created": self.file.modified if self.file else 0,
-                                 "owned_by": "mayfly"}
-        if self.kind is not None:
-            shown["kind"] = self.kind
-        if self.file is not None:
-            shown["size"] = self.file.size
-            for name in ("architecture", "quantization", "parameter_count", "embedding_length"):
-                if getattr(self.file, name):
-                    shown[name] = getattr(self.file, name)
-            if self.window:
-                shown["context_length"] = self.window
-            if self.chat_template:
-                shown["chat_template"] = self.chat_template
-            shown["usable"] = not self.file.unusable
-            if self.file.unusable:
-                shown["reason"] = self.file.unusable
-            shown.update(engine)
-        return shown
-
 
 class Catalogue:
     """The models of a service, and their names."""
@@ -90,9 +66,20 @@ class Catalogue:
         return sorted(models, key=lambda model: (first.index(model.lane) if model.lane in first else len(first)))
 
     def shown(self, model: Model) -> dict[str, Any]:
-        """Return a model in OpenAI's form."""
+        """Return a model in OpenAI's form, with what its file says, and what computes it if it is loaded."""
+        file = model.file
+        shown: dict[str, Any] = {"id": model.id, "object": "model", "created": file.modified if file else 0,
+                                 "owned_by": "mayfly"}
+        if model.kind is not None:
+            shown["kind"] = model.kind
+        if file is None:
+            return shown
+        told = {name: getattr(file, name) for name in _TOLD}
+        told.update(context_length=model.window, chat_template=model.chat_template, reason=file.unusable)
         status = self._switchboard.lane(model.lane).status() if model.lane else {}
-        return model.as_object({name: status[name] for name in ("engine", "precision") if name in status})
+        told.update((name, status[name]) for name in ("engine", "precision") if name in status)
+        return {**shown, "size": file.size, "usable": not file.unusable,
+                **{name: value for name, value in told.items() if value}}
 
     def resolve(self, name: str, kind: Kind | None) -> Model:
         """Return the model that a request means.
@@ -181,9 +168,8 @@ class Catalogue:
         """Return the configured model of a kind. If there is none, its lane says which setting is to be filled."""
         name = self._configured[kind]
         file = self._inventory.find(name) if name else None
-        shown = file.id if file is not None else inventory.public_name(name)
         if file is None:
-            return Model(shown, kind, _LANES[kind], None)
+            return Model(inventory.public_name(name), kind, _LANES[kind], None)
         return self._served(file, kind, _LANES[kind])
 
     def _listed(self, file: inventory.Model) -> Model:
