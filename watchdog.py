@@ -1,8 +1,9 @@
 """The watchdog: binds the sockets, starts the processes, replaces them, and writes down what happened.
 
-`python watchdog.py` runs the whole service (start.sh ends in it; `--help` names its flags). It holds no model and
-speaks no HTTP. Exit codes: 0 stopped as asked, 2 a setting or a flag is wrong, 3 another watchdog runs for the same
-folder, 4 the address can't be bound, 5 a folder can't be used (`mayfly.supervision.refusals`).
+`python watchdog.py` runs the whole service, as `mayfly serve` does when it has made the embedding model (`--help` names
+the flags). It holds no model and speaks no HTTP. Exit codes: 0 stopped as asked, 2 a setting or a flag is wrong, 3
+another watchdog runs for the same folder, 4 the address can't be bound, 5 a folder can't be used
+(`mayfly.supervision.refusals`).
 """
 
 from __future__ import annotations

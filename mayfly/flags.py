@@ -1,7 +1,4 @@
-"""The command line of the service: flags as in FastChat, each the twin of a setting, which it overrides.
-
-It needs no package: `start.sh` passes its options on, and `watchdog.py` reads them here.
-"""
+"""The flags of the service, as in FastChat: each is the twin of a setting, which it overrides. Needs no package."""
 
 from __future__ import annotations
 
@@ -28,18 +25,16 @@ _FLAGS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser, whose help explains every flag."""
-    made = argparse.ArgumentParser(
-        prog="start.sh", allow_abbrev=False,
-        description="Run the service. A flag wins over the environment, and that over .env, where every setting is "
-                    "explained.",
-        epilog="A LIST is separated by commas, or a JSON list of strings.")
+def add_to(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the flags to a parser, whose help explains every one; return it."""
+    parser.description = ("Run the service. A flag wins over the environment, and that over .env, where every setting "
+                          "is explained.")
+    parser.epilog = "A LIST is separated by commas, or a JSON list of strings."
     for flag, (setting, takes, what) in _FLAGS.items():
-        made.add_argument(flag, metavar=takes, help=f"{what} ({setting})")
-    made.add_argument("--allow-credentials", action="store_true",
-                      help="these pages may send cookies and keys (ALLOW_CREDENTIALS)")
-    return made
+        parser.add_argument(flag, metavar=takes, help=f"{what} ({setting})")
+    parser.add_argument("--allow-credentials", action="store_true",
+                        help="these pages may send cookies and keys (ALLOW_CREDENTIALS)")
+    return parser
 
 
 def read(arguments: Sequence[str]) -> dict[str, str]:
@@ -50,7 +45,7 @@ def read(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingError: the file of --api-keys can't be read, or a JSON list isn't one of strings.
     """
-    chosen = vars(parser().parse_args(arguments))
+    chosen = vars(add_to(argparse.ArgumentParser(prog="start.sh serve", allow_abbrev=False)).parse_args(arguments))
     values = {}
     for flag, (setting, takes, _) in _FLAGS.items():
         text = chosen[flag.removeprefix("--").replace("-", "_")]

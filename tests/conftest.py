@@ -36,7 +36,7 @@ def embedding_model() -> Path:
     folder = Path(os.environ.get("MODEL_PATH") or PROJECT / "models")
     path = folder / minilm.FILE_NAME
     if not path.exists():
-        subprocess.run([sys.executable, "-m", "mayfly.models", "ensure"], cwd=PROJECT, check=True)
+        subprocess.run([sys.executable, "-m", "mayfly", "ensure"], cwd=PROJECT, check=True)
     return path
 
 

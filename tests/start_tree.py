@@ -1,9 +1,8 @@
 """A copy of the project's start files in a folder of its own, for tests of start.sh.
 
-Everything that start.sh does itself is real there; small stand-ins take the place of what it starts: a watchdog.py
-that prints its arguments, a mayfly.models that makes or refuses a model, an empty file for the model that comes with
-the project, and requirements of one tiny wheel, so that nothing needs the network. start_fixtures.py has them as
-fixtures.
+Everything that start.sh does itself is real there; small stand-ins take the place of what it starts: a mayfly command
+line that prints its arguments, and requirements of one tiny wheel, so that nothing needs the network. start_fixtures.py
+has them as fixtures.
 """
 
 from __future__ import annotations
@@ -25,22 +24,15 @@ if os.name == "nt":
     BASE_PYTHON: str = sys._base_executable
 else:
     BASE_PYTHON = os.path.join(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-MODEL = "all-MiniLM-L6-v2.gguf2.f16.gguf"
-DEMONSTRATION = "mayfly-nano-demo.gguf"
 
-WATCHDOG = """\
-import os, sys, tiny_package
-print("watchdog", tiny_package.VERSION, sys.prefix, os.getcwd(), sys.argv[1:])
-sys.exit(7)
-"""
-MODELS = f"""\
-import os, sys
-print("models", *sys.argv[1:])
-if os.path.exists("no-model"):
-    sys.exit("the model can't be built: a reason")
-if sys.argv[1] == "ensure":
-    os.makedirs("models", exist_ok=True)
-    open("models/{MODEL}", "w").close()
+MAYFLY = """\
+import os, sys, types
+def parser():
+    return types.SimpleNamespace(parse_args=lambda arguments: None)
+if __name__ == "__main__":
+    import tiny_package
+    print("mayfly", tiny_package.VERSION, sys.prefix, os.getcwd(), sys.argv[1:])
+    sys.exit(7)
 """
 
 
@@ -63,11 +55,7 @@ class Tree:
         for name in ("start.sh", ".env.example"):
             shutil.copy(ROOT / name, folder)
         tree = cls(folder)
-        tree.write("watchdog.py", WATCHDOG)
-        tree.write("mayfly/__init__.py", "")
-        tree.write("mayfly/models/__init__.py", "")
-        tree.write("mayfly/models/__main__.py", MODELS)
-        tree.write(f"models/{DEMONSTRATION}", "")
+        tree.write("mayfly/__main__.py", MAYFLY)
         tree.require("1.0")
         return tree
 
@@ -87,6 +75,11 @@ class Tree:
             file.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             file.writestr(f"{information}/RECORD", "")
         self.write(requirements, f"# one tiny wheel\n./{wheel.name}\n")
+
+    def take_the_real_command_line(self) -> None:
+        """Put mayfly's own in the place of the stand-in."""
+        shutil.copytree(ROOT / "mayfly", self.folder / "mayfly", dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("__pycache__"))
 
     @property
     def environment_python(self) -> Path:
@@ -110,7 +103,7 @@ class Tree:
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def start(self, *arguments: str, **extra: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.surroundings(**extra),
+        return subprocess.Popen(self.command(*arguments), cwd=self.folder.parent, env=self.surroundings(**extra),
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 start_new_session=os.name != "nt")
 
@@ -120,7 +113,7 @@ class Tree:
         return Tree(folder)
 
     def lend_packages(self) -> None:
-        """Let the tree's environment also see the packages that these tests run with (pytest, python-dotenv)."""
+        """Let the tree's environment also see the packages that these tests run with, such as pytest."""
         import dotenv
 
         [packages] = (self.folder / ".venv").glob("**/site-packages")

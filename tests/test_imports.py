@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "forms": {"compat", "keys"},
     "settings": {"errors", "forms", "engines.backends"},
     "spelling": {"errors", "settings"},
-    "keys.__main__": {"errors", "keys", "settings"},
+    "doctor": {"errors", "settings", "spelling", "listening", "models.nano", "models.inventory"},
+    # The command line; the service itself is watchdog.py's.
+    "__main__": {"errors", "settings", "flags", "keys", "models.store", "models.ensure", "models.pull", "doctor"},
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
@@ -174,12 +176,17 @@ def test_a_foreign_package_comes_in_by_its_doors_alone_and_by_each_of_them(packa
     assert importers == DOORS[package]
 
 
-def test_the_watchdog_needs_no_package_but_dotenv() -> None:
-    """What the watchdog imports, and what that imports, is the standard library but for python-dotenv."""
+def test_the_command_line_and_the_watchdog_need_no_package_but_dotenv() -> None:
+    """What `mayfly serve` has imported when the watchdog begins is the standard library but for python-dotenv, and its
+    command line is understood without any package."""
     import subprocess
     import sys
 
-    code = ("import sys; sys.argv=['watchdog.py']; import watchdog\n"
+    code = ("import os, sys; from mayfly import __main__; __main__.parser()\n"
+            "assert 'dotenv' not in sys.modules and 'asyncio' not in sys.modules\n"
+            "import watchdog; watchdog.main = lambda arguments: 0\n"
+            "os.environ.update(EMBED_MODEL='mayfly-nano-demo', MAYFLY_ENV=os.devnull)\n"
+            "__main__.main(['serve', '--port', '0'])\n"
             "names={m.split('.')[0] for m in sys.modules if not m.startswith('_')}-set(sys.stdlib_module_names)\n"
             "print(sorted(names-{'watchdog','mayfly','dotenv','sitecustomize','usercustomize'}))")
     printed = subprocess.run([sys.executable, "-S", "-c", f"import site; site.main()\n{code}"], cwd=PROJECT,

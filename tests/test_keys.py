@@ -16,7 +16,7 @@ from service import PROJECT, Service
 
 from mayfly import keys
 from mayfly.errors import SettingError
-from mayfly.keys.__main__ import add, describe, remove
+from mayfly.keys.ring import add, describe, remove
 from mayfly.settings import load_settings, parse
 from mayfly.web.access import Access
 
@@ -38,8 +38,8 @@ def env(tmp_path: Path) -> Path:
 
 def run(env: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: text for name, text in os.environ.items() if name != "API_KEYS"}
-    return subprocess.run([sys.executable, "-S", "-m", "mayfly.keys", *arguments], cwd=PROJECT, capture_output=True,
-                          text=True, env={**clean, "MAYFLY_ENV": str(env), **environ})
+    return subprocess.run([sys.executable, "-S", "-m", "mayfly", "key", *arguments], cwd=PROJECT,
+                          capture_output=True, text=True, env={**clean, "MAYFLY_ENV": str(env), **environ})
 
 
 def test_an_entry_is_a_key_a_named_key_or_a_named_hash() -> None:
@@ -167,7 +167,7 @@ def test_a_name_that_is_taken_or_odd_or_unknown_is_refused(env: Path) -> None:
 
 def test_commands_at_once_lose_no_key(env: Path) -> None:
     names = [f"name-{number}" for number in range(6)]
-    children = [subprocess.Popen([sys.executable, "-S", "-m", "mayfly.keys", "add", name], cwd=PROJECT,
+    children = [subprocess.Popen([sys.executable, "-S", "-m", "mayfly", "key", "add", name], cwd=PROJECT,
                                  env={**os.environ, "MAYFLY_ENV": str(env)}, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL) for name in names]
     assert [child.wait(60) for child in children] == [0] * 6

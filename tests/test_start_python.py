@@ -123,7 +123,7 @@ def test_every_way_of_calling_it_works_from_any_folder(ready_tree: Tree, tmp_pat
     ]:
         result = ready_tree.run_command([*command, "--one", "two three"], cwd=folder, PATH=path)
         environment = ready_tree.folder / ".venv"
-        assert result == (7, f"watchdog 1.0 {environment} {ready_tree.folder} ['--one', 'two three']\n", ""), command
+        assert result == (7, f"mayfly 1.0 {environment} {folder} ['serve', '--one', 'two three']\n", ""), command
 
 
 def test_the_file_has_its_run_bit_and_unix_lines_and_start_bat_has_windows_lines() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from start_tree import BASE_PYTHON, MODEL, Result, Tree, load_start
+from start_tree import BASE_PYTHON, Result, Tree, load_start
 
 pytest_plugins = ["start_fixtures"]
 
@@ -36,25 +36,65 @@ def one_line(result: Result) -> str:
     return result.err
 
 
-def watchdog_line(tree: Tree, version: str = "1.0") -> str:
-    return f"watchdog {version} {tree.folder / '.venv'} {tree.folder} []\n"
+def service_line(tree: Tree, version: str = "1.0", cwd: Path | None = None) -> str:
+    return f"mayfly {version} {tree.folder / '.venv'} {cwd or tree.folder.parent} ['serve']\n"
+
+
+def lock_is_free(tree: Tree) -> bool:
+    import fcntl
+
+    with (tree.folder / "logs/install.log").open() as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def processes_of(tree: Tree) -> list[str]:
+    """Return the command lines of all processes that have something of the tree in theirs."""
+    lines = subprocess.run(["ps", "-e", "-ww", "-o", "args"], capture_output=True, check=True, text=True).stdout
+    return [line for line in lines.splitlines() if str(tree.folder) in line]
 
 
 def test_a_first_start_makes_everything_and_a_second_one_nothing(
     first_start: tuple[Tree, Result], ready_tree: Tree
 ) -> None:
     tree, result = first_start
-    said = re.sub(r"(?m)^(?!start\.sh:|models|watchdog).*\n", "", result.out)  # pip's own lines
-    assert said == (
-        "start.sh: made .env with a new API key in it\n"
+    assert result.out == (
         f"start.sh: making the virtual environment {tree.folder / '.venv'} with Python "
         f"{version_of(tree)} (there is none yet)\n"
         "start.sh: installing requirements.txt (the first time this takes a minute or two)\n"
-        "models ensure\n" + watchdog_line(tree))
+        + service_line(tree))
     assert (result.code, result.err) == (7, "")
     before = listing(ready_tree.folder)
-    assert ready_tree.run() == (7, watchdog_line(ready_tree), "")
+    assert ready_tree.run() == (7, service_line(ready_tree), "")
     assert listing(ready_tree.folder) == before
+    log = (tree.folder / "logs/install.log").read_text()
+    assert "-m pip install" in log and "Successfully installed tiny-package-1.0" in log
+
+
+@posix
+def test_on_a_terminal_one_line_shows_what_pip_does(ready_tree: Tree) -> None:
+    import pty
+
+    ready_tree.require("2.0")
+    ours, theirs = pty.openpty()
+    start = subprocess.Popen(ready_tree.command(), cwd=ready_tree.folder.parent, env=ready_tree.surroundings(),
+                             stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert start.wait() == 7
+    first, *rest = shown.decode().replace("\r\n", "\n").splitlines(keepends=True)
+    assert first.startswith("start.sh: installing requirements.txt")
+    assert re.search(r"\rInstalling collected packages: tiny-package +\r +\r", shown.decode())
+    assert "".join(rest).endswith("\r" + service_line(ready_tree, "2.0"))
 
 
 def version_of(tree: Tree) -> str:
@@ -71,15 +111,18 @@ def test_changed_requirements_are_installed_and_unchanged_ones_are_not(ready_tre
     ready_tree.require("2.0")
     result = ready_tree.run()
     assert "installing requirements.txt" in result.out
-    assert result.out.endswith(watchdog_line(ready_tree, "2.0"))
-    assert ready_tree.run().out == watchdog_line(ready_tree, "2.0")
+    assert result.out.endswith(service_line(ready_tree, "2.0"))
+    assert ready_tree.run().out == service_line(ready_tree, "2.0")
 
 
 def test_a_failed_installation_is_one_line_after_pip_s_and_is_made_up_for_later(ready_tree: Tree) -> None:
     ready_tree.write("requirements.txt", "./absent-1.0-py3-none-any.whl\n")
     result = ready_tree.run()
     assert result.code == 1
-    assert result.err.splitlines()[-1] == "start.sh: requirements.txt couldn't be installed: pip's reason is above"
+    log = ready_tree.folder / "logs/install.log"
+    assert result.err.splitlines()[-1] == (
+        f"start.sh: requirements.txt couldn't be installed: pip's reason is above, and in {log}")
+    assert "absent-1.0" in log.read_text()
     assert "absent-1.0" in result.err
     assert "Traceback" not in result.err
     # The list that was installed last is wanted again; the attempt in between may have changed some of it.
@@ -97,14 +140,20 @@ def test_without_network_there_is_one_line(ready_tree: Tree) -> None:
     assert result.out.count("no connection to the package index yet") == 1
 
 
-def test_trouble_after_a_slow_connection_is_not_called_a_missing_network() -> None:
+SLOW = "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(...)'"
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    ([SLOW], "needs the network once"),
+    ([SLOW, "ERROR: [Errno 28] No space left on device"], "pip's reason is above"),
+    ([SLOW, "error: subprocess-exited-with-error"], "pip's reason is above"),
+    (["ERROR: No matching distribution found for gpt4all==2.8.2"], "gpt4all has no package for this machine")])
+def test_trouble_after_a_slow_connection_is_not_called_a_missing_network(
+        lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = load_start()
-    slow = "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(...)'"
-    assert "needs the network once" in start.install_fault("requirements.txt", [slow])
-    for other in ("ERROR: [Errno 28] No space left on device", "error: subprocess-exited-with-error"):
-        assert "pip's reason is above" in start.install_fault("requirements.txt", [slow, other])
-    absent = "ERROR: No matching distribution found for gpt4all==2.8.2"
-    assert "gpt4all has no package for this machine" in start.install_fault("requirements.txt", [absent])
+    monkeypatch.setattr(start, "run", lambda command, lock: (1, lines))
+    with pytest.raises(SystemExit, match=said):
+        start.install(str(tmp_path), "requirements.txt", None)
 
 
 @posix
@@ -119,7 +168,7 @@ def test_a_start_killed_while_making_the_environment_is_made_up_for(fresh_tree: 
     stray = fresh_tree.write(".venv/left-over", "")
     result = fresh_tree.run()
     assert "an earlier start was interrupted while making it" in result.out
-    assert result.out.endswith(watchdog_line(fresh_tree))
+    assert result.out.endswith(service_line(fresh_tree))
     assert not stray.exists()
 
 
@@ -129,8 +178,8 @@ def test_two_first_starts_at_once_set_up_once_and_both_go_on(fresh_tree: Tree) -
     outputs = [start.communicate(timeout=300) for start in starts]
     assert [(start.returncode, error) for start, (_, error) in zip(starts, outputs, strict=True)] == [(7, b"")] * 3
     together = b"".join(out for out, _ in outputs).decode()
-    assert together.count(watchdog_line(fresh_tree)) == 3
-    for once in ("made .env", "making the virtual", "installing requirements.txt", "models ensure"):
+    assert together.count(service_line(fresh_tree)) == 3
+    for once in ("making the virtual", "installing requirements.txt"):
         assert together.count(once) == 1, once
     assert "another start.sh is setting up here; waiting for it" in together
 
@@ -138,7 +187,7 @@ def test_two_first_starts_at_once_set_up_once_and_both_go_on(fresh_tree: Tree) -
 @posix
 def test_a_killed_start_s_installer_keeps_the_lock_until_it_ends(ready_tree: Tree) -> None:
     with silent_index() as (index, asked):
-        options = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": index}
+        options = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": index, "PIP_RETRIES": "0"}
         ready_tree.write("requirements.txt", "some-package==1.0\n")
         killed = ready_tree.start(**options)
         assert asked.wait(60)
@@ -148,10 +197,10 @@ def test_a_killed_start_s_installer_keeps_the_lock_until_it_ends(ready_tree: Tre
         second = ready_tree.start()
         assert second.stdout
         assert second.stdout.readline() == b"start.sh: another start.sh is setting up here; waiting for it\n"
-        os.killpg(killed.pid, signal.SIGKILL)
-        out, _ = second.communicate(timeout=60)
-        killed.communicate()
-    assert out.decode().endswith(watchdog_line(ready_tree))
+        assert not lock_is_free(ready_tree)
+    out, _ = second.communicate(timeout=60)  # the index is gone, so the installer ends
+    killed.communicate()
+    assert out.decode().endswith(service_line(ready_tree))
 
 
 @posix
@@ -164,9 +213,22 @@ def test_an_interrupted_start_takes_its_installer_along(ready_tree: Tree, number
         start = ready_tree.start(PIP_NO_INDEX="0", PIP_INDEX_URL=index)
         assert asked.wait(60)
         start.send_signal(number)
-        # The installer holds the other end of the output, so this returns when it has gone as well.
         _, error = start.communicate(timeout=60)
-    assert (start.returncode, error) == (code, said)
+        assert (start.returncode, error) == (code, said)
+        assert lock_is_free(ready_tree) and processes_of(ready_tree) == []
+    ready_tree.require("1.0")
+    assert ready_tree.run().out.endswith(service_line(ready_tree))
+
+
+@posix
+def test_a_start_that_is_interrupted_while_making_the_environment_takes_along_what_that_has_started(
+        fresh_tree: Tree) -> None:
+    start = fresh_tree.start()
+    wait_until(lambda: any("ensurepip" in line for line in processes_of(fresh_tree)))
+    start.terminate()
+    assert start.wait(60) == 143
+    wait_until(lambda: processes_of(fresh_tree) == [], 5)
+    assert fresh_tree.run().out.endswith(service_line(fresh_tree))
 
 
 class silent_index:
@@ -198,6 +260,7 @@ def test_a_folder_that_is_no_environment_is_neither_used_nor_emptied(fresh_tree:
     precious = fresh_tree.write("documents/thesis.txt", "years of work")
     for name in ("documents", str(precious.parent), "."):
         line = one_line(fresh_tree.run(VENV_NAME=name))
+        assert line == one_line(fresh_tree.run("doctor", VENV_NAME=name))
         assert "a folder that is not a virtual environment" in line
         assert [path.name for path in precious.parent.iterdir()] == ["thesis.txt"]
     assert "thesis.txt" in one_line(fresh_tree.run(VENV_NAME="documents/thesis.txt"))
@@ -240,7 +303,18 @@ def test_a_spoilt_environment_that_start_sh_made_is_made_anew(ready_tree: Tree) 
     lose_python(ready_tree)
     result = ready_tree.run()
     assert "(its Python is gone)" in result.out
-    assert result.out.endswith(watchdog_line(ready_tree))
+    assert result.out.endswith(service_line(ready_tree))
+
+
+def test_an_environment_that_an_earlier_version_made_is_used_and_its_packages_are_looked_at_once(
+        ready_tree: Tree) -> None:
+    for path in (ready_tree.folder / ".venv").glob(".mayfly-installed-*"):
+        path.unlink()
+    (ready_tree.folder / ".venv/.mayfly-installed-requirements.txt").write_text("0123 python3.11\n")
+    (ready_tree.folder / ".venv/.mayfly-lock").touch()
+    first = ready_tree.run()
+    assert "making" not in first.out and first.out.endswith(service_line(ready_tree))
+    assert ready_tree.run().out == service_line(ready_tree)
 
 
 def test_an_environment_without_pip_gets_one(ready_tree: Tree) -> None:
@@ -249,23 +323,18 @@ def test_an_environment_without_pip_gets_one(ready_tree: Tree) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
     ready_tree.require("2.0")
-    assert ready_tree.run().out.endswith(watchdog_line(ready_tree, "2.0"))
+    assert ready_tree.run().out.endswith(service_line(ready_tree, "2.0"))
 
 
 def test_an_active_environment_is_used_as_it_is(ready_tree: Tree, fresh_tree: Tree) -> None:
     result = fresh_tree.run(python=str(ready_tree.environment_python))
-    assert result.out.endswith(f"watchdog 1.0 {ready_tree.folder / '.venv'} {fresh_tree.folder} []\n")
+    line = service_line(ready_tree, cwd=fresh_tree.folder.parent)
+    assert result.out.endswith(line)
     assert not (fresh_tree.folder / ".venv").exists()
     fresh_tree.require("2.0")
     assert "installing requirements.txt" in fresh_tree.run(python=str(ready_tree.environment_python)).out
     second = fresh_tree.run(python=str(ready_tree.environment_python))
-    assert second.out == f"watchdog 2.0 {ready_tree.folder / '.venv'} {fresh_tree.folder} []\n"
-
-
-def test_venv_name_is_read_from_the_env_file_and_the_environment_wins(fresh_tree: Tree) -> None:
-    fresh_tree.write(".env", "VENV_NAME='my environment'\nLISTEN_PORT=0\n")
-    assert f"{fresh_tree.folder / 'my environment'}: there is none yet\n" in fresh_tree.run("doctor").out
-    assert f"{fresh_tree.folder / 'other'}: there is none yet\n" in fresh_tree.run("doctor", VENV_NAME="other").out
+    assert second.out == line.replace("1.0", "2.0")
 
 
 def test_a_python_that_cannot_make_environments_is_told_what_is_missing(fresh_tree: Tree, tmp_path: Path) -> None:
@@ -283,22 +352,6 @@ def test_a_python_that_cannot_make_environments_is_told_what_is_missing(fresh_tr
     assert BASE_PYTHON in line
 
 
-def test_a_model_that_cannot_be_made_is_the_model_s_own_line_and_no_service(ready_tree: Tree) -> None:
-    (ready_tree.folder / "models" / MODEL).unlink()
-    ready_tree.write("no-model", "")
-    result = ready_tree.run()
-    assert result == (1, "models ensure\n", "the model can't be built: a reason\n")
-
-
-def test_a_model_that_is_there_is_not_asked_for_again_whatever_its_name(ready_tree: Tree) -> None:
-    ready_tree.write("elsewhere/mine.gguf", "")
-    ready_tree.write("no-model", "")
-    for name in ("mine", "mine.gguf"):
-        for path in ("elsewhere", str(ready_tree.folder / "elsewhere")):
-            assert ready_tree.run(MODEL_PATH=path, EMBED_MODEL=name) == (7, watchdog_line(ready_tree), "")
-    assert ready_tree.run(MODEL_PATH="elsewhere", EMBED_MODEL="other").code == 1
-
-
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is writable for root")
 def test_a_folder_that_cannot_be_written_is_one_line(fresh_tree: Tree) -> None:
@@ -307,8 +360,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(fresh_tree: Tree) -> None:
         assert "Permission denied" in one_line(fresh_tree.run())
     finally:
         fresh_tree.folder.chmod(0o755)
-
-
-def test_a_tree_without_its_example_is_one_line(fresh_tree: Tree) -> None:
-    (fresh_tree.folder / ".env.example").unlink()
-    assert ".env.example: No such file" in one_line(fresh_tree.run())

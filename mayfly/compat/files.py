@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,6 +71,22 @@ def lock_now(file: IO[Any], *, wait: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock of a folder, which is made if it can be. Windows, where a folder can't be opened, and file
+    systems without locks have none."""
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not WINDOWS:
+                import fcntl
+
+                descriptor = os.open(folder, os.O_RDONLY)
+                undo.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def raise_descriptor_limit(wanted: int) -> None:

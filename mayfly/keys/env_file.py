@@ -1,4 +1,4 @@
-"""Change the line of API_KEYS in a .env file, and nothing else in it.
+"""Make the first .env file; change the line of API_KEYS in one, and nothing else in it.
 
 The file is replaced by rename, so whoever reads it sees the old line or the new one; its mode and its owner stay.
 """
@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,42 @@ def change(path: Path, edit: Callable[[list[str]], list[str]]) -> None:
             _replace(path, _changed(text, edit(_entries(text, path)), path))
     except OSError as exc:
         raise SettingError(f"{path} can't be changed: {exc.strerror or exc}") from exc
+
+
+def make(path: Path) -> None:
+    """Make a .env file of the .env.example beside it, with a random key in it, unless there is one.
+
+    Raises:
+        SettingError: it can't be written.
+    """
+    example = path.with_name(".env.example")
+    if os.path.lexists(path) or not example.exists():
+        return
+    draft = path.with_name(f".env.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(open_new(draft), "wb") as file:  # for its owner alone, before the key is in it
+            file.write(_changed(_read(example), [secrets.token_urlsafe(32)], example).encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        _give_name(draft, path)
+    except OSError as exc:
+        raise SettingError(f"{path} can't be made: {exc.strerror or exc}") from exc
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _give_name(draft: Path, path: Path) -> None:
+    """Give a file its name in one step, unless another start was first."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links; Windows' rename refuses to overwrite by itself
+        if os.path.lexists(path):
+            return
+        os.rename(draft, path)
+    print("mayfly: made .env with a new API key in it", file=sys.stderr)
 
 
 @contextlib.contextmanager

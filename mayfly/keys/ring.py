@@ -1,19 +1,10 @@
-"""The keys' command line, for start.sh; it needs no package.
-
-    python -m mayfly.keys add NAME       make a key, print it once, and keep its hash in .env
-    python -m mayfly.keys list           name the keys in .env
-    python -m mayfly.keys remove NAME    take a key out of .env
-
-Exit code 0: done. 1: not done; one line on stderr says why. 2: used wrongly.
-"""
+"""The keys in a .env file: make one, name them, take one out."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
-from mayfly import keys, settings
+from mayfly import keys
 from mayfly.errors import SettingError
 from mayfly.keys import env_file
 
@@ -71,36 +62,3 @@ def _name(entry: str) -> str:
 
 def _names(entries: list[str]) -> list[str]:
     return [_name(entry) for entry in entries]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="start.sh key", description="Keys for callers from elsewhere.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command, what in (("add", "make a key, print it once, and keep its hash in .env"),
-                          ("remove", "take a key out of .env")):
-        commands.add_parser(command, help=what).add_argument("name")
-    commands.add_parser("list", help="name the keys in .env")
-    chosen = parser.parse_args(arguments)
-    path = settings.env_file()
-    try:
-        if chosen.command == "add":
-            # The key alone goes to stdout, so that a script can take it.
-            print(add(path, chosen.name))
-            print("This key is shown only now; .env has its hash.", file=sys.stderr)
-        elif chosen.command == "remove":
-            remove(path, chosen.name)
-        else:
-            print("\n".join(describe(path) or ["no keys"]))
-            return 0
-    except SettingError as exc:
-        print(f"mayfly: {exc}", file=sys.stderr)
-        return 1
-    print("Start the service again to have it know.", file=sys.stderr)
-    if settings.in_environment("API_KEYS"):
-        print("The environment sets API_KEYS too, and that wins over .env.", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

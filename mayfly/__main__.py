@@ -1,0 +1,165 @@
+"""mayfly's command line: what start.sh becomes when it has made the environment.
+
+    python -m mayfly serve [--OPTION ...]    run the service
+    python -m mayfly ensure                  make the configured embedding model ready, if it isn't
+    python -m mayfly pull NAME               download a model from gpt4all's list into MODEL_PATH
+    python -m mayfly key add|remove NAME     make a key for callers from elsewhere, or take it back; `key list`
+    python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
+
+Exit code 0: done. 1: not done; one line on stderr says why. 2: used wrongly. 130, 143: interrupted, terminated. That of
+`serve` is the watchdog's.
+
+What is imported at the top needs no package: `key` works without any, and start.sh has the command line looked at
+before it installs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+from mayfly import flags, settings
+from mayfly.errors import ModelUnavailable, SettingError
+from mayfly.keys import env_file, ring
+
+_FOLDER = os.path.dirname(os.path.realpath(__file__))
+_ENV_FILE = settings.PROJECT_FOLDER / ".env"
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    if settings.env_file() != _ENV_FILE:  # a path from where the person is
+        os.environ["MAYFLY_ENV"] = str(settings.env_file().absolute())
+    for number in _STOPS:
+        signal.signal(number, _stop)
+    try:
+        chosen = parser().parse_args(arguments)
+        return chosen.run(chosen, arguments[1:]) or 0
+    except (ModelUnavailable, SettingError) as exc:
+        print(f"mayfly: {exc}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line: what it gives has the command's function as `run`."""
+    made = argparse.ArgumentParser(prog="start.sh", allow_abbrev=False,
+                                   description="Local embeddings and completions behind one HTTP port.")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, what in (("serve", _serve, "run the service"),
+                            ("ensure", _ensure, "make the embedding model ready, if it isn't")):
+        flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)
+    pull = commands.add_parser("pull", help="download a model from gpt4all's list into MODEL_PATH")
+    pull.add_argument("name", metavar="NAME")
+    pull.set_defaults(run=_pull)
+    key = commands.add_parser("key", help="make, name and take back keys for callers from elsewhere")
+    key.set_defaults(run=_key)
+    actions = key.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, what in (("add", "make a key, print it once, and keep its hash in .env"),
+                         ("remove", "take a key out of .env")):
+        actions.add_parser(action, help=what).add_argument("name", metavar="NAME")
+    actions.add_parser("list", help="name the keys in .env")
+    commands.add_parser("doctor", help="tell what is in place and what is missing").set_defaults(run=_doctor)
+    return made
+
+
+def _serve(_: argparse.Namespace, arguments: Sequence[str]) -> int:
+    _make_env_file()
+    with contextlib.suppress(SettingError):  # the watchdog says what is wrong, and more
+        _make_ready(arguments)
+    import watchdog
+
+    return watchdog.main(arguments)
+
+
+def _make_env_file() -> None:
+    if settings.env_file() == _ENV_FILE:
+        env_file.make(_ENV_FILE)
+
+
+def _make_ready(arguments: Sequence[str]) -> None:
+    """Have the embedding model made if it isn't there, by a process of its own: what that takes stays out of this one.
+
+    Raises:
+        SettingError: the settings can't be read.
+        SystemExit: it can't be made (a service without it isn't what was asked for), or this process is to end.
+    """
+    from mayfly.models import store
+
+    found = settings.load_settings(flags=flags.read(arguments))
+    try:
+        if found.embed_model:
+            store.find(found.model_path, found.embed_model)
+        return
+    except store.ModelAbsent:
+        pass
+    except ModelUnavailable:
+        return  # the worker finds the same, and says it
+    made = subprocess.Popen([sys.executable, _FOLDER, "ensure", *arguments], stdin=subprocess.DEVNULL)
+    try:
+        code = made.wait()
+    except BaseException:
+        made.terminate()  # it takes along what it has started
+        made.wait()
+        raise
+    if code:
+        raise SystemExit(code)
+
+
+def _ensure(_: argparse.Namespace, arguments: Sequence[str]) -> None:
+    from mayfly.models.ensure import ensure
+
+    found = settings.load_settings(flags=flags.read(arguments))
+    if found.embed_model:
+        ensure(found.model_path, found.embed_model, list_url=found.model_list)
+
+
+def _pull(chosen: argparse.Namespace, _: Sequence[str]) -> None:
+    from mayfly.models import pull
+
+    _make_env_file()
+    found = settings.load_settings()
+    print(pull.pull(chosen.name, found.model_path, list_url=found.model_list, keep_list=True))
+
+
+def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:
+    _make_env_file()
+    path = settings.env_file()
+    if chosen.action == "list":
+        print("\n".join(ring.describe(path) or ["no keys"]))
+        return
+    if chosen.action == "add":
+        # The key alone goes to stdout, so that a script can take it.
+        print(ring.add(path, chosen.name))
+        print("This key is shown only now; .env has its hash.", file=sys.stderr)
+    else:
+        ring.remove(path, chosen.name)
+    print("Start the service again to have it know.", file=sys.stderr)
+    if settings.in_environment("API_KEYS"):
+        print("The environment sets API_KEYS too, and that wins over .env.", file=sys.stderr)
+
+
+def _doctor(_: argparse.Namespace, __: Sequence[str]) -> int:
+    from mayfly import doctor
+
+    return doctor.main()
+
+
+def _stop(signum: int, frame: object) -> None:
+    # As an exception, so that temporary files are removed on the way out, and what was started is ended: which a second
+    # signal isn't to break off, such as that of a parent who was told to stop as well.
+    for number in _STOPS:
+        signal.signal(number, lambda _number, _frame: None)
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

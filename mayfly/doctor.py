@@ -1,0 +1,94 @@
+"""What a start needs, looked at without changing anything."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from mayfly import listening, settings, spelling
+from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
+from mayfly.models import nano
+from mayfly.models.inventory import Inventory
+from mayfly.settings import Settings
+
+
+def main() -> int:
+    """Print a line for each thing; return 1 if one isn't in place, else 0."""
+    good = True
+    for right, line in _examine():
+        good &= right
+        print(f"{'ok' if right else 'NO':4}{line}")
+    if not good:
+        print("The next start makes what is missing where it can.")
+    return 0 if good else 1
+
+
+def _examine() -> Iterator[tuple[bool, str]]:
+    """Yield for each thing whether it is in place, and a line that says so, or what to do."""
+    yield True, f"Python {platform.python_version()} at {sys.executable}"
+    yield _packages()
+    file = settings.env_file()
+    yield (True, f"settings in {file}") if file.exists() else (False, f"settings: no file {file} yet")
+    try:
+        for doubt in spelling.doubts():
+            yield not doubt.misspelt, doubt.message
+        found = settings.load_settings()
+    except SettingError as exc:
+        yield False, str(exc)
+        return
+    keys = "" if found.api_keys else " (API_KEYS is empty: callers on this machine alone)"
+    yield True, f"every setting has an allowed value{keys}"
+    yield from _models(found)
+    yield _port(found.listen_ip, found.listen_port)
+
+
+def _packages() -> tuple[bool, str]:
+    check = subprocess.run([sys.executable, "-m", "pip", "check", "--disable-pip-version-check"], check=False,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+    if check.returncode:
+        return False, "packages: " + check.stdout.strip().replace("\n", "; ")
+    return True, "packages of requirements.txt"
+
+
+def _models(found: Settings) -> Iterator[tuple[bool, str]]:
+    inventory = Inventory(found.model_path, (found.embed_model, found.model_name))
+    for kind, name, none in (
+            ("embedding", found.embed_model, "EMBED_MODEL=none): the service completes only"),
+            ("completion", found.model_name, "MODEL_NAME=none): the service embeds only")):
+        if not name:
+            yield True, f"no {kind} model is configured ({none}"
+            continue
+        try:
+            model = inventory.require(name)
+        except ModelUnavailable as exc:
+            yield False, f"{kind} model: {exc}"
+            continue
+        hint = ", a demonstration; set MODEL_NAME in .env for a real one" if model.id == nano.ID else ""
+        yield not model.unusable, f"{kind} model {model.path}{hint}" + (f": {model.unusable}" if model.unusable else "")
+
+
+def _port(ip: str, port: int) -> tuple[bool, str]:
+    try:
+        for sock in listening.listen(ip, port):
+            sock.close()
+    except AddressTaken as exc:
+        if any(_is_mayfly(address, port) for address in dict.fromkeys(("127.0.0.1", "::1", ip))):
+            return True, f"{ip} port {port}: a mayfly service is running there"
+        return False, str(exc)
+    return True, f"{ip} port {port} is free"
+
+
+def _is_mayfly(address: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(address, port, timeout=5)
+    try:
+        connection.request("GET", "/health", headers={"Host": "localhost"})
+        answer = connection.getresponse()
+        return answer.status == 200 and "version" in json.loads(answer.read())
+    except (OSError, ValueError, TypeError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,190 @@
+"""`mayfly doctor`: a line for each thing that a start needs, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from service import PROJECT
+
+from mayfly import doctor, settings
+from mayfly.models import minilm, nano
+
+Doctor = Callable[..., tuple[int, list[str]]]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        return str(trial.getsockname()[1])
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Path:
+    path = tmp_path / ".env"
+    path.write_text("API_KEYS=some-key-of-mine\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def examine(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Call it where everything is in place; `pip check`, which takes seconds, is content."""
+    monkeypatch.setattr(doctor, "_packages", lambda: (True, "packages"))
+
+    def call(**values: str) -> tuple[int, list[str]]:
+        chosen = {"MAYFLY_ENV": str(env), "MODEL_PATH": str(embedding_model.parent), "LISTEN_PORT": free_port(),
+                  **values}
+        with monkeypatch.context() as patch:
+            for name in settings.names():
+                patch.delenv(name, raising=False)
+            for name, value in chosen.items():
+                patch.setenv(name, value)
+            code = doctor.main()
+        said = capsys.readouterr()
+        assert said.err == ""
+        return code, said.out.splitlines()
+
+    return call
+
+
+def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: Path) -> None:
+    port = free_port()
+    clean = {name: text for name, text in os.environ.items() if name not in settings.names()}
+    before = sorted(env.parent.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "mayfly", "doctor"], cwd=PROJECT, capture_output=True, text=True,
+        env={**clean, "MAYFLY_ENV": str(env), "MODEL_PATH": str(embedding_model.parent), "LISTEN_PORT": port})
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, {line[:4] for line in lines}) == (0, "", {"ok  "}), done.stdout
+    for what in (f"Python {platform.python_version()} at {sys.executable}", "packages of requirements.txt",
+                 f"settings in {env}", "every setting has an allowed value",
+                 f"embedding model {embedding_model.parent / minilm.FILE_NAME}",
+                 f"{nano.FILE_NAME}, a demonstration; set MODEL_NAME in .env", f"127.0.0.1 port {port} is free"):
+        assert what in done.stdout, what
+    assert sorted(env.parent.iterdir()) == before
+
+
+def test_it_says_what_is_missing(examine: Doctor, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    code, lines = examine(MODEL_PATH=str(folder), MODEL_NAME="some.gguf")
+    assert code == 1
+    assert [line[:2] for line in lines[-4:-1]] == ["NO", "NO", "ok"]
+    assert "start.sh pull" in lines[-3] and "'some.gguf'" in lines[-3]
+    assert lines[-1] == "The next start makes what is missing where it can."
+    assert list(folder.iterdir()) == []
+
+
+def test_it_says_that_there_are_no_settings_yet_and_no_key(examine: Doctor, env: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    env.write_text("")
+    assert "ok  every setting has an allowed value (API_KEYS is empty: callers on this machine alone)" in examine()[1]
+    monkeypatch.setattr(settings, "PROJECT_FOLDER", env.parent / "fresh")
+    code, lines = examine(MAYFLY_ENV="")
+    assert code == 1 and f"NO  settings: no file {env.parent / 'fresh' / '.env'} yet" in lines
+
+
+def test_it_says_which_setting_is_wrong(examine: Doctor) -> None:
+    for name, value in (("THREADS", "many"), ("LISTEN_PORT", "port"), ("LISTEN_IP", "nowhere")):
+        code, lines = examine(**{name: value})
+        assert code == 1
+        assert any(line.startswith("NO  ") and name in line and value in line for line in lines), lines
+
+
+def test_it_says_what_pip_finds_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(
+        command, 1, "a 1.0 requires b, which is not installed.\nc 2.0 has requirement d\n"))
+    assert doctor._packages() == (
+        False, "packages: a 1.0 requires b, which is not installed.; c 2.0 has requirement d")
+
+
+def test_it_finds_a_model_in_parts_by_its_name_and_names_one_that_is_not_whole(
+        examine: Doctor, tmp_path: Path, tiny_model: Path, embedding_model: Path) -> None:
+    os.link(embedding_model, tmp_path / embedding_model.name)
+    shutil.copy(tiny_model, tmp_path / "tiny.gguf")
+    _, lines = examine(MODEL_PATH=str(tmp_path), MODEL_NAME="tiny")
+    assert f"ok  completion model {tmp_path / 'tiny.gguf'}" in lines
+    (tmp_path / "large-00001-of-00002.gguf").write_bytes(tiny_model.read_bytes())
+    for name in ("large", "large.gguf", "large-00001-of-00002"):
+        code, lines = examine(MODEL_PATH=str(tmp_path), MODEL_NAME=name)
+        [line] = [line for line in lines if "completion model" in line]
+        assert code == 1 and line.startswith(f"NO  completion model {tmp_path / 'large-00001-of-00002.gguf'}: ")
+
+
+def test_it_names_misspelt_settings_and_what_is_there_for_others(examine: Doctor, env: Path) -> None:
+    env.write_text("\ufeffMODELNAME=a\nHF_TOKEN=a\nLISTEN_PORT: 1\n", encoding="utf-8")
+    code, lines = examine(listen_ip="0.0.0.0")
+    assert code == 1
+    for line in (f"NO  {env} sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?",
+                 f"NO  {env}, line 3: this isn't NAME=VALUE and has no effect",
+                 "NO  the environment sets listen_ip, which is no setting and has no effect: is LISTEN_IP meant?",
+                 f"ok  {env} sets what is no setting and has no effect here: HF_TOKEN"):
+        assert line in lines
+
+
+def test_it_looks_at_both_loopback_addresses(examine: Doctor) -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    port = taken.getsockname()[1]
+    with taken:
+        threading.Thread(target=lambda: taken.accept()[0].close(), daemon=True).start()
+        code, lines = examine(LISTEN_PORT=str(port))
+    assert code == 1 and any(line.startswith(f"NO  ::1 port {port} can't be used") for line in lines)
+
+
+def test_it_knows_that_a_model_may_be_none_and_where_the_demonstration_model_lies(
+        examine: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("none", "None"):
+        code, lines = examine(MODEL_NAME=name, EMBED_MODEL=name)
+        assert (code, {line[:2] for line in lines}) == (0, {"ok"}), lines
+        assert any("(MODEL_NAME=none): the service embeds only" in line for line in lines)
+        assert any("(EMBED_MODEL=none): the service completes only" in line for line in lines)
+    elsewhere = {"MODEL_PATH": str(tmp_path), "EMBED_MODEL": "none"}
+    for name in ("", nano.ID):
+        code, lines = examine(**elsewhere, MODEL_NAME=name)
+        assert code == 0 and any(f"completion model {nano.PATH}, a demonstration" in line for line in lines)
+    monkeypatch.setattr(nano, "PATH", tmp_path / "gone" / nano.FILE_NAME)
+    code, lines = examine(**elsewhere)
+    [line] = [line for line in lines if line.startswith("NO")]
+    assert code == 1 and f"git checkout models/{nano.FILE_NAME}" in line and "pull" not in line
+
+
+class Health(BaseHTTPRequestHandler):
+    answer = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def taken_port() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield str(server.server_port)
+        server.shutdown()
+
+
+def test_it_tells_a_running_mayfly_from_another_program(
+        examine: Doctor, taken_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer in (b'{"version": "1", "status": "ok"}', b"<html>", b"[]", b"5", b'{"status": "ok"}'):
+        monkeypatch.setattr(Health, "answer", answer)
+        out = "\n".join(examine(LISTEN_PORT=taken_port)[1])
+        is_mayfly = answer.startswith(b'{"version"')
+        assert (f"ok  127.0.0.1 port {taken_port}: a mayfly service is running there" in out) == is_mayfly
+        assert ("set LISTEN_PORT in .env to another port" in out) != is_mayfly
