@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.settings import Settings, parse
+from mayfly.supervision.child import Handle
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.lane import Lane
 from mayfly.supervision.process import Position, Process
@@ -62,7 +63,7 @@ class _Scene:
         return process, handle, lambda event: on_event(Told(event, self.now))
 
 
-class _Handle:
+class _Handle(Handle):
     """A process that runs until it is given a code."""
 
     pid = 4711
@@ -73,15 +74,6 @@ class _Handle:
     def poll(self) -> int | None:
         """See Handle."""
         return self.code
-
-    def tail(self) -> list[str]:
-        """See Handle."""
-        return []
-
-    def tell(self, line: str) -> None:
-        """See Handle."""
-
-    terminate = abort = kill = close = lambda self: None
 
 
 @pytest.fixture

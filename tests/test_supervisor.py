@@ -11,6 +11,7 @@ import pytest
 
 from mayfly.errors import ModelUnavailable
 from mayfly.settings import Settings, parse
+from mayfly.supervision.child import Handle
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.lane import Lane
 from mayfly.supervision.process import Position, Process
@@ -24,7 +25,7 @@ from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.thread_table import Table
 
 
-class PlayedProcess:
+class PlayedProcess(Handle):
     """A process whose life the test decides."""
 
     def __init__(self, pid: int) -> None:

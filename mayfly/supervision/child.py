@@ -1,4 +1,4 @@
-"""One process that the watchdog started: its OS side, and nothing of what is thought about it.
+"""One process that the watchdog started, or a template: its OS side, and nothing of what is thought about it.
 
 Two threads read its stdout (events, a JSON object a line) and stderr (for reports), so that a process that writes
 much can't block, and a watchdog on any operating system can wait on one queue.
@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-from mayfly.compat.process import WINDOWS, abort_signal, kill_signal, spawn
+from mayfly.compat.process import WINDOWS, ProcessHandle, abort_signal, kill_signal, spawn
 from mayfly.compat.sockets import unread_bytes
 from mayfly.wire.codec import from_wire, plain
 from mayfly.wire.events import Told
@@ -31,34 +31,57 @@ _TAIL_PATIENCE = 0.25
 _MOMENT = 0.005
 
 
-class Handle(Protocol):
-    """What the supervisor needs of a process. `Child` is the real one; tests have another."""
+class Handle:
+    """A hold on a process, as the supervisor needs it. This is how it is of one that somebody else waits for."""
 
     pid: int
 
     def poll(self) -> int | None:
-        """Return the exit code (negative: the signal that killed it), or None while it runs."""
+        """Return the exit code (negative: the signal that killed it), or None while it runs or nobody knows."""
+        return None
 
     def terminate(self) -> None:
         """Ask it to end."""
+        self._signal(signal.SIGTERM)
 
     def abort(self) -> None:
         """Make it write its stacks and die."""
+        self._signal(kill_signal() if WINDOWS else abort_signal())
 
     def kill(self) -> None:
         """End it at once."""
+        self._signal(kill_signal())
 
     def tell(self, line: str) -> None:
-        """Write a line to its stdin."""
+        """Write a line to its stdin, if it is this process's to write to."""
 
     def tail(self) -> list[str]:
         """Return the last lines of its stderr."""
+        return []
 
     def close(self) -> None:
-        """Let go of its streams, once it has exited."""
+        """Let go of it, once it has exited."""
+
+    def _signal(self, number: int) -> None:
+        """Send a signal; a process that is gone already is no error."""
 
 
-class Child:
+class Fork(Handle):
+    """A generation: a template's child, which reaps it and reports its end, and whose stderr it shares."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = ProcessHandle(pid)
+
+    def close(self) -> None:
+        """See Handle."""
+        self._handle.close()
+
+    def _signal(self, number: int) -> None:
+        self._handle.signal(number)
+
+
+class Child(Handle):
     """A child process.
 
     Args:
@@ -97,18 +120,6 @@ class Child:
             for thread in self._threads:
                 thread.join(timeout=0.5)
         return code
-
-    def terminate(self) -> None:
-        """See Handle."""
-        self._signal(signal.SIGTERM)
-
-    def abort(self) -> None:
-        """See Handle."""
-        self._signal(kill_signal() if WINDOWS else abort_signal())
-
-    def kill(self) -> None:
-        """See Handle."""
-        self._signal(kill_signal())
 
     def tell(self, line: str) -> None:
         """See Handle. A process that died meanwhile is noticed elsewhere."""

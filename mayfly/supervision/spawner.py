@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mayfly.compat.process import ProcessHandle, abort_signal, kill_signal
 from mayfly.settings import PROJECT_FOLDER, Settings
-from mayfly.supervision.child import Child, Handle
+from mayfly.supervision.child import Child, Fork
 from mayfly.supervision.process import Position, Process
 from mayfly.wire.events import Log, Told
 from mayfly.wire.spec import LaneSpec, Spec, WebSpec
@@ -62,41 +61,6 @@ class ProcessSpawner:
                      descriptors=[self._budget] if isinstance(self._budget, int) else [], on_event=on_event,
                      on_line=on_line)
 
-    def adopt(self, pid: int) -> Handle:
+    def adopt(self, pid: int) -> Fork:
         """See Spawner."""
-        return _Fork(pid)
-
-
-class _Fork:
-    """A generation's process: the template's child, so the template reaps it and reports its end. See Handle."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._handle = ProcessHandle(pid)
-
-    def poll(self) -> int | None:
-        """Unknown here; the template tells."""
-        return None
-
-    def terminate(self) -> None:
-        """See Handle."""
-        self.kill()
-
-    def abort(self) -> None:
-        """See Handle."""
-        self._handle.signal(abort_signal())
-
-    def kill(self) -> None:
-        """See Handle."""
-        self._handle.signal(kill_signal())
-
-    def tell(self, line: str) -> None:
-        """A generation listens to its template alone."""
-
-    def tail(self) -> list[str]:
-        """Its stderr is its template's."""
-        return []
-
-    def close(self) -> None:
-        """See Handle."""
-        self._handle.close()
+        return Fork(pid)

@@ -6,10 +6,11 @@ list, a path is a string. One field may be bytes: they travel raw, beside the JS
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -60,60 +61,56 @@ def from_wire(wire: Any, kind: Any, raw: bytes = b"") -> Any:
 
 @functools.cache
 def _raw_field(kind: Any) -> str | None:
-    hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    hints = get_type_hints(kind) if _is_message(kind) else {}
     return next((name for name, hint in hints.items() if hint is bytes), None)
 
 
 @functools.cache
 def _reader(hint: Any) -> _Read:
     """Return what makes a value of a type out of its JSON."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return _one_of(get_args(hint))
-    if _is_message(hint):
-        return _one_of((hint,))
-    if get_origin(hint) is tuple:
-        item = _reader(get_args(hint)[0])
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) or _is_message(hint):
+        return _one_of(arguments or (hint,))
+    if origin is tuple:
+        item = _reader(arguments[0])
         return lambda wire: tuple(map(item, _checked(wire, list)))
-    if get_origin(hint) in (dict, Mapping):
-        value = _reader(get_args(hint)[1])
+    if origin in (dict, Mapping):
+        value = _reader(arguments[1])
         return lambda wire: {name: value(entry) for name, entry in _checked(wire, dict).items()}
-    if get_origin(hint) is Literal:
-        return lambda wire: get_args(hint)[get_args(hint).index(wire)]
-    if hint is bytes:
-        return lambda wire: b""
+    if origin is Literal:
+        return lambda wire: arguments[arguments.index(wire)]
     if hint is Path:
         return lambda wire: Path(_checked(wire, str))
-    if hint is Any:
-        return lambda wire: wire
+    if hint in (Any, bytes):
+        return lambda wire: b"" if hint is bytes else wire
     return lambda wire: _checked(wire, hint if hint is not float else (float, int))
-
-
-def _one_of(kinds: tuple[Any, ...]) -> _Read:
-    """Return the reader of a union: of messages, which are told apart by their names, and of other types."""
-    messages: dict[str, Any] = {kind.__name__: (kind, _fields(kind)) for kind in kinds if _is_message(kind)}
-    others = [_reader(kind) for kind in kinds if not _is_message(kind)]
-
-    def read(wire: Any) -> Any:
-        if isinstance(wire, dict) and wire.get(_TAG) in messages:
-            kind, fields = messages[wire[_TAG]]
-            return kind(**{name: fields[name](value) for name, value in wire.items() if name != _TAG})
-        for other in others:
-            try:
-                return other(wire)
-            except (LookupError, TypeError, ValueError):
-                continue
-        raise TypeError("none of these types")
-
-    return read
 
 
 def _is_message(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
 
 
-def _fields(message: Any) -> dict[str, _Read]:
-    hints = get_type_hints(message)
-    return {entry.name: _reader(hints[entry.name]) for entry in dataclasses.fields(message)}
+def _one_of(kinds: Iterable[Any]) -> _Read:
+    """Return the reader of a union: of messages, which are told apart by their names, and of other types."""
+    messages: dict[str, tuple[Any, dict[str, _Read]]] = {}
+    others = []
+    for kind in kinds:
+        if _is_message(kind):
+            fields = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+            messages[kind.__name__] = kind, fields
+        else:
+            others.append(_reader(kind))
+
+    def read(wire: Any) -> Any:
+        if isinstance(wire, dict) and wire.get(_TAG) in messages:
+            kind, fields = messages[wire[_TAG]]
+            return kind(**{name: fields[name](value) for name, value in wire.items() if name != _TAG})
+        for other in others:
+            with contextlib.suppress(LookupError, TypeError, ValueError):
+                return other(wire)
+        raise TypeError("none of these types")
+
+    return read
 
 
 def _checked(wire: Any, expected: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,6 +25,10 @@ class Fork:
     ready: bool = False
     place: int | None = None  # in the thread budget, while it serves
 
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when it says something, or has ended."""
+        return self.channel.fileno()
+
     def hear(self) -> bytes:
         """Return the next message of the child, or b"" if its channel has ended."""
         try:
@@ -32,70 +36,43 @@ class Fork:
         except OSError:
             return b""
 
-
-class Forks:
-    """The living children of this process.
-
-    Args:
-        let_go: closes in a child what only the parent may hold, or a call's caller would not see its process's end.
-    """
-
-    def __init__(self, let_go: Callable[[], None]) -> None:
-        self._let_go = let_go
-        self._forks: dict[int, Fork] = {}  # by the channel's descriptor
-
-    def __len__(self) -> int:
-        return len(self._forks)
-
-    def __iter__(self) -> Iterator[Fork]:
-        return iter(self._forks.values())
-
-    def descriptors(self) -> list[int]:
-        """Return what to wait on."""
-        return list(self._forks)
-
-    def of(self, descriptor: int) -> Fork | None:
-        """Return the child with this channel."""
-        return self._forks.get(descriptor)
-
-    def start(self, number: int, live: Callable[[socket.socket], int]) -> Fork:
-        """Fork a child.
-
-        Args:
-            live: what it does, with its end of the channel (messages arrive whole); returns its exit code.
-        """
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            mine.close()
-            self._become(parent, live, theirs)
-        theirs.close()
-        fork = Fork(number, pid, mine)
-        self._forks[mine.fileno()] = fork
-        return fork
-
-    def reap(self, fork: Fork) -> int:
-        """Take note of a child's end and return its exit code. Its channel closes as it dies, so this wait is short."""
-        _, status = os.waitpid(fork.pid, 0)
-        del self._forks[fork.channel.fileno()]
-        fork.channel.close()
+    def reap(self) -> int:
+        """Take note of its end and return its exit code. Its channel closes as it dies, so this wait is short."""
+        _, status = os.waitpid(self.pid, 0)
+        self.channel.close()
         return os.waitstatus_to_exitcode(status)
 
-    def _become(self, parent: int, live: Callable[[socket.socket], int], channel: socket.socket) -> NoReturn:
-        """Be the child. Never returns into the parent's loop."""
-        code = 1
-        try:
-            die_with_parent(parent)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for other in self._forks.values():
-                other.channel.close()
-            self._let_go()
-            code = live(channel)
-        except BaseException:
-            # The outermost boundary of this process: what is written here is in the failure report.
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+def start(number: int, live: Callable[[socket.socket], int], let_go: Callable[[], None]) -> Fork:
+    """Fork a child.
+
+    Args:
+        live: what it does, with its end of the channel (messages arrive whole); returns its exit code.
+        let_go: closes in it what only the parent may hold, or a call's caller would not see its process's end.
+    """
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        mine.close()
+        _become(parent, live, theirs, let_go)
+    theirs.close()
+    return Fork(number, pid, mine)
+
+
+def _become(parent: int, live: Callable[[socket.socket], int], channel: socket.socket, let_go: Callable[[], None]
+            ) -> NoReturn:
+    """Be the child. Never returns into the parent's loop."""
+    code = 1
+    try:
+        die_with_parent(parent)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        let_go()
+        code = live(channel)
+    except BaseException:
+        # The outermost boundary of this process: what is written here is in the failure report.
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -23,9 +23,9 @@ from mayfly.wire.events import EventPipe, Exited, Ready
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
-from mayfly.workers import generation
+from mayfly.workers import forks, generation
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
-from mayfly.workers.forks import Fork, Forks
+from mayfly.workers.forks import Fork
 from mayfly.workers.generation import Generation
 
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
@@ -51,7 +51,7 @@ class Template:
         self._table = table
         self._places = set(spec.places)
         self._next_number = spec.generation
-        self._forks = Forks(self._door.close)
+        self._forks: list[Fork] = []
         self._ahead: Fork | None = None
         self._readers: list[Fork] = []
         self._waiting: collections.deque[Fork] = collections.deque()  # with a request, for a place
@@ -82,18 +82,18 @@ class Template:
 
     def _wait(self) -> None:
         poll = select.poll()
-        for descriptor in self._forks.descriptors():
+        talking = {fork.fileno(): fork for fork in self._forks}
+        for descriptor in talking:
             poll.register(descriptor, select.POLLIN)
         ready = self._ahead is not None and self._ahead.ready
         if ready and self._free_places() and not self._model_file.changed():
             poll.register(self._door, select.POLLIN)
         timeout = TICK if self._ahead is not None else min(TICK, max(0.0, self._fork_at - time.monotonic()))
         for descriptor, _ in poll.poll(timeout * 1000):
-            fork = self._forks.of(descriptor)
-            if descriptor == self._door.fileno():
+            if descriptor in talking:
+                self._listen_to(talking[descriptor])
+            else:
                 self._take_call()
-            elif fork is not None:
-                self._listen_to(fork)
         self._door.send_away()
         while self._waiting and (free := self._free_places()):
             self._give_place(self._waiting.popleft(), min(free))
@@ -140,7 +140,14 @@ class Template:
         number = self._next_number
         self._next_number += 1
         served = Generation(self._spec, self._engine, self._table, self._events, number)
-        self._ahead = self._forks.start(number, served.live)
+        self._ahead = forks.start(number, served.live, self._let_go)
+        self._forks.append(self._ahead)
+
+    def _let_go(self) -> None:
+        """In a fork: close what is the template's alone."""
+        for fork in self._forks:
+            fork.channel.close()
+        self._door.close()
 
     def _listen_to(self, fork: Fork) -> None:
         said = fork.hear()
@@ -154,7 +161,8 @@ class Template:
             self._leave(fork)
             self._pause = 0.0
         elif not said:
-            code = self._forks.reap(fork)
+            self._forks.remove(fork)
+            code = fork.reap()
             self._events.send(Exited(fork.number, fork.pid, code))
             self._leave(fork)
             if fork is self._ahead:
