@@ -17,6 +17,25 @@ def open_new(path: Path, mode: int = 0o600) -> int:
     return os.open(path, flags, mode)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Put a file in the place of what is there, whole or not at all, following no symlink.
+
+    Raises:
+        OSError: it can't be written; what was there still is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(open_new(temporary), "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        # It takes room where there is none.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def lock_file(path: Path) -> IO[str] | None:
     """Take an exclusive lock that ends with this process; None if another process has it.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
@@ -11,8 +12,13 @@ from mayfly.wire.board import VOCABULARY, Board
 from mayfly.wire.calls import GATHERED
 from mayfly.wire.spec import LaneSpec, WebSpec
 
-#: Asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
-Ask = Callable[[str], None]
+#: Makes the lane of this name for a model, by its id and what it is for; for VOCABULARY the id is "".
+New = Callable[[str, str, str], Lane]
+
+
+def _alone(name: str, model: str, kind: str) -> Lane:
+    return NoLane("`python app.py` alone serves the configured models only, and counts no tokens: start the service "
+                  "with start.sh")
 
 
 class Switchboard:
@@ -21,21 +27,16 @@ class Switchboard:
     Args:
         configured: "embed" and "chat".
         models: which of these serves which model, by the model's id.
-        board: where the watchdog's word on the lanes is read.
-        ask: asks the watchdog for a lane; None where there is no watchdog, and the configured models
-            alone are served.
-        queue_limit: see `SocketLane`.
-        served_at_once: completions that a lane serves at the same time.
+        new: makes other lanes; left out where there is no watchdog, and the configured models alone are served.
+        known: returns the names of those that are open now.
     """
 
-    def __init__(self, configured: Mapping[str, Lane], models: Mapping[str, str], *, board: Board | None = None,
-                 ask: Ask | None = None, queue_limit: int = 0, served_at_once: int = 1) -> None:
+    def __init__(self, configured: Mapping[str, Lane], models: Mapping[str, str], *, new: New = _alone,
+                 known: Callable[[], Collection[str]] = tuple) -> None:
         self.configured = configured
         self._models = models
-        self._board = board
-        self._ask = ask
-        self._queue_limit = queue_limit
-        self._served_at_once = served_at_once
+        self._new = new
+        self._known = known
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
 
@@ -67,35 +68,29 @@ class Switchboard:
 
     def open_lanes(self) -> dict[str, Lane]:
         """Return the lanes that are there now, by name."""
-        known = self._board.lanes() if self._board is not None else {}
+        known = self._known()
         with self._lock:
-            called = dict(self._lanes)
-        return {**self.configured, **{name: lane for name, lane in called.items() if name in known}}
-
-    def _new(self, name: str, model: str, kind: str) -> Lane:
-        board, ask = self._board, self._ask
-        if board is None or ask is None:
-            return NoLane("`python app.py` alone serves the configured models only, and counts no tokens: start the "
-                          "service with start.sh")
-        return SocketLane(name, lambda: board.lane(name), queue_limit=self._queue_limit, summon=lambda: ask(model),
-                          served_at_once={"completion": self._served_at_once, "embedding": GATHERED}.get(kind, 1))
+            return {**self.configured, **{name: lane for name, lane in self._lanes.items() if name in known}}
 
 
-def supervised(spec: WebSpec, ask: Ask) -> Switchboard:
+def supervised(spec: WebSpec, ask: Callable[[str], None]) -> Switchboard:
     """Return the lanes of a web process that the watchdog has started.
 
     Args:
-        ask: see `Switchboard`.
+        ask: asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
     """
     board = Board(spec.board)
-    queue_limit = spec.settings.queue_limit
+    open_lane = functools.partial(SocketLane, queue_limit=spec.settings.queue_limit)
 
-    def lane(name: str, told: LaneSpec) -> Lane:
+    def configured(name: str, told: LaneSpec) -> Lane:
         if told.address is None:
             return NoLane(told.missing)
-        return SocketLane(name, lambda: board.lane(name), address=told.address, queue_limit=queue_limit,
-                          served_at_once=told.served_at_once)
+        return open_lane(name, lambda: board.lane(name), address=told.address, served_at_once=told.served_at_once)
 
-    return Switchboard({name: lane(name, told) for name, told in spec.lanes.items()},
-                       {told.model: name for name, told in spec.lanes.items() if told.model}, board=board, ask=ask,
-                       queue_limit=queue_limit, served_at_once=spec.completions_at_once)
+    def new(name: str, model: str, kind: str) -> Lane:
+        return open_lane(name, lambda: board.lane(name), summon=lambda: ask(model),
+                         served_at_once={"completion": spec.completions_at_once, "embedding": GATHERED}.get(kind, 1))
+
+    return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
+                       {told.model: name for name, told in spec.lanes.items() if told.model},
+                       new=new, known=board.lanes)

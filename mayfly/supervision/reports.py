@@ -8,6 +8,7 @@ counts: a process that can't be loaded would push all others out.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat.files import open_new
+from mayfly.compat.files import replace_file
 from mayfly.compat.process import signal_name
 
 _SUFFIX = "_watchdog_error.log"
@@ -155,12 +156,9 @@ class Reports:
         likeness = failure.likeness()
         if told is not None and likeness is not None and likeness == told.likeness and told.path.exists():
             told.times += 1
-            temporary = told.path.with_suffix(".new")  # which isn't taken for a report
             # If this can't be written, what the report says is true all the same.
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-                self._fill(temporary, open_new(temporary), failure.text(told.times, told.first))
-                os.replace(temporary, told.path)
+                replace_file(told.path, failure.text(told.times, told.first))
             return told.path.name
         path = self._write_new(failure)
         self._told[failure.lane] = _Told(likeness, path, time.strftime("%Y-%m-%d %H:%M:%S %z"))
@@ -169,28 +167,14 @@ class Reports:
 
     def _write_new(self, failure: Failure) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        stamp = time.strftime("%Y%m%d_%H%M%S")
-        number = 1
-        while True:
-            again = "" if number == 1 else f".{number}"
-            path = self._folder / f"{stamp}_{failure.name}{again}{_SUFFIX}"
-            try:
-                descriptor = open_new(path)
+        name = f"{time.strftime('%Y%m%d_%H%M%S')}_{failure.name}"
+        path = self._folder / f"{name}{_SUFFIX}"
+        for number in itertools.count(2):
+            if not os.path.lexists(path):
                 break
-            except FileExistsError:
-                number += 1
-        self._fill(path, descriptor, failure.text())
+            path = self._folder / f"{name}.{number}{_SUFFIX}"
+        replace_file(path, failure.text())
         return path
-
-    def _fill(self, path: Path, descriptor: int, text: str) -> None:
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-        except OSError:
-            # A full disk: an empty report would say less than none.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise
 
     def _prune(self) -> None:
         found = []

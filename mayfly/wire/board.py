@@ -7,7 +7,6 @@ would.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mayfly.compat.files import open_new
+from mayfly.compat.files import replace_file
 from mayfly.wire.codec import plain
 
 #: The name of the lane whose process knows the vocabularies of all models. Its own, so that tokens are counted while
@@ -66,15 +65,4 @@ def publish(path: Path, lanes: dict[str, Any]) -> None:
     Raises:
         OSError: it can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        with os.fdopen(open_new(temporary), "w", encoding="ascii") as file:
-            file.write(json.dumps({"lanes": lanes}, default=plain))
-        os.replace(temporary, path)
-    except OSError:
-        # It takes room where there is none.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    replace_file(path, json.dumps({"lanes": lanes}, default=plain))
