@@ -70,7 +70,7 @@ class Completed(_Answer):
 
 
 class ListedModel(_Answer):
-    """A model of MODEL_PATH, with what its file says; `usable` is false if gpt4all can't run it, and `reason` why. Of
+    """A model of MODEL_PATH, with what its file says; `usable` is false if no engine can run it, and `reason` why. Of
     an embedding model that is loaded also the `engine` that computes and its `precision`."""
 
     id: str

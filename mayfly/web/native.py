@@ -10,6 +10,7 @@ from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices, Part
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, event_stream
+from mayfly.web.openai_answers import usage
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import CompletionBody, EmbedBody, validate
 from mayfly.web.service import Service
@@ -63,11 +64,7 @@ def _answer(text: str, finished: Finished) -> dict[str, Any]:
         "model": finished.model,
         "finish_reason": finished.reason,
         "generation": finished.generation,
-        "usage": {
-            "prompt_tokens": finished.prompt_tokens,
-            "completion_tokens": finished.completion_tokens,
-            "total_tokens": finished.prompt_tokens + finished.completion_tokens,
-        },
+        "usage": usage([finished], 1),
     }
 
 
