@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import gguf
 import numpy as np
 import pytest
-from embedded import embed, joined, tokenized
+from embedded import embed, joined, parts
 from fidelity.texts import FOLDER, alike, different
+from gpt4all import Embed4All
 from random_texts import random_texts
 from service import PROJECT, Service
 
@@ -57,20 +59,20 @@ def test_the_ids_of_2000_random_texts_are_those_of_the_vocabulary(
     texts = random_texts(2000)
     assert len({len(text) for text in texts}) > 500
     for text in [*texts, *ODD, *(sample.text for sample in [*alike(), *different()])]:
-        made = tokenized(fast, text)
+        made = parts(fast, text)
         if len(made) > 1:
             assert len(text.encode()) > 10_000  # a test of its own is below
             continue
         expected = ids(text)
         chunks, count = made[0].chunks, made[0].count
         if len(expected) == 2:  # gpt4all embeds a fixed text in the place of nothing
-            assert tokenized(fast, "24df574ea1c998de59d5be15e769658e") == made
+            assert parts(fast, "24df574ea1c998de59d5be15e769658e") == made
             continue
         assert all(len(chunk) <= 256 for chunk in chunks)
         joined = [*chunks[0][:-1], *(number for chunk in chunks[1:] for number in chunk[9:-1]), chunks[-1][-1]]
         assert joined == expected
         assert count == len(expected) - 2 + 8 * (len(chunks) - 1)
-        assert [part.chunks for part in tokenized(fast, text, "truncate")] == [(chunks[0],)]
+        assert [part.chunks for part in parts(fast, text, "truncate")] == [[chunks[0]]]
 
 
 @pytest.mark.parametrize("long_text", ["mean", "truncate"])
@@ -94,16 +96,16 @@ def test_vectors_and_counts_are_those_of_gpt4all(
 def test_vectors_of_a_batch_are_those_of_single_texts_and_of_sentence_transformers(
         fast: openvino.OpenVinoEmbeddings) -> None:
     reference = np.load(FOLDER / "reference.npy")
-    chunks = [fast.tokenize(sample.text, "truncate").chunks[0] for sample in alike()]
+    chunks = [parts(fast, sample.text, "truncate")[0].chunks[0] for sample in alike()]
     rows = []
     for start in range(0, len(chunks), 16):  # of any lengths side by side
-        rows.append(fast.embed_batch(chunks[start:start + 16]))
+        rows.append(fast.compute(chunks[start:start + 16]))
     made = np.concatenate(rows)
     cosines = np.sum(made * reference[:len(made)], axis=1)
     print(f"{len(made)} texts, least cosine to sentence-transformers {cosines.min():.6f}")
     assert cosines.min() >= 0.9999
     for row in (0, 7, len(made) - 1):
-        assert float(fast.embed_batch([chunks[row]])[0] @ made[row]) > 0.99999
+        assert float(fast.compute([chunks[row]])[0] @ made[row]) > 0.99999
 
 
 def test_texts_of_all_lengths_have_few_shapes_and_are_hardly_padded(fast: openvino.OpenVinoEmbeddings,
@@ -119,7 +121,7 @@ def test_texts_of_all_lengths_have_few_shapes_and_are_hardly_padded(fast: openvi
 
     monkeypatch.setattr(fast, "_current", Noted)
     for tokens in range(2, 257):
-        fast.embed_batch([[101] * tokens])
+        fast.compute([[101] * tokens])
     assert sorted(widths) == list(range(2, 257))
     assert all(tokens <= width <= min(256, tokens * 33 / 32) for tokens, width in widths.items())
     assert all(width == tokens for tokens, width in widths.items() if tokens <= 64)
@@ -130,7 +132,7 @@ def test_texts_of_all_lengths_have_few_shapes_and_are_hardly_padded(fast: openvi
 def test_padding_changes_no_vector(fast: openvino.OpenVinoEmbeddings, tokens: int) -> None:
     chunk = [101, *range(2000, 1998 + tokens), 102]
     bare = fast._current().compute(np.array([chunk], np.int32), np.ones((1, tokens), np.float32))[0]
-    alone, beside = fast.embed_batch([chunk])[0], fast.embed_batch([chunk, [101, 2000, 102]])[0]
+    alone, beside = fast.compute([chunk])[0], fast.compute([chunk, [101, 2000, 102]])[0]
     assert min(float(bare @ alone), float(bare @ beside)) >= 0.999999
 
 
@@ -140,15 +142,61 @@ def test_a_models_window_bounds_the_padding(fast: openvino.OpenVinoEmbeddings, m
     shapes = []
     monkeypatch.setattr(fast, "_current", lambda: SimpleNamespace(compute=lambda ids, mask: shapes.append(ids.shape)))
     for tokens in (70, 71):
-        fast.embed_batch([[101] * tokens])
+        fast.compute([[101] * tokens])
     assert shapes == [(1, 70), (1, 71)]
+
+
+def renamed(source: Path, target: Path, name: str) -> Path:
+    """Write a model file anew as that of a model with another name."""
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(target, "bert")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.name"):
+            writer.add_key_value(field.name, field.contents(), field.types[0],
+                                 sub_type=field.types[-1] if len(field.types) > 1 else None)
+    writer.add_name(name)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "nomic-embed-text-v1.5", "nomic-embed-text-v1", "e5-small-v2",
+                                  "multilingual-e5-small", "llm-embedder", "bge-small-en"])
+def test_vectors_are_those_of_gpt4alls_own_call_whatever_it_knows_of_the_model(
+        embedding_model: Path, tmp_path: Path, name: str) -> None:
+    """It puts words before the texts of some models, and moves the vectors of one."""
+    path = renamed(embedding_model, tmp_path / "model.gguf", name)
+    engine = Gpt4AllEmbeddings(path, 1, "m")
+    own = Embed4All(path.name, model_path=path.parent, allow_download=False, n_threads=1, device="cpu", n_ctx=256)
+    for text in ("the light", "the keeper of the lighthouse walks down to the harbour " * 40):
+        for long_text in ("mean", "truncate"):
+            made, count = embed(engine, text, long_text)
+            expected = own.embed(text, long_text_mode=long_text, return_dict=True)
+            assert count == expected["n_prompt_tokens"]
+            assert float(vector(made) @ np.array(expected["embeddings"], np.float32)) >= 0.99999
+
+
+def test_a_model_that_gpt4all_does_not_know_is_embedded_without_a_prefix(
+        embedding_model: Path, tmp_path: Path, plain: Gpt4AllEmbeddings) -> None:
+    engine = Gpt4AllEmbeddings(renamed(embedding_model, tmp_path / "model.gguf", "of my own"), 1, "m")
+    assert embed(engine, "the light") == embed(plain, "the light")
+
+
+def test_texts_that_are_computed_together_have_the_vectors_that_they_have_alone(plain: Gpt4AllEmbeddings) -> None:
+    chunks = [parts(plain, text)[0].chunks[0] for text in ("one", "the light of the harbour", "two words", "x y z")]
+    together = plain.compute(chunks)
+    for row, chunk in zip(together, chunks, strict=True):
+        assert float(plain.compute([chunk])[0] @ row) >= 0.99999
 
 
 def test_a_very_long_text_is_cut_where_gpt4alls_engine_cuts_it(
         fast: openvino.OpenVinoEmbeddings, plain: Gpt4AllEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mayfly.engines.long_texts._LONGEST_PART", 2_000)
+    monkeypatch.setattr("mayfly.engines.long_texts.LONGEST_PART", 2_000)
     text = " ".join(random_texts(60, seed=3))[:3_000]
-    assert len(tokenized(fast, text)) > 2
+    assert len(parts(fast, text)) > 2
     made, count = embed(fast, text)
     expected, expected_count = embed(plain, text)
     assert count == expected_count
@@ -156,15 +204,15 @@ def test_a_very_long_text_is_cut_where_gpt4alls_engine_cuts_it(
 
 
 def test_100_000_words_are_tokens_and_chunks_that_fit(fast: openvino.OpenVinoEmbeddings) -> None:
-    made = tokenized(fast, "lighthouse " * 100_000)
+    made = parts(fast, "lighthouse " * 100_000)
     assert len(made) > 50
     assert sum(part.count for part in made) >= 100_000
     chunks = [chunk for part in made for chunk in part.chunks]
     assert max(map(len, chunks)) == 256
     # All words are the same, so all vectors would be: one stands for them.
-    row = fast.embed_batch(chunks[:1])[0]
+    row = fast.compute(chunks[:1])[0]
     assert float(vector(joined(made, [row] * len(chunks))) @ row) > 0.9999
-    assert [len(part.chunks[0]) for part in tokenized(fast, "lighthouse " * 100_000, "truncate")] == [256]
+    assert [len(part.chunks[0]) for part in parts(fast, "lighthouse " * 100_000, "truncate")] == [256]
 
 
 @pytest.mark.parametrize("text", [
@@ -172,14 +220,14 @@ def test_100_000_words_are_tokens_and_chunks_that_fit(fast: openvino.OpenVinoEmb
     ids=["a word", "blanks", "Chinese", "accents"])
 @pytest.mark.parametrize("long_text", ["mean", "truncate"])
 def test_a_very_long_text_is_taken_in_small_steps(fast: openvino.OpenVinoEmbeddings, text: str, long_text: str) -> None:
-    found = list(fast.parts(text, long_text))
-    made = [part for part in found if part is not None]
+    made = parts(fast, text, long_text)
+    steps = list(fast.plan(text, long_text))
     if long_text == "truncate":
-        assert len(found) == 1 and len(made[0].encode()) < 50_000
-        assert len(fast.tokenize(made[0], long_text).chunks[0]) == 256
+        assert len(steps) == len(made) == len(made[0].chunks) == 1 and len(made[0].chunks[0]) == 256
     else:
-        assert len(found) > len(text.encode()) // 20_000
-        assert max(len(part.encode()) for part in made) < 50_000
+        assert len(steps) > len(text.encode()) // 20_000
+        assert max(part.count for part in made) < 20_000
+        assert [part.left == 0 for part in made] == [False] * (len(made) - 1) + [True]
 
 
 def test_more_words_than_are_remembered_are_the_same_tokens(ids: Callable[[str], list[int]],
@@ -187,7 +235,8 @@ def test_more_words_than_are_remembered_are_the_same_tokens(ids: Callable[[str],
     monkeypatch.setattr("mayfly.engines.bert_tokens._MOST_WORDS", 10)
     tokens = BertTokens(ids, 256)
     for text in random_texts(50, seed=4):
-        assert [*tokens.tokenized(text, "truncate").chunks[0]][1:-1] == ids(text)[1:-1][:254]
+        (part,) = tokens.plan(text, "truncate")
+        assert [*part.chunks[0]][1:-1] == ids(text)[1:-1][:254]
 
 
 def test_the_number_of_threads_may_change_between_two_texts(embedding_model: Path) -> None:
@@ -269,7 +318,7 @@ def test_the_runtime_is_told_how_many_shapes_to_keep(fast: openvino.OpenVinoEmbe
     watched._core, watched._most_threads, watched._compiled = Core(), 2, collections.OrderedDict()
     for threads in (2, 1):
         watched.set_threads(threads)
-        watched.embed_batch([[101, 2000, 102]])
+        watched.compute([[101, 2000, 102]])
     kept = [settings["CPU_RUNTIME_CACHE_CAPACITY"] for settings in told]
     assert [settings["INFERENCE_NUM_THREADS"] for settings in told] == [2, 1]
     assert kept == [512, 128]

@@ -18,30 +18,31 @@ import scripts
 from random_texts import random_texts
 from service import Service, until
 
-from mayfly.engines.base import Tokenized
+from mayfly.engines.base import Part
 from mayfly.errors import EngineFailed
 from mayfly.settings import available_cores
-from mayfly.workers.batches import Queue, Scheduler, Text, Turns
+from mayfly.workers.batches import Queue, Scheduler, Text
 
 
 class Words:
     """An engine that computes in batches, a token a word; it notes what it was given."""
 
     model, dimensions, batch_tokens, facts = "words", 4, 100, {"engine": "words", "precision": "none"}
+    threads_spin = False
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.tokenised: list[int] = []
 
-    def parts(self, text: str, long_text: str) -> Iterator[str | None]:
-        return iter([text])
+    def plan(self, text: str, long_text: str) -> Iterator[Part | None]:
+        yield self._part(text, 0)
 
-    def tokenize(self, part: str, long_text: str) -> Tokenized:
-        words = [len(word) for word in part.split()]
-        self.tokenised.append(len(part))
-        return Tokenized(tuple(words[at:at + 20] for at in range(0, len(words), 20)), len(words))
+    def _part(self, text: str, left: int) -> Part:
+        words = [len(word) for word in text.split()]
+        self.tokenised.append(len(text))
+        return Part([words[at:at + 20] for at in range(0, len(words), 20)], len(words), left)
 
-    def embed_batch(self, chunks: Sequence[Sequence[int]]) -> np.ndarray:
+    def compute(self, chunks: Sequence[Sequence[int]]) -> np.ndarray:
         self.batches.append([len(chunk) for chunk in chunks])
         if any(13 in chunk for chunk in chunks):
             raise EngineFailed("a word of 13 letters")
@@ -64,7 +65,7 @@ def drained(engine: Words, *queues: Queue) -> list[list[int]]:
     scheduler = Scheduler(engine)
     batches = []
     while batch := scheduler.next_batch(queues):
-        for chunk, row in zip(batch, engine.embed_batch([chunk.ids for chunk in batch]), strict=True):
+        for chunk, row in zip(batch, engine.compute([chunk.ids for chunk in batch]), strict=True):
             chunk.text.take(chunk.number, row)
         batches.append([len(chunk.ids) for chunk in batch])
     return batches
@@ -124,9 +125,10 @@ def test_a_text_that_two_calls_have_is_computed_once() -> None:
 class LongWords(Words):
     """One for which a text has many parts, and is cleaned in steps before the first."""
 
-    def parts(self, text: str, long_text: str) -> Iterator[str | None]:
+    def plan(self, text: str, long_text: str) -> Iterator[Part | None]:
         yield from [None] * 5
-        yield from (text[at:at + 5_000] for at in range(0, len(text), 5_000))
+        for at in range(0, len(text), 5_000):
+            yield self._part(text[at:at + 5_000], max(0, len(text) - at - 5_000))
 
 
 def test_a_long_text_is_made_tokens_part_by_part_and_short_ones_are_served_meanwhile() -> None:
@@ -163,24 +165,26 @@ def test_two_calls_share_a_long_text_and_one_may_leave() -> None:
     assert sum(engine.tokenised) == text.size
 
 
-class Parts(LongWords):
-    """One that computes part by part."""
+class OneByOne(LongWords):
+    """One that computes chunk by chunk."""
 
-    def embed(self, part: str, long_text: str) -> tuple[bytes, int]:
-        raise NotImplementedError
+    batch_tokens = 1
 
 
-def test_an_engine_without_batches_gets_the_parts_of_all_callers_in_turn() -> None:
-    turns = Turns(Parts())
-    long, short = Queue.of(texts(100_000)), Queue.of(others := texts(3, 3))
-    taken = [turns.next_part([long, short]) for _ in range(60)]
-    waited = [number for number, part in enumerate(taken) if part is not None and part.text in others]
-    assert len(waited) == 2 and waited[-1] < 30
-    assert max(len(part.content) for part in taken if part is not None) <= 5_000
-    last = [turns.next_part([long]) for _ in range(200)]
-    for part in [part for part in [*taken, *last] if part is not None]:
-        part.text.take_part(part.number, np.array([1, 0, 0, 0], "<f4").tobytes(), 1_000)
-    assert long.empty() and all(part.text.done for part in taken if part is not None)
+def test_an_engine_without_batches_gets_the_chunks_of_all_callers_in_turn() -> None:
+    engine = OneByOne()
+    scheduler = Scheduler(engine)
+    long, short = Queue.of(made := texts(10_000)), Queue.of(others := texts(3, 3))
+    taken = [scheduler.next_batch([long, short]) for _ in range(30)]
+    assert max(map(len, taken)) == 1
+    waited = [number for number, batch in enumerate(taken) if any(chunk.text in others for chunk in batch)]
+    assert len(waited) == 2 and waited[-1] < 15
+    last = []
+    while batch := scheduler.next_batch([long]) or ([] if long.empty() else [None]):
+        last.append(batch)
+    for chunk in [chunk for batch in [*taken, *last] for chunk in batch if chunk is not None]:
+        chunk.text.take(chunk.number, np.array([1, 0, 0, 0], "<f4"))
+    assert all(text.done for text in [*made, *others]) and made[0].tokens == 10_000
 
 
 # -- the service ------------------------------------------------------------------------------------------------------
@@ -198,6 +202,18 @@ def test_calls_that_come_together_get_each_its_own_vectors(start: Callable[..., 
         assert cosines.min() > 0.99999
     with service.session.post(service.url + "/embed", json={"input": calls[3]}, timeout=60) as once:
         assert once.json()["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize("engine", ["gpt4all", "auto"])
+def test_a_text_alone_and_beside_others_has_the_same_vector(start: Callable[..., Service], engine: str) -> None:
+    texts = [f"the lamp of harbour number {number} is lit" for number in range(48)]
+    service = start(MODEL_NAME="", EMBED_ENGINE=engine, THREADS=min(2, available_cores()))
+    one_by_one = np.array([service.embed(text)[0] for text in texts])
+    with ThreadPoolExecutor(16) as pool:
+        at_once = np.array([vectors[0] for vectors in pool.map(service.embed, texts)])
+    for together in (at_once, np.array(service.embed(texts))):
+        assert np.sum(together * one_by_one, axis=1).min() > 0.99999
+    assert service.lane("embed")["generation"] == 1
 
 
 def test_one_text_does_not_wait_for_a_thousand(start: Callable[..., Service], model_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_vector_of_a_text_in_parts_is_close_to_gpt4alls_own(
     beginning = " ".join(chance.choices(ANIMALS, k=450))
     text = beginning + " " + " ".join(chance.choices(MONEY, k=450))
     whole, tokens = embed(embedder, text)
-    monkeypatch.setattr(long_texts, "_LONGEST_PART", 1_500)
+    monkeypatch.setattr(long_texts, "LONGEST_PART", 1_500)
     vector, counted = embed(embedder, text)
     half, _ = embed(embedder, beginning)
     assert len(parts(embedder, text)) == len(long_texts.parts(text)) > 2

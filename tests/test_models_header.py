@@ -55,6 +55,7 @@ def refused(path: Path) -> str:
 def test_a_completion_model_says_what_it_is(tiny_model: Path) -> None:
     assert read_header(tiny_model) == Header(
         architecture="llama",
+        name="tiny llama",
         context_length=2048,
         embedding_length=128,
         block_count=2,

@@ -38,7 +38,7 @@ def mayfly(model: Path, folder: Path, threads: int) -> Embed:
         queue, scheduler = Queue.of(made), Scheduler(engine)
         queue.short = False
         while batch := scheduler.next_batch([queue]):
-            for chunk, row in zip(batch, engine.embed_batch([chunk.ids for chunk in batch]), strict=True):
+            for chunk, row in zip(batch, engine.compute([chunk.ids for chunk in batch]), strict=True):
                 chunk.text.take(chunk.number, row)
         return np.stack([np.frombuffer(text.vector, "<f4") for text in made])
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from mayfly.errors import EngineFailed
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, LongText, Sampling
 
@@ -36,20 +35,22 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Tokenized:
-    """A part of a text as an engine that computes in batches takes it.
+class Part:
+    """A part of a text, as it is computed. A text has one, unless it is very long.
 
     Attributes:
         chunks: the token ids of each; a chunk fits the model's window, with the tokens that begin and end it.
         count: the tokens that are evaluated, those that begin and end a chunk not counted.
+        left: bytes of the text that later parts are made of, roughly; 0 in the last one and only there.
     """
 
-    chunks: tuple[Sequence[int], ...]
+    chunks: Sequence[Sequence[int]]
     count: int
+    left: int = 0
 
 
 class EmbeddingEngine(Protocol):
-    """Makes vectors. One call at a time."""
+    """Makes vectors, of several texts at once. One call at a time."""
 
     @property
     def model(self) -> str:
@@ -63,8 +64,19 @@ class EmbeddingEngine(Protocol):
     def dimensions(self) -> int:
         """Numbers a vector."""
 
-    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
-        """Yield the parts of a text of any length: one, unless it is very long.
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens, those of padding counted, are best computed at once. A chunk may have more."""
+
+    @property
+    def threads_spin(self) -> bool:
+        """Its threads use their cores while they wait for one another, so each needs a core that nobody else uses."""
+
+    def prepare(self) -> None:
+        """Called once while nothing is to be done: get ready for what would delay a later text, in under a second."""
+
+    def plan(self, text: str, long_text: LongText) -> Iterator[Part | None]:
+        """Yield the parts of a text of any length.
 
         Each is some milliseconds of work, and None is a step without a part, of which the first may need many.
 
@@ -72,68 +84,8 @@ class EmbeddingEngine(Protocol):
             long_text: what becomes of what the window doesn't hold.
         """
 
-    def set_threads(self, threads: int) -> None:
-        """Use this many compute threads from the next text on."""
-
-
-@runtime_checkable
-class PartEmbeddingEngine(EmbeddingEngine, Protocol):
-    """Makes vectors part by part."""
-
-    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
-        """Embed one part of a text.
-
-        Returns:
-            The vector as little-endian float32 (`dimensions` numbers, norm 1) and the number of tokens evaluated.
-
-        Raises:
-            EngineFailed: the engine reported an error.
-        """
-
-
-@runtime_checkable
-class ParallelEmbeddingEngine(PartEmbeddingEngine, Protocol):
-    """Makes vectors part by part, and several of them side by side. One call at a time."""
-
-    @property
-    def at_once(self) -> int:
-        """How many parts are best computed at the same time with the threads that there are."""
-
-    def set_spinning(self, threads: int) -> None:
-        """Use at most this many of the threads within parts, from the next one on: they spin while they wait for one
-        another. Parts side by side with a thread each don't mind programs that compute beside them."""
-
-    def embed_each(self, parts: Sequence[tuple[str, LongText]],
-                   on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
-        """Embed parts side by side, `at_once` of them at the same time; see `embed`.
-
-        Args:
-            parts: at most one more, which begins without waiting for anybody when another is done.
-            on_done: called when a part is done, with its number and what `embed` would return or raise. What it returns
-                is the next part, computed in the place of that one; they are numbered as they come. It is called by the
-                calling thread, and what it raises ends the work.
-        """
-
-
-@runtime_checkable
-class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
-    """Makes vectors of several texts at once, and is faster so. One call at a time.
-
-    Its threads sleep while they wait for one another; those of other engines may spin.
-    """
-
-    @property
-    def batch_tokens(self) -> int:
-        """How many tokens, those of padding counted, are best computed at once. A chunk may have more."""
-
-    def prepare(self) -> None:
-        """Called once while nothing is to be done: get ready for what would delay a later text, in under a second."""
-
-    def tokenize(self, part: str, long_text: LongText) -> Tokenized:
-        """Return the tokens of a part of a text, and where it is cut."""
-
-    def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """Embed chunks side by side, the shorter ones padded to the longest.
+    def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Embed chunks side by side.
 
         Returns:
             A row of norm 1 for each chunk; shape [chunks, dimensions].
@@ -141,6 +93,9 @@ class BatchEmbeddingEngine(EmbeddingEngine, Protocol):
         Raises:
             EngineFailed: the engine reported an error.
         """
+
+    def set_threads(self, threads: int) -> None:
+        """Use this many compute threads from the next call on."""
 
 
 class CompletionEngine(Protocol):

@@ -26,8 +26,8 @@ sys.modules.setdefault("openvino.tools", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 from openvino import opset13 as op  # noqa: E402
 
-from mayfly.engines import long_texts, self_test  # noqa: E402
-from mayfly.engines.base import Tokenized  # noqa: E402
+from mayfly.engines import self_test  # noqa: E402
+from mayfly.engines.base import Part  # noqa: E402
 from mayfly.engines.bert_tokens import BertTokens  # noqa: E402
 from mayfly.engines.vocabulary import open_vocabulary  # noqa: E402
 from mayfly.errors import EngineFailed, ModelUnavailable  # noqa: E402
@@ -54,7 +54,7 @@ _HIDDEN = -1e9
 
 
 class OpenVinoEmbeddings:
-    """A BERT in this process; see BatchEmbeddingEngine.
+    """A BERT in this process; see EmbeddingEngine.
 
     Args:
         path: the model file.
@@ -65,6 +65,8 @@ class OpenVinoEmbeddings:
     Raises:
         ModelUnavailable: not a model that this engine can compute, or it can't be loaded.
     """
+
+    threads_spin = False
 
     def __init__(self, path: Path, threads: int, model: str, precision: str = "auto") -> None:
         contents = read_contents(path)
@@ -89,31 +91,26 @@ class OpenVinoEmbeddings:
             compiled = self._current()
             # What is really used: without instructions for bf16 it is f32, whatever was asked for.
             self._precision = compiled.precision
-            vectors = [self.embed_batch([self.tokenize(text, "truncate").chunks[0]])[0] for text in self_test.TEXTS]
+            self_test.require_vectors(path, self)
         except (RuntimeError, ValueError, KeyError, EngineFailed) as exc:
             raise ModelUnavailable(f"OpenVINO can't load {path.name}: {_first_line(exc)}") from exc
         self.facts = {"engine": "openvino", "precision": self._precision}
         self.batch_tokens = _BATCH_TOKENS[self._precision]
-        self_test.require_vectors(path, [vector.tolist() for vector in vectors])
 
     def prepare(self) -> None:
-        """See BatchEmbeddingEngine: compile for the one thread that is left beside a completion."""
+        """See EmbeddingEngine: compile for the one thread that is left beside a completion."""
         before, self._threads = self._threads, 1
         try:
-            self.embed_batch([self.tokenize(self_test.TEXTS[0], "truncate").chunks[0]])
+            self_test.vectors(self)
         finally:
             self._threads = before
 
-    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
+    def plan(self, text: str, long_text: LongText) -> Iterator[Part | None]:
         """See EmbeddingEngine."""
-        return long_texts.to_embed(text, long_text)
+        return self._tokens.plan(text, long_text)
 
-    def tokenize(self, part: str, long_text: LongText) -> Tokenized:
-        """See BatchEmbeddingEngine."""
-        return self._tokens.tokenized(part, long_text)
-
-    def embed_batch(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """See BatchEmbeddingEngine."""
+    def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """See EmbeddingEngine. The shorter chunks are padded to the longest."""
         width = min(_padded_width(max(map(len, chunks))), self._window)
         ids = np.zeros((len(chunks), width), np.int32)
         mask = np.zeros((len(chunks), width), np.float32)

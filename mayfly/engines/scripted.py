@@ -29,7 +29,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mayfly.engines.base import Generated
+import numpy as np
+import numpy.typing as npt
+
+from mayfly.engines.base import Generated, Part
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
@@ -121,10 +124,6 @@ class ScriptedCompletions:
         """A script says itself where an answer ends."""
         return ()
 
-    def count(self, segments: Sequence[Segment]) -> int | None:
-        """Count words."""
-        return sum(len(segment.text.split()) for segment in segments)
-
     def generate(
         self,
         segments: Sequence[Segment],
@@ -134,7 +133,7 @@ class ScriptedCompletions:
         prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
-        words = self.count(segments) or 0
+        words = sum(len(segment.text.split()) for segment in segments)
         if words >= self.context_length:
             raise ContextLengthExceeded(f"the prompt has {words} tokens, but the context window holds "
                                         f"{self.context_length}", param="prompt", tokens=words)
@@ -159,9 +158,12 @@ class ScriptedCompletions:
 
 
 class ScriptedEmbeddings:
-    """An embedding model that plays a script: vectors are made from a text's hash, norm 1."""
+    """An embedding model that plays a script, text by text: vectors are made from a text's hash, norm 1. A text's
+    tokens are its characters."""
 
     dimensions = _DIMENSIONS
+    batch_tokens = 1
+    threads_spin = True
 
     def __init__(self, path: Path, model: str, **unused: object) -> None:
         self._script = _Script(path, "embedding")
@@ -171,18 +173,22 @@ class ScriptedEmbeddings:
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 
-    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
-        """See EmbeddingEngine."""
-        return iter([text])
+    def prepare(self) -> None:
+        """Nothing is computed here."""
 
-    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
-        """See PartEmbeddingEngine."""
-        rule = self._script.rule(part)
+    def plan(self, text: str, long_text: LongText) -> Iterator[Part | None]:
+        """See EmbeddingEngine."""
+        yield Part([[ord(character) for character in text]], len(text.split()) + 2)
+
+    def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """See EmbeddingEngine."""
+        return np.stack([self._vector("".join(map(chr, chunk))) for chunk in chunks])
+
+    def _vector(self, text: str) -> npt.NDArray[np.float32]:
+        rule = self._script.rule(text)
         time.sleep(float(rule.get("seconds", 0)))
         what = rule.get("do", "answer")
         _misbehave(what)
-        numbers = [byte - 127.5 for byte in hashlib.shake_256(part.encode()).digest(_DIMENSIONS)]
-        norm = math.sqrt(sum(number * number for number in numbers))
-        if what == "garbage":
-            norm = math.nan
-        return array.array("f", [number / norm for number in numbers]).tobytes(), len(part.split()) + 2
+        numbers = np.frombuffer(hashlib.shake_256(text.encode()).digest(_DIMENSIONS), np.uint8) - np.float32(127.5)
+        norm = math.nan if what == "garbage" else np.linalg.norm(numbers)
+        return np.asarray(numbers / norm, np.float32)

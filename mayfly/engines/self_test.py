@@ -7,11 +7,17 @@ something. What is computed with such weights, or with numbers that are none, is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mayfly.engines.base import EmbeddingEngine
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import Tensor
+
+if TYPE_CHECKING:  # not needed by the workers that complete
+    import numpy as np
+    import numpy.typing as npt
 
 #: Texts of the same length in any vocabulary of words.
 TEXTS = ("cat", "dog")
@@ -49,14 +55,19 @@ def _is_blank(tensor: Tensor) -> bool:
     return True
 
 
-def require_vectors(path: Path, vectors: Sequence[Sequence[float]]) -> None:
+def vectors(engine: EmbeddingEngine) -> list[npt.NDArray[np.float32]]:
+    """Return the vectors of `TEXTS`."""
+    return [engine.compute(part.chunks)[0] for text in TEXTS for part in engine.plan(text, "truncate") if part]
+
+
+def require_vectors(path: Path, engine: EmbeddingEngine) -> None:
     """Raise ModelUnavailable unless the vectors of `TEXTS` have norm 1 and differ."""
-    for vector in vectors:
-        norm = math.sqrt(math.fsum(number * number for number in vector))
+    first, second = vectors(engine)
+    for vector in (first, second):
+        norm = math.sqrt(float(vector @ vector))
         if not abs(norm - 1) <= 1e-3:
             raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
-    first, second = vectors
-    if math.fsum(a * b for a, b in zip(first, second, strict=True)) > _SAME:
+    if float(first @ second) > _SAME:
         raise ModelUnavailable(f"{path.name} fails its self-test: {' and '.join(map(repr, TEXTS))} have the same "
                                "vector; its weights are damaged")
 

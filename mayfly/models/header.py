@@ -30,7 +30,7 @@ _POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 # A file may hold several chat templates (for tools, for documents); the one for conversations is the plain or "default"
 # one.
 _TEMPLATES = ("tokenizer.chat_template", "tokenizer.chat_template.default")
-_TEXTS = ("general.architecture", "general.type", *_TEMPLATES)
+_TEXTS = ("general.architecture", "general.name", "general.type", *_TEMPLATES)
 _VOCABULARY = "tokenizer.ggml.tokens"
 
 # Far above what real models hold; they bound the time and the memory that a hostile file can cost.
@@ -48,6 +48,7 @@ class Header:
 
     Attributes:
         architecture: the network's kind: "llama", "bert", ...
+        name: the model's own name, not the file's; None if it has none.
         context_length: tokens it was made for.
         embedding_length: width of its hidden state, which is the length of an embedding model's vectors.
         block_count: number of layers.
@@ -66,6 +67,7 @@ class Header:
     """
 
     architecture: str
+    name: str | None
     context_length: int
     embedding_length: int
     block_count: int
@@ -337,6 +339,7 @@ class _Reading:
         pooling = self._integer_or_none(f"{architecture}.pooling_type")
         return Header(
             architecture=architecture,
+            name=self._text("general.name"),
             vocabulary_size=self._vocabulary_size,
             chat_template=next((text for text in map(self._text, _TEMPLATES) if text), None),
             bos_token=bos_token,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mayfly.engines import long_texts
-from mayfly.engines.base import BatchEmbeddingEngine, EmbeddingEngine
+from mayfly.engines.base import EmbeddingEngine, Part
 from mayfly.errors import CallError
 from mayfly.wire.calls import LongText
 
@@ -40,7 +40,7 @@ class Text:
     A long one is taken part by part, so that nobody waits for all of it to be made tokens.
 
     Attributes:
-        text, long_text: see `EmbeddingEngine.parts`.
+        text, long_text: see `EmbeddingEngine.plan`.
         size: in bytes.
         left: those of them, roughly, that no part has been made of.
         whole: all parts have been taken.
@@ -51,8 +51,8 @@ class Text:
         chunked: how many there have been.
     """
 
-    __slots__ = ("_counts", "_lengths", "_made", "_next", "_parts", "_taken", "callers", "chunked", "chunks", "error",
-                 "left", "long_text", "size", "text", "tokens", "vector", "whole")
+    __slots__ = ("_counts", "_lengths", "_made", "_plan", "callers", "chunked", "chunks", "error", "left", "long_text",
+                 "size", "text", "tokens", "vector", "whole")
 
     def __init__(self, text: str, long_text: LongText) -> None:
         self.text = text
@@ -65,43 +65,30 @@ class Text:
         self.whole = False
         self.chunks: dict[int, Chunk] = {}
         self.chunked = 0
-        self._parts: Iterator[str | None] | None = None
-        self._next: str | None = None
-        self._taken = 0
+        self._plan: Iterator[Part | None] | None = None
         # Of each part: its chunks and its tokens.
         self._lengths: list[int] = []
         self._counts: list[int] = []
-        # Of chunks, or of parts: their vectors, by their numbers.
-        self._made: dict[int, Any] = {}
+        # The vectors of chunks, by their numbers.
+        self._made: dict[int, npt.NDArray[np.float32]] = {}
 
     @property
     def done(self) -> bool:
         """It is embedded, or can't be."""
         return self.vector is not None or self.error is not None
 
-    def next_part(self, engine: EmbeddingEngine) -> Part | None:
-        """Take the next part, of which there is one unless the text is whole; None if that takes another step."""
-        if self._parts is None:
-            self._parts = engine.parts(self.text, self.long_text)
-        content = self._next if self._next is not None else next(self._parts)
-        if content is None:
-            return None
-        self._next = next(self._parts, None)
-        self.whole = self._next is None
-        self.left = 0 if self.whole else max(0, self.left - len(content.encode()))
-        self._taken += 1
-        return Part(self, self._taken - 1, content)
-
-    def tokenize(self, engine: BatchEmbeddingEngine) -> None:
-        """Make chunks of the next part, if that doesn't take another step."""
-        part = self.next_part(engine)
+    def tokenize(self, engine: EmbeddingEngine) -> None:
+        """Take the chunks of the next part, if that doesn't need another step."""
+        if self._plan is None:
+            self._plan = engine.plan(self.text, self.long_text)
+        part = next(self._plan)
         if part is None:
             return
-        made = engine.tokenize(part.content, self.long_text)
-        self._lengths.append(len(made.chunks))
-        self._counts.append(made.count)
-        self.tokens += made.count
-        for ids in made.chunks:
+        self.left, self.whole = part.left, not part.left
+        self._lengths.append(len(part.chunks))
+        self._counts.append(part.count)
+        self.tokens += part.count
+        for ids in part.chunks:
             self.chunks[self.chunked] = Chunk(self, self.chunked, ids)
             self.chunked += 1
 
@@ -110,26 +97,8 @@ class Text:
         self._made[number] = row
         if self.whole and len(self._made) == self.chunked:
             rows = [self._made[at] for at in range(self.chunked)]
-            self.vector = long_texts.join_chunks(self._lengths, self._counts, rows)
+            self.vector = long_texts.join(self._lengths, self._counts, rows)
             self._made = {}
-
-    def take_part(self, number: int, vector: bytes, tokens: int) -> None:
-        """Take the vector of a part, little-endian float32; after the last one the text is done."""
-        self._made[number] = vector, tokens
-        if self.whole and len(self._made) == self._taken:
-            made = [self._made[at] for at in range(len(self._made))]
-            self.tokens = sum(tokens for _, tokens in made)
-            self.vector = long_texts.join_parts([vector for vector, _ in made], [tokens for _, tokens in made])
-            self._made = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What an engine without batches computes at once of a text."""
-
-    text: Text
-    number: int
-    content: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +155,7 @@ class Queue:
         if self.texts:
             self.left -= self.texts[-1].size
 
-    def fill(self, engine: BatchEmbeddingEngine, tokens: int) -> None:
+    def fill(self, engine: EmbeddingEngine, tokens: int) -> None:
         """Tokenise texts until there is enough for a batch or some milliseconds have passed, and put their chunks in
         order."""
         self.chunks = [chunk for chunk in self.chunks if chunk.wanted]
@@ -219,7 +188,7 @@ class Scheduler:
         engine: what computes.
     """
 
-    def __init__(self, engine: BatchEmbeddingEngine) -> None:
+    def __init__(self, engine: EmbeddingEngine) -> None:
         self._engine = engine
         self._short_seen = float("-inf")
         self._served: set[Queue] = set()
@@ -265,21 +234,3 @@ class Scheduler:
                 width = max(width, length)
                 tokens += length
         return len(batch) > before
-
-
-class Turns:
-    """Chooses parts of texts for an engine without batches, of the callers in turn."""
-
-    def __init__(self, engine: EmbeddingEngine) -> None:
-        self._engine = engine
-        self._oldest_next = False
-
-    def next_part(self, queues: Sequence[Queue]) -> Part | None:
-        """Take the part that is to be computed now; None if nothing is left in any queue, or that takes a step more."""
-        waiting = [queue for queue in queues if not queue.empty()]
-        if not waiting:
-            return None
-        # The caller with the least left, but the one that waits longest every second time.
-        self._oldest_next = not self._oldest_next
-        queue = min(waiting, key=lambda queue: queue.work() if self._oldest_next else queue.since)
-        return queue.texts[-1].next_part(self._engine)

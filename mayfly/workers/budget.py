@@ -37,19 +37,17 @@ class Budget:
         place: where this process computes.
         total: THREADS, at most 255.
         set_threads: the engine's setter; called only when the number changes.
-        sleeping: whether the engine's threads sleep while they wait for one another, or needn't wait.
-        set_spinning: the setter for those that may spin, where the engine has them beside others.
+        spinning: whether the engine's threads use a core while they wait for one another. Only then are they given up
+            to other programs; those that sleep lose less to these than by going.
     """
 
     def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None], *,
-                 sleeping: bool = False, set_spinning: Callable[[int], None] | None = None) -> None:
+                 spinning: bool = True) -> None:
         self._table = table
         self._place = place
         self._total = min(total, 255)
         self._set_threads = set_threads
-        self._sleeping = sleeping
-        self._set_spinning = set_spinning
-        self._spinning = 0
+        self._spinning = spinning
         self._threads = 0
         self._most: int | None = None
 
@@ -85,14 +83,10 @@ class Budget:
         return mine if self._most is None else min(mine, self._most)
 
     def _allowed(self) -> int:
-        return min(self._total, self._table.free_cores[self._sleeping] or self._total)
+        return min(self._total, (self._spinning and self._table.free_cores) or self._total)
 
     def _use(self, threads: int) -> None:
         self._table[self._place] = threads
         if threads != self._threads:
             self._set_threads(threads)
             self._threads = threads
-        spinning = min(threads, self._table.free_cores[0] or threads)
-        if self._set_spinning is not None and spinning != self._spinning:
-            self._set_spinning(spinning)
-            self._spinning = spinning

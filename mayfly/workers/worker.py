@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from mayfly.engines import choose
-from mayfly.engines.base import BatchEmbeddingEngine, CompletionEngine, EmbeddingEngine, ParallelEmbeddingEngine
+from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.wire import exits
 from mayfly.wire.events import EventPipe, Ready, Served
 from mayfly.wire.sentinel import Sentinel
@@ -21,6 +21,7 @@ from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.budget import Budget
 from mayfly.workers.counting import Counter
 from mayfly.workers.embedding import Embedder
+from mayfly.workers.gathering import LaneEnd
 from mayfly.workers.serving import Completer
 from mayfly.workers.vocabularies import Vocabularies
 
@@ -99,29 +100,21 @@ class Worker:
     def count(self, vocabularies: Vocabularies) -> int:
         """Count tokens; return the exit code."""
         self._come_up()
-        counter = Counter(
-            vocabularies, self._listener, self._spec.address, generation=self._spec.generation,
-            sentinel=self._sentinel, facts=self._facts, occupied=self._occupy, served=self._events.send,
-            queue_limit=self._spec.settings.queue_limit)
+        counter = Counter(vocabularies, self._lane_end(self._events.send))
         return self._go_on(lambda accepting: counter.step())
 
     def embed(self, engine: EmbeddingEngine) -> int:
         """Serve embeddings; return the exit code."""
-        parallel = engine if isinstance(engine, ParallelEmbeddingEngine) else None
-        budget = self._budget(engine.set_threads, sleeping=bool(parallel) or isinstance(engine, BatchEmbeddingEngine),
-                              set_spinning=parallel.set_spinning if parallel else None)
+        budget = self._budget(engine.set_threads, spinning=engine.threads_spin)
         self._come_up(engine.facts)
         # Each event wakes the watchdog, which would take the processor from the next call: a few a second are enough.
         calls, tell_at = 0, 0.0
 
-        def served(outcome: str, seconds: float, tokens: int) -> None:
+        def served(call: Served) -> None:
             nonlocal calls
             calls += 1
 
-        embedder = Embedder(
-            engine, self._listener, self._spec.address, generation=self._spec.generation, sentinel=self._sentinel,
-            budget=budget, facts=self._facts, occupied=self._occupy, served=served,
-            queue_limit=self._spec.settings.queue_limit)
+        embedder = Embedder(engine, self._lane_end(served), budget)
 
         def step(accepting: bool) -> None:
             nonlocal calls, tell_at
@@ -149,10 +142,12 @@ class Worker:
             if code is not None:
                 return code
 
-    def _budget(self, set_threads: Callable[[int], None], *, sleeping: bool = False,
-                set_spinning: Callable[[int], None] | None = None) -> Budget:
-        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, sleeping=sleeping,
-                      set_spinning=set_spinning)
+    def _budget(self, set_threads: Callable[[int], None], *, spinning: bool = True) -> Budget:
+        return Budget(self._table, self._spec.places[0], self._spec.settings.threads, set_threads, spinning=spinning)
+
+    def _lane_end(self, served: Callable[[Served], None]) -> LaneEnd:
+        return LaneEnd(self._listener, self._spec.address, self._spec.generation, self._sentinel, self._facts,
+                       self._occupy, served, self._spec.settings.queue_limit)
 
     def _occupy(self, threads: int) -> None:
         self._table[self._spec.places[0]] = threads

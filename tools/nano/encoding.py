@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mayfly.engines.vocabulary import Vocabulary, _find_library
+from mayfly.engines.vocabulary import Vocabulary
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
 from tools.nano import vocabulary
@@ -28,7 +28,7 @@ class Encoder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.vocabulary = Vocabulary(_find_library(), path)
+        self.vocabulary = Vocabulary(path)
         self._template = ChatTemplate(vocabulary.CHAT_TEMPLATE, bos_token="", eos_token=vocabulary.END)
         self._special: dict[str, list[int]] = {}
         self._begin = self.vocabulary.tokenize([Segment(vocabulary.END, special=True)])[:-1]

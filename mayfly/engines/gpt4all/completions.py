@@ -32,7 +32,6 @@ from mayfly.engines.gpt4all.library import (
     first_line,
     library,
     load_completions,
-    loaded_backend,
 )
 from mayfly.engines.vocabulary import Vocabulary
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
@@ -125,11 +124,8 @@ class Gpt4AllCompletions:
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
-        backend = loaded_backend()
-        if backend is None:
-            return None
         try:
-            vocabulary = Vocabulary(backend, path)
+            vocabulary = Vocabulary(path)
             _ = vocabulary.survey  # once, and not in each fork
             probe = [Segment("Hello there", special=True), Segment("</s> 1, 2", special=False)]
             same = vocabulary.tokenize(probe) == self._evaluated_ids(probe)

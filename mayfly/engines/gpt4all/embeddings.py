@@ -1,30 +1,43 @@
-"""Embeddings by gpt4all."""
+"""Embeddings by the llama.cpp in gpt4all's wheel: the vectors that gpt4all makes, of any chunks of tokens.
+
+gpt4all's own call takes texts and computes all chunks of one before it returns, which nobody can watch or end: minutes
+for 100,000 words. So what it does is done here, chunk by chunk (`embedInternal` in the llamamodel.cpp of 2.8.2).
+"""
 
 from __future__ import annotations
 
-import array
-import queue
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from mayfly.engines import long_texts, self_test
-from mayfly.engines.gpt4all.library import first_line, load_embeddings
+import numpy as np
+import numpy.typing as npt
+
+from mayfly.engines import self_test
+from mayfly.engines.base import Part
+from mayfly.engines.bert_tokens import BertTokens
+from mayfly.engines.gpt4all.llama_api import Batch, load_model, open_llama
+from mayfly.engines.vocabulary import open_vocabulary
 from mayfly.errors import EngineFailed, ModelUnavailable
-from mayfly.models import wordpiece
 from mayfly.models.header import read_contents
+from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import LongText
 
-# Texts that are embedded side by side. Each copy of MiniLM takes some 4 MB beside the weights.
-_MOST_COPIES = 4
+# Tokens that are computed at once at most. llama.cpp lets each token of a batch look at all of them and hides the other
+# texts' afterwards, so more aren't faster.
+_BATCH_TOKENS = 64
+# What gpt4all puts before a text, by the name in the model's file (`EMBEDDING_MODEL_SPECS`).
+_PREFIXES = {
+    r"nomic-embed-text-v1(-ablated|-unsupervised|\.5)?": "search_document:",
+    r"e5-(small|base|large)(-unsupervised|-v2)?": "passage:",
+    r"llm-embedder": "Represent this document for retrieval:",
+}
+# The model whose vectors gpt4all moves so that their numbers' mean is 0 (`matryoshkaCapable`).
+_CENTRED = "nomic-embed-text-v1.5"
 
 
 class Gpt4AllEmbeddings:
-    """An embedding model in this process (Embed4All); see ParallelEmbeddingEngine.
-
-    A short text keeps one thread busy better than two, so several texts are computed side by side, each by a copy of
-    the model: two threads in one would crash. Copies share the weights' memory; they are loaded when first needed.
+    """An embedding model in this process; see EmbeddingEngine.
 
     Args:
         path: the model file.
@@ -32,8 +45,10 @@ class Gpt4AllEmbeddings:
         model: the model's public name.
 
     Raises:
-        ModelUnavailable: gpt4all can't load it.
+        ModelUnavailable: llama.cpp can't load it.
     """
+
+    threads_spin = True
 
     def __init__(self, path: Path, threads: int, model: str) -> None:
         contents = read_contents(path)
@@ -41,97 +56,67 @@ class Gpt4AllEmbeddings:
         self.model = model
         # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
         self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
-        self._path = path
+        self.dimensions = header.embedding_length
         self_test.require_weights(path, contents.tensors)
-        self._window = header.embedding_window
-        self._threads = self._spinning = threads
-        self._copies = [self._load()]
-        self._most_copies = _MOST_COPIES
-        self._pool: ThreadPoolExecutor | None = None
-        self.dimensions = 0
-        vectors = [array.array("f", self.embed(text, "truncate")[0]) for text in self_test.TEXTS]
-        self.dimensions = len(vectors[0])
-        self_test.require_vectors(path, vectors)
-
-    @property
-    def at_once(self) -> int:
-        """See ParallelEmbeddingEngine."""
-        return min(self._threads, self._most_copies)
-
-    def parts(self, text: str, long_text: LongText) -> Iterator[str | None]:
-        """See EmbeddingEngine.
-
-        gpt4all would embed any number of chunks in one call that can't be watched or ended: 100,000 words take minutes.
-        """
-        return long_texts.to_embed(text, long_text)
-
-    def embed(self, part: str, long_text: LongText) -> tuple[bytes, int]:
-        """See PartEmbeddingEngine."""
-        return self._embed(self._copies[0], min(self._threads, self._spinning), part, long_text)
-
-    def embed_each(self, parts: Sequence[tuple[str, LongText]],
-                   on_done: Callable[[int, tuple[bytes, int] | EngineFailed], tuple[str, LongText] | None]) -> None:
-        """See ParallelEmbeddingEngine."""
+        name = header.name or ""
+        prefix = next((prefix for names, prefix in _PREFIXES.items() if re.fullmatch(names, name)), "")
+        self._centred = name == _CENTRED
+        vocabulary = open_vocabulary(path, header.vocabulary_size)
+        window = header.embedding_window
+        self.batch_tokens = min(_BATCH_TOKENS, window)
         try:
-            while len(self._copies) < min(len(parts), self.at_once):
-                self._copies.append(self._load())
-        except ModelUnavailable:
-            # Those that there are do the work: the file may be about to be replaced, or memory is short.
-            self._most_copies = len(self._copies)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_MOST_COPIES + 1, "embedding")
-        copies = self._copies[:min(len(parts), self.at_once)]
-        pool, threads = self._pool, min(self._threads, self._spinning) // len(copies)
-        free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for copy in copies:
-            free.put(copy)
-        done: queue.SimpleQueue[int] = queue.SimpleQueue()
+            self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]), window, prefix)
+            self._load(path, window)
+            self.set_threads(threads)
+            self_test.require_vectors(path, self)
+        except (ValueError, EngineFailed) as exc:
+            raise ModelUnavailable(f"gpt4all can't load {path.name}: {exc}") from exc
 
-        def work(number: int, part: str, long_text: LongText) -> tuple[bytes, int] | EngineFailed:
-            copy = free.get()
-            try:
-                return self._embed(copy, threads, part, long_text)
-            except EngineFailed as exc:
-                return exc
-            finally:
-                free.put(copy)
-                done.put(number)
+    def _load(self, path: Path, window: int) -> None:
+        self._llama = open_llama()
+        model = load_model(path, vocabulary_only=False)
+        if not model:
+            raise ModelUnavailable(f"gpt4all can't load {path.name}")
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = params.n_seq_max = window
+        params.embeddings = True
+        self._context = self._llama.llama_new_context_with_model(model, params)
+        if not self._context:
+            raise ModelUnavailable(f"gpt4all can't load {path.name}: there isn't enough memory")
 
-        running = {number: pool.submit(work, number, *part) for number, part in enumerate(parts)}
-        begun = len(parts)
-        try:
-            while running:
-                # Waits as long as nothing is done: a hang has to be seen from outside.
-                number = done.get()
-                following = on_done(number, running.pop(number).result())
-                if following is not None:
-                    running[begun] = pool.submit(work, begun, *following)
-                    begun += 1
-        except BaseException:
-            wait([future for future in running.values() if not future.cancel()])
-            raise
+    def prepare(self) -> None:
+        """Nothing would delay a later text."""
 
-    def _load(self) -> Any:
-        return load_embeddings(self._path, self._threads, self._window)
+    def plan(self, text: str, long_text: LongText) -> Iterator[Part | None]:
+        """See EmbeddingEngine."""
+        return self._tokens.plan(text, long_text)
 
-    def _embed(self, copy: Any, threads: int, part: str, long_text: LongText) -> tuple[bytes, int]:
-        copy.gpt4all.model.set_thread_count(max(1, threads))
-        # gpt4all's own cleaning of a text differs from the tokenizer that the model was trained with. And the binding
-        # refuses the empty text; a blank one has the same tokens: none.
-        text = wordpiece.normalise(part) or " "
-        try:
-            result = copy.embed(text, long_text_mode=long_text, return_dict=True)
-        except (RuntimeError, ValueError) as exc:
-            raise EngineFailed(f"the embedding engine failed: {first_line(exc)}") from exc
-        vector, tokens = array.array("f", result["embeddings"]), int(result["n_prompt_tokens"])
-        if self.dimensions and len(vector) != self.dimensions:
-            raise EngineFailed(f"the embedding engine returned {len(vector)} numbers instead of {self.dimensions}")
-        return long_texts.join([vector], [tokens]), tokens
+    def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """See EmbeddingEngine."""
+        lengths = [len(chunk) for chunk in chunks]
+        count = sum(lengths)
+        ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        # Which chunk each token belongs to, and where that is told.
+        owners = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
+        told = owners.ctypes.data + owners.itemsize * np.arange(count, dtype=np.uintp)
+        ones, wanted = np.ones(count, np.int32), np.ones(count, np.int8)
+        arrays = [array.ctypes.data for array in (positions, ones, told, wanted)]
+        if self._llama.llama_decode(self._context, Batch(count, ids.ctypes.data, None, *arrays)):
+            raise EngineFailed("the embedding engine failed")
+        rows = np.empty((len(chunks), self.dimensions), np.float32)
+        for number, end in enumerate(np.cumsum(lengths)):
+            # A model that makes no one vector of many has that of the last token.
+            found = (self._llama.llama_get_embeddings_seq(self._context, number)
+                     or self._llama.llama_get_embeddings_ith(self._context, int(end) - 1))
+            if not found:
+                raise EngineFailed("the embedding engine made no vector")
+            rows[number] = np.ctypeslib.as_array(found, (self.dimensions,))
+        if self._centred:
+            rows -= rows.mean(axis=1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""
-        self._threads = threads
-
-    def set_spinning(self, threads: int) -> None:
-        """See ParallelEmbeddingEngine."""
-        self._spinning = threads
+        self._llama.llama_set_n_threads(self._context, max(1, threads), max(1, threads))

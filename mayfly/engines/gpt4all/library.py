@@ -10,7 +10,7 @@ import ctypes
 from pathlib import Path
 
 import gpt4all._pyllmodel as binding
-from gpt4all import Embed4All, GPT4All
+from gpt4all import GPT4All
 
 from mayfly.errors import ModelUnavailable
 
@@ -40,32 +40,6 @@ def load_completions(path: Path, threads: int, context_length: int, device: str)
         raise ModelUnavailable(f"gpt4all can't load {path.name}: {first_line(exc)}") from exc
 
 
-def load_embeddings(path: Path, threads: int, window: int) -> Embed4All:
-    """Load an embedding model, which cuts or chunks a text at `window` tokens.
-
-    Raises:
-        ModelUnavailable: gpt4all can't.
-    """
-    try:
-        return Embed4All(path.name, n_threads=threads, device="cpu", model_path=path.parent, allow_download=False,
-                         n_ctx=window)
-    except Exception as exc:  # the binding raises bare Exception
-        raise ModelUnavailable(f"gpt4all can't load {path.name}: {first_line(exc)}") from exc
-
-
 def first_line(exc: BaseException) -> str:
     """Return the first line of an error's text, for a message of ours."""
     return (str(exc).strip() or type(exc).__name__).splitlines()[0][:300]
-
-
-def loaded_backend() -> Path | None:
-    """Return the backend library that gpt4all has loaded into this process, where the system tells (Linux)."""
-    try:
-        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        path = line.partition("/")[2]
-        if "libllamamodel-mainline" in path:
-            return Path("/" + path)
-    return None
