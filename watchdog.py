@@ -95,17 +95,7 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
         supervisor.wake()
 
     wake_on_signal(stop)
-    own, others = listening.urls(public)
-    journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
-    if own and others:
-        journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
-    for message in spelling.messages():
-        journal.event(message)
-    for name, missing in sockets.missing.items():
-        journal.event(f"{name}: {missing}")
-    for lane in lanes.values():
-        if lane.kind == "completion" and lane.model == nano.ID:
-            journal.event(f"{lane.name}: {nano.ANNOUNCEMENT}")
+    _announce(journal, public, sockets)
     refusal: Refused | None = None
     try:
         try:
@@ -127,6 +117,20 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
     if refusal is not None:
         raise refusal
     return 0
+
+
+def _announce(journal: Journal, public: list[socket.socket], sockets: LaneSockets) -> None:
+    own, others = listening.urls(public)
+    journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
+    if own and others:
+        journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
+    for message in spelling.messages():
+        journal.event(message)
+    for name, missing in sockets.missing.items():
+        journal.event(f"{name}: {missing}")
+    for lane in sockets.lanes.values():
+        if lane.kind == "completion" and lane.model == nano.ID:
+            journal.event(f"{lane.name}: {nano.ANNOUNCEMENT}")
 
 
 def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor, journal: Journal) -> None:
