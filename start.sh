@@ -57,8 +57,7 @@ import subprocess  # noqa: E402
 import time  # noqa: E402
 
 PROJECT = os.path.dirname(os.path.realpath(__file__))
-MAYFLY = os.path.join(PROJECT, "mayfly")
-INSTALL_LOG = os.path.join(PROJECT, "logs", "install.log")
+MAYFLY, INSTALL_LOG = os.path.join(PROJECT, "mayfly"), os.path.join(PROJECT, "logs", "install.log")
 ACTIVE = sys.prefix != sys.base_prefix  # a virtual environment, which is used as it is
 
 USAGE = """\
@@ -278,13 +277,14 @@ def main(arguments):
         if action != "test":  # a command line that isn't understood shouldn't take a minute to be refused
             runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["parser"]().parse_args([action] + rest)
         if action == "doctor":
-            sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (
-                folder, fault or "its packages aren't those of requirements.txt"))
+            reason = fault or "its packages aren't those of requirements.txt"
+            sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (folder, reason))
             return 1
         set_up(folder, files)
     if action == "test":
         os.chdir(PROJECT)
-    hand_over([environment_python(folder)] + (["-m", "pytest"] if action == "test" else [MAYFLY, action]) + rest)
+    pytest = ["-m", "pytest", "-n", "auto", "--dist", "worksteal"]
+    hand_over([environment_python(folder)] + (pytest if action == "test" else [MAYFLY, action]) + rest)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import tiny_llama  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.models import minilm  # noqa: E402
+from mayfly.settings import available_cores  # noqa: E402
 
 
 def pytest_configure() -> None:
@@ -28,6 +29,13 @@ def pytest_configure() -> None:
     that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many tests run at once: they wait for processes more than they compute."""
+    if any("::" in argument for argument in config.args):
+        return 0  # one test, whose output is to be seen
+    return min(8, 2 * available_cores())
 
 
 @pytest.fixture(scope="session")
