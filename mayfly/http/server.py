@@ -238,9 +238,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             connection.finish(request)
             return
         begun = None
-        if request.command == "POST" and request.body_rcv is not None and len(request.body_rcv) <= _READ_AT_ONCE:
-            body = request.body_rcv.buf.get(_READ_AT_ONCE)
-            begun = self.site.at_once(request.path, request.environ(connection.addr[0]), body)
+        received = request.body_rcv
+        if received is None or len(received) <= _READ_AT_ONCE:
+            body = received.buf.get(_READ_AT_ONCE) if received is not None else b""
+            begun = self.site.at_once(request.command, request.path, request.environ(connection.addr[0]), body)
         if begun is None:
             headers: Headers = []
             begun = self._asked(connection, request, headers), headers

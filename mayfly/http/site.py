@@ -38,14 +38,14 @@ class Site:
 
     Attributes:
         application: run by a thread; what it can't answer at once it hands over as a flow (`flow.TAKE_OVER`).
-        at_once: called by the server's loop with the path, the environ and the body of a small POST, because reading
-            one takes no longer than waking a thread. Returns the flow that answers, and the headers that its answer
+        at_once: called by the server's loop with the method, path, environ and body of a small request, because reading
+            one may take no longer than waking a thread. Returns the flow that answers, and the headers that its answer
             gets beside its own; or None, which leaves the request to the application.
     """
 
     application: WSGIApplication
     gate: Gate
-    at_once: Callable[[str, Mapping[str, Any], bytes], tuple[Flow, Headers] | None]
+    at_once: Callable[[str, str, Mapping[str, Any], bytes], tuple[Flow, Headers] | None]
 
     def ask(self, environ: dict[str, Any]) -> tuple[Flow, Headers]:
         """Call the application; return the flow that answers, and the headers that its answer gets beside its own."""

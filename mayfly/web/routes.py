@@ -101,18 +101,19 @@ def _flask_view(route: Route, service: Service) -> Callable[..., Response]:
 
 
 class AtOnce:
-    """See mayfly.http.site.Site: routes that take a body and have no parameters."""
+    """See mayfly.http.site.Site: routes without parameters that take a body, or that are for everybody at any time."""
 
     def __init__(self, routes: Sequence[Route], service: Service) -> None:
-        self._routes = {route.path: route for route in routes
-                        if route.method == "POST" and route.body is not None and not route.parameters()
-                        and route.key == "usual"}
+        self._routes: dict[tuple[str, str], Route] = {
+            (route.method, route.path): route for route in routes if not route.parameters()
+            and (route.key == "never" or (route.key == "usual" and route.body is not None))}
         self._service = service
 
-    def __call__(self, path: str, environ: Mapping[str, Any], body: bytes) -> tuple[Flow, list[tuple[str, str]]] | None:
+    def __call__(self, method: str, path: str, environ: Mapping[str, Any], body: bytes
+                 ) -> tuple[Flow, list[tuple[str, str]]] | None:
         """Return the flow that answers a request, and its answer's headers; None leaves it to Flask."""
-        route = self._routes.get(path)
-        if route is None or not is_plain_json(environ):
+        route = self._routes.get((method, path))
+        if route is None or (route.body is not None and not is_plain_json(environ)):
             return None
         # The request has one id, wherever it is told of.
         name = request_id(environ)
@@ -122,9 +123,10 @@ class AtOnce:
 
     def _read(self, route: Route, environ: Mapping[str, Any], name: str, body: bytes, headers: list[tuple[str, str]]
               ) -> Flow:
-        trusted = self._service.gate.admit(environ)
+        trusted = self._service.gate.admit(environ, is_open=route.key == "never")
         # A small body can't hold too many values.
-        asked = Asked(name, environ, parsed(body, len(body)), self._service.deadline(), trusted)
+        sent = parsed(body, len(body)) if route.body is not None else {}
+        asked = Asked(name, environ, sent, self._service.deadline(), trusted)
         made = route.view(asked)
         headers.extend(self._service.ignored.headers(asked.ignored))
         if isinstance(made, Answer):
