@@ -110,7 +110,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             recv_bytes=1 << 16,
             log_socket_errors=False,
         )
-        # As a keyword it warns that it is going to be fixed.
+        # As a keyword it is deprecated.
         adjustments.send_bytes = _UNBOUNDED
         first = sockets[0]
         sockinfo = (first.family, first.type, first.proto, first.getsockname())
@@ -182,7 +182,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             accept_no_newcomers(door)
         quiet_since = time.monotonic()
         settled = quiet_since + _SETTLING
-        while (now := time.monotonic()) < self.draining.ends + _LAST_WORDS and now - quiet_since < _QUIET:
+        while (now := time.monotonic()) < self.draining.ends + _LAST_WORDS and (
+                self.active_channels or now - quiet_since < _QUIET):
             if self.active_channels:
                 quiet_since = now
             if now > settled:
