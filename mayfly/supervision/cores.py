@@ -3,7 +3,8 @@
 gpt4all's threads spin while they wait for one another. Two of them beside one busy program on two cores are not a
 third slower: 50 tokens of a tiny model then take 2.8 s instead of 0.015 s, where one thread would take 0.02 s. So
 threads that others need are given up while they need them. OpenVINO's threads sleep while they wait: beside one busy
-program they lose a third, and would lose half if one went. So they stay.
+program they lose a third instead, and what a client and the web process use while the model waits for them is no reason
+to give one up. Theirs are given up to somebody who needs most of a core.
 
 Linux tells (/proc/stat and /proc/<pid>/stat, see proc(5)); elsewhere all cores count as free.
 """
@@ -17,8 +18,8 @@ from pathlib import Path
 
 # Over less than this the kernel's clock ticks (10 ms) are too coarse.
 _WINDOW = 0.25
-# What others may use of a core before it counts as taken.
-_TOLERANCE = 0.35
+# What others may use of a core before it counts as taken: for threads that spin, and for threads that sleep.
+_TOLERANCES = (0.35, 0.75)
 
 
 class FreeCores:
@@ -34,10 +35,10 @@ class FreeCores:
         self._proc = proc
         self._ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
         self._last: tuple[float, float, float] | None = None
-        self._free = cores
+        self._free = (cores, cores)
 
-    def look(self, workers: Iterable[int], now: float) -> int:
-        """Return how many cores are free for the threads of workers, at least 1.
+    def look(self, workers: Iterable[int], now: float) -> tuple[int, int]:
+        """Return how many cores are free for workers, at least 1: for threads that spin, and for threads that sleep.
 
         Args:
             workers: pids of the model processes. What their ended children used is counted with them.
@@ -48,13 +49,15 @@ class FreeCores:
         try:
             busy = self._busy()
         except (OSError, ValueError, IndexError):
-            return self._cores
+            return self._cores, self._cores
         ours = sum(self._used(pid) for pid in workers)
         last, self._last = self._last, (now, busy, ours)
         # A worker that ended took its count along: that span says nothing.
         if last is not None and ours >= last[2] and busy >= last[1]:
             others = (busy - last[1] - (ours - last[2])) / self._ticks / (now - last[0])
-            self._free = max(1, min(self._cores, math.floor(self._cores - others + _TOLERANCE)))
+            spinning, sleeping = (max(1, min(self._cores, math.floor(self._cores - others + tolerance)))
+                                  for tolerance in _TOLERANCES)
+            self._free = spinning, sleeping
         return self._free
 
     def _busy(self) -> float:

@@ -3,7 +3,7 @@
 The table is one byte a place, in memory of fixed size: lanes come and go while processes have it mapped. The supervisor
 allots the places of a lane when it opens and takes them back when its last process has exited. Whoever reaps a dead
 process empties its place. A place is taken before the call is, so the supervisor also sees by it whether a lane is in
-use. One byte more holds how many cores are free for all of them together: the watchdog lowers it while other programs
+use. Two bytes more hold how many cores are free for all of them together: the watchdog lowers them while other programs
 compute (see mayfly.supervision.cores).
 """
 
@@ -16,7 +16,7 @@ from mayfly.compat.memory import join_memory, shared_memory
 
 #: Places of the table: more than MAX_MODELS lanes with CHAT_PROCESSES completions each can take.
 PLACES = 4095
-_SIZE = PLACES + 1
+_SIZE = PLACES + 2
 
 _LOW = 16
 _FREE = bytes(PLACES - _LOW)
@@ -48,13 +48,14 @@ class Table:
         return cls(join_memory(handle, _SIZE), handle)
 
     @property
-    def free_cores(self) -> int:
-        """Cores that other programs leave free; 0 while nobody has looked."""
-        return self._map[PLACES]
+    def free_cores(self) -> tuple[int, int]:
+        """Cores that other programs leave free, for threads that spin and for threads that sleep while they wait; 0
+        while nobody has looked."""
+        return self._map[PLACES], self._map[PLACES + 1]
 
     @free_cores.setter
-    def free_cores(self, cores: int) -> None:
-        self._map[PLACES] = min(cores, 255)
+    def free_cores(self, cores: tuple[int, int]) -> None:
+        self._map[PLACES], self._map[PLACES + 1] = (min(number, 255) for number in cores)
 
     def __getitem__(self, place: int) -> int:
         return self._map[place]

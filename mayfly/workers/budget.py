@@ -37,8 +37,8 @@ class Budget:
         place: where this process computes.
         total: THREADS, at most 255.
         set_threads: the engine's setter; called only when the number changes.
-        spinning: whether the engine's threads use a core while they wait for one another. Only then are they given up
-            to other programs; those that sleep lose less to these than by going.
+        spinning: whether the engine's threads use a core while they wait for one another; those that sleep mind other
+            programs less.
     """
 
     def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None], *,
@@ -83,7 +83,7 @@ class Budget:
         return mine if self._most is None else min(mine, self._most)
 
     def _allowed(self) -> int:
-        return min(self._total, (self._spinning and self._table.free_cores) or self._total)
+        return min(self._total, self._table.free_cores[not self._spinning] or self._total)
 
     def _use(self, threads: int) -> None:
         self._table[self._place] = threads
