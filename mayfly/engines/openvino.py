@@ -202,6 +202,10 @@ def _read_weights(path: Path, contents: Contents) -> dict[str, npt.NDArray[Any]]
     return weights
 
 
+def _integers(*numbers: int) -> Any:
+    return op.constant(np.array(numbers, np.int32))
+
+
 def _network(header: Header, epsilon: float, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
     """Build the network: token ids [texts, tokens] (int32) and mask [texts, tokens] (f32) -> vectors [texts, width].
 
@@ -215,9 +219,6 @@ def _network(header: Header, epsilon: float, weights: Mapping[str, npt.NDArray[A
     assert heads
     width = header.embedding_length
 
-    def integers(*numbers: int) -> Any:
-        return op.constant(np.array(numbers, np.int32))
-
     zero, one = op.constant(np.int32(0)), op.constant(np.int32(1))
 
     def weight(*names: str) -> Any:
@@ -230,11 +231,11 @@ def _network(header: Header, epsilon: float, weights: Mapping[str, npt.NDArray[A
         return op.add(product, weight(*(f"{name}.bias" for name in names)))
 
     def normalised(x: Any, name: str) -> Any:
-        unit = op.mvn(x, integers(-1), True, epsilon, "INSIDE_SQRT")
+        unit = op.mvn(x, _integers(-1), True, epsilon, "INSIDE_SQRT")
         return op.add(op.multiply(unit, weight(f"{name}.weight")), weight(f"{name}.bias"))
 
     def split_heads(x: Any) -> Any:
-        return op.transpose(op.reshape(x, integers(0, 0, heads, width // heads), True), integers(0, 2, 1, 3))
+        return op.transpose(op.reshape(x, _integers(0, 0, heads, width // heads), True), _integers(0, 2, 1, 3))
 
     ids = op.parameter([-1, -1], np.int32, name="ids")
     mask = op.parameter([-1, -1], np.float32, name="mask")
@@ -246,23 +247,23 @@ def _network(header: Header, epsilon: float, weights: Mapping[str, npt.NDArray[A
     x = op.add(x, op.gather(op.constant(places), op.range(zero, length, one, "i32"), zero))
     x = normalised(x, "token_embd_norm")
     hidden = op.unsqueeze(op.multiply(op.subtract(op.constant(np.float32(1)), mask), op.constant(np.float32(_HIDDEN))),
-                          integers(1, 2))
+                          _integers(1, 2))
     for block in range(header.block_count):
         name = f"blk.{block}."
         joined = linear(x, *(f"{name}attn_{part}" for part in "qkv"))
-        parts = op.variadic_split(joined, op.constant(np.int32(2)), integers(width, width, width))
+        parts = op.variadic_split(joined, op.constant(np.int32(2)), _integers(width, width, width))
         query, key, value = (split_heads(parts.output(part)) for part in range(3))
         seen = op.scaled_dot_product_attention(query, key, value, hidden)
-        seen = op.reshape(op.transpose(seen, integers(0, 2, 1, 3)), integers(0, 0, width), True)
+        seen = op.reshape(op.transpose(seen, _integers(0, 2, 1, 3)), _integers(0, 0, width), True)
         x = normalised(op.add(x, linear(seen, f"{name}attn_output")), f"{name}attn_output_norm")
         inner = op.gelu(linear(x, f"{name}ffn_up"), "erf")
         x = normalised(op.add(x, linear(inner, f"{name}ffn_down")), f"{name}layer_output_norm")
     if header.pooling == "mean":
         # The norm is made 1 anyway, so the sum is as good as the mean.
-        x = op.reduce_sum(op.multiply(x, op.unsqueeze(mask, integers(2))), integers(1))
+        x = op.reduce_sum(op.multiply(x, op.unsqueeze(mask, _integers(2))), _integers(1))
     else:
         x = op.gather(x, zero, one)
-    norm = op.sqrt(op.reduce_sum(op.multiply(x, x), integers(1), True))
+    norm = op.sqrt(op.reduce_sum(op.multiply(x, x), _integers(1), True))
     return ov.Model([op.result(op.divide(x, norm))], [ids, mask])
 
 

@@ -44,12 +44,12 @@ class Traced(str):
         return self
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._cut(index, index + 1) for index in range(len(self)))
+        return (_cut(self, index, index + 1) for index in range(len(self)))
 
     def __getitem__(self, key: Any) -> Any:
         text = str.__getitem__(self, key)
         start, stop, step = (key if isinstance(key, slice) else _at(int(key))).indices(len(self))
-        return self._cut(start, stop) if step == 1 else whole(text, origin_of(self))
+        return _cut(self, start, stop) if step == 1 else whole(text, origin_of(self))
 
     def __add__(self, other: Any) -> Any:
         return joined((self, other)) if isinstance(other, str) else NotImplemented
@@ -71,9 +71,9 @@ class Traced(str):
         pieces: list[str] = []
         end = 0
         for found in _CONVERSION.finditer(self):
-            pieces += [self._cut(end, found.start()), "%" if found[1] == "%" else shown(next(written))]
+            pieces += [_cut(self, end, found.start()), "%" if found[1] == "%" else shown(next(written))]
             end = found.end()
-        return joined([*pieces, self._cut(end, len(self))])
+        return joined([*pieces, _cut(self, end, len(self))])
 
     def join(self, texts: Iterable[str]) -> Any:
         """See str."""
@@ -82,32 +82,32 @@ class Traced(str):
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> Any:
         """See str."""
-        return self._found(str.split(self, sep, maxsplit), sep)
+        return _found(self, str.split(self, sep, maxsplit), sep)
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> Any:
         """See str."""
-        return self._found(str.rsplit(self, sep, maxsplit), sep)
+        return _found(self, str.rsplit(self, sep, maxsplit), sep)
 
     def splitlines(self, keepends: bool = False) -> Any:
         """See str."""
-        lines = self._found(str.splitlines(self, True), "")
-        return [line._cut(0, len(text)) for line, text in zip(lines, str.splitlines(self, keepends), strict=True)]
+        lines = _found(self, str.splitlines(self, True), "")
+        return [_cut(line, 0, len(text)) for line, text in zip(lines, str.splitlines(self, keepends), strict=True)]
 
     def partition(self, sep: str) -> Any:
         """See str."""
-        return tuple(self._found(str.partition(self, sep), ""))
+        return tuple(_found(self, str.partition(self, sep), ""))
 
     def rpartition(self, sep: str) -> Any:
         """See str."""
-        return tuple(self._found(str.rpartition(self, sep), ""))
+        return tuple(_found(self, str.rpartition(self, sep), ""))
 
     def lstrip(self, chars: str | None = None) -> Traced:
         """See str."""
-        return self._last(str.lstrip(self, chars))
+        return _last(self, str.lstrip(self, chars))
 
     def rstrip(self, chars: str | None = None) -> Traced:
         """See str."""
-        return self._cut(0, len(str.rstrip(self, chars)))
+        return _cut(self, 0, len(str.rstrip(self, chars)))
 
     def strip(self, chars: str | None = None) -> Traced:
         """See str."""
@@ -115,11 +115,11 @@ class Traced(str):
 
     def removeprefix(self, prefix: str) -> Traced:
         """See str."""
-        return self._last(str.removeprefix(self, prefix))
+        return _last(self, str.removeprefix(self, prefix))
 
     def removesuffix(self, suffix: str) -> Traced:
         """See str."""
-        return self._cut(0, len(str.removesuffix(self, suffix)))
+        return _cut(self, 0, len(str.removesuffix(self, suffix)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Any:
         """See str."""
@@ -128,30 +128,33 @@ class Traced(str):
         return Traced("", ()).join(itertools.islice(
             itertools.chain.from_iterable((new, piece) for piece in self.split(old, count)), 1, None))
 
-    def _cut(self, start: int, stop: int) -> Traced:
-        runs = []
-        begin = 0
-        for end, origin in self._runs:
-            if begin >= stop:
-                break
-            if end > start:
-                runs.append((min(end, stop) - start, origin))
-            begin = end
-        return Traced(str.__getitem__(self, slice(start, stop)), runs)
 
-    def _last(self, text: str) -> Traced:
-        return self._cut(len(self) - len(text), len(self))
+def _cut(traced: Traced, start: int, stop: int) -> Traced:
+    runs = []
+    begin = 0
+    for end, origin in traced._runs:
+        if begin >= stop:
+            break
+        if end > start:
+            runs.append((min(end, stop) - start, origin))
+        begin = end
+    return Traced(str.__getitem__(traced, slice(start, stop)), runs)
 
-    def _found(self, pieces: Iterable[str], between: str | None) -> list[Traced]:
-        """Find pieces that follow one another here, with a text between them, or blanks of any number."""
-        found = []
-        at = 0
-        for piece in pieces:
-            if between is None:
-                at = str.index(self, piece, at)
-            found.append(self._cut(at, at + len(piece)))
-            at += len(piece) + len(between or "")
-        return found
+
+def _last(traced: Traced, text: str) -> Traced:
+    return _cut(traced, len(traced) - len(text), len(traced))
+
+
+def _found(traced: Traced, pieces: Iterable[str], between: str | None) -> list[Traced]:
+    """Find pieces that follow one another here, with a text between them, or blanks of any number."""
+    found = []
+    at = 0
+    for piece in pieces:
+        if between is None:
+            at = str.index(traced, piece, at)
+        found.append(_cut(traced, at, at + len(piece)))
+        at += len(piece) + len(between or "")
+    return found
 
 
 def _at(index: int) -> slice:

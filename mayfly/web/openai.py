@@ -55,18 +55,14 @@ def routes(service: Service) -> list[Route]:
         refuse_token_ids("prompt", asked.sent.get("prompt"))
         body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
-        call = _call(asked, body)
+        call = _call(asked, body, settings.n_ctx)
         calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
         return _complete("text", asked, calls, body, candidates, body.prompt if body.echo else [])
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
-        call = replace(_call(asked, body), messages=body.turns())
+        call = replace(_call(asked, body, settings.n_ctx), messages=body.turns())
         return _complete("chat", asked, [call] * body.n, body, body.n, [])
-
-    def _call(asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
-        return CompletionCall(asked.id, sampling=body.sampling(settings.n_ctx), threads=body.thread_count,
-                              prompt_batch=body.prompt_batch_size)
 
     def _complete(form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
                   candidates: int, echoes: Sequence[str]) -> Flow:
@@ -95,6 +91,11 @@ def routes(service: Service) -> list[Route]:
         Route("POST", "/v1/chat/completions", chat, "Complete a conversation, as OpenAI's API", TAG, body=ChatBody,
               answer=answers.ChatCompletion, stream="sse", examples=_CHATS),
     ]
+
+
+def _call(asked: Asked, body: TextBody | ChatBody, n_ctx: int) -> CompletionCall:
+    return CompletionCall(asked.id, sampling=body.sampling(n_ctx), threads=body.thread_count,
+                          prompt_batch=body.prompt_batch_size)
 
 
 def _whole(form: Form, choices: Choices, candidates: int, wanted: int, echoes: Sequence[str]) -> Flow:
