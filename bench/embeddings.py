@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests"), str(PROJECT / "bench")]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
 import load  # noqa: E402
 import results  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-sys.path.insert(0, str(PROJECT / "tests"))
+sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "rigs")]
 
 import clients  # noqa: E402
 import scripts  # noqa: E402
@@ -23,6 +23,19 @@ from service import Service  # noqa: E402
 from mayfly.models import minilm  # noqa: E402
 from mayfly.settings import available_cores  # noqa: E402
 
+# Where the tests are that start no service.
+QUICK = ("unit", "web")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only the parts that need no service")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what starts services, where that is asked for."""
+    slow = config.getoption("--quick") and collection_path.parent == PROJECT / "tests" and collection_path.is_dir()
+    return True if slow and collection_path.name not in (*QUICK, "fidelity", "rigs") else None
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start: a shell ignores it for what it runs in the background, and children inherit
@@ -31,6 +44,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many tests run at once: they wait for processes more than they compute."""
     if any("::" in argument for argument in config.args):

@@ -2,7 +2,7 @@
 
 Relies on waitress 3.0.2: `Task.service` calls `start`, `execute` and `finish`; `write` hands what
 `build_response_header` returns to the channel before the first bytes, and frames a body without a known length as
-chunks (see tests/test_waitress_upstream.py).
+chunks (see tests/unit/test_waitress_upstream.py).
 """
 
 from __future__ import annotations

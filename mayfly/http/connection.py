@@ -5,7 +5,7 @@ A request has to arrive within `receive_timeout`. An answer after which the conn
 close would answer those bytes with a reset, which can destroy the answer before the client has read it.
 
 Each method that stands for one of waitress's says in a comment why, and on what of waitress 3.0.2 it relies;
-tests/test_waitress_upstream.py fails when that changes.
+tests/unit/test_waitress_upstream.py fails when that changes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ file), and the loop sends it.
 
 Relies on waitress 3.0.2: `BaseWSGIServer` keeps its channels in `active_channels` and all it watches in `_map`, and
 `wasyncore.loop(count=1)` waits once and calls `handle_*_event` of what is ready. Each method that stands for one of
-waitress's says in a comment why; tests/test_waitress_upstream.py fails when what they rely on changes.
+waitress's says in a comment why; tests/unit/test_waitress_upstream.py fails when what they rely on changes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 import requests
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(PROJECT / "tests")]
+sys.path[:0] = [str(PROJECT / "tests" / "rigs")]
 
 from tools.nano.questions import BARS, Question, questions  # noqa: E402
 

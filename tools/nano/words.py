@@ -1,6 +1,6 @@
 """The word lists that dialogues are made of, those for training and those held out for evaluation.
 
-No word of `HELD_OUT` is ever in a training dialogue: `tests/test_nano_data.py` looks.
+No word of `HELD_OUT` is ever in a training dialogue: `tests/nano/test_nano_data.py` looks.
 """
 
 from __future__ import annotations

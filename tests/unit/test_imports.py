@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 PACKAGE = PROJECT / "mayfly"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 from played_service import DONE, Handler, PlayedService, as_a_service, error, event, stream, vector_of
 
-CLIENT = Path(__file__).resolve().parent.parent / "embed_client.py"
+CLIENT = Path(__file__).resolve().parents[2] / "embed_client.py"
 
 
 def environment(url: str = "", **extra: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import scripts
 from clients import KEY, RULES, run_client, unavailable
 from service import Service
 
-SOURCES = Path(__file__).resolve().parent / "js"
+SOURCES = Path(__file__).resolve().parents[1] / "js"
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Not the interpreter of these tests: within its virtual environment start.sh would use that one.
 if os.name == "nt":
     BASE_PYTHON: str = sys._base_executable

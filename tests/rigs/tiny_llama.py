@@ -8,7 +8,7 @@ chat template. Its text is words in random order. What its random weights alone 
   byte tokens, whose random order is hardly ever UTF-8, and control tokens out of the answers;
 - </s> is one of these, so max_tokens governs the length. `eos_bias` changes that.
 
-Run as a script: python tests/tiny_llama.py OUT [--seed N] [--malformed HOW]
+Run as a script: python tests/rigs/tiny_llama.py OUT [--seed N] [--malformed HOW]
 """
 
 from __future__ import annotations

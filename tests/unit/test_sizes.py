@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 FILES = sorted([PROJECT / "app.py", PROJECT / "watchdog.py", *(PROJECT / "mayfly").rglob("*.py")])
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60

@@ -214,7 +214,7 @@ try:
 except ModelUnavailable as exc:
     print(exc)
 """
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     result = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert "can't be written" in result.stdout and "File too large" in result.stdout
     assert result.returncode == 0

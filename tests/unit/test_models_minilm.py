@@ -23,7 +23,7 @@ from mayfly.models.convert import Recipe, convert
 from mayfly.models.ensure import ensure
 from mayfly.models.header import read_header
 
-PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and file limits of POSIX systems")
 

@@ -12,7 +12,7 @@ from gpt4all import GPT4All
 
 from mayfly.models.header import read_header
 
-SCRIPT = Path(__file__).resolve().parent.parent / "bench" / "random_llama.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "random_llama.py"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from mayfly.http import answer, connection, request, server
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 VERSION = "3.0.2"
 # waitress's class, method or function -> a hash of its code, and what of ours to read again when that has changed.
 RELIED_ON = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from mayfly import errors
 from mayfly.supervision import refusals
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "errors.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| `([a-z_]+)` \|", PAGE, re.MULTILINE)
 

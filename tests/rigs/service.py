@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import requests
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 

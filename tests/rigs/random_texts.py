@@ -1,4 +1,4 @@
-"""Random texts in several languages, the same at every run: `python tests/random_texts.py` prints some."""
+"""Random texts in several languages, the same at every run: `python tests/rigs/random_texts.py` prints some."""
 
 from __future__ import annotations
 
