@@ -102,7 +102,7 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
             while not stops:
                 supervisor.take_events(TICK, time.monotonic)
                 _look_after(folder, sockets, supervisor, journal)
-                table.free_cores = cores.look(supervisor.pids(), time.monotonic())
+                table.free_cores = cores.measure(supervisor.pids(), time.monotonic())
                 supervisor.tick(time.monotonic())
         except Refused as exc:
             refusal = exc

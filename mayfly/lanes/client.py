@@ -21,7 +21,7 @@ from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrash
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.calls import (
-    GATHERED,
+    MOST_CALLS_HELD,
     Answer,
     Began,
     Call,
@@ -122,7 +122,7 @@ class SocketLane:
     def keep(self, connection: socket.socket, generation: int) -> None:
         """Keep a connection for the next call, or close it if there are enough."""
         with self._lock:
-            if len(self._kept) < GATHERED:
+            if len(self._kept) < MOST_CALLS_HELD:
                 self._kept.append((connection, generation))
                 return
         connection.close()

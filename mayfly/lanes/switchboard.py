@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
 from mayfly.wire.board import VOCABULARY, Board
-from mayfly.wire.calls import GATHERED
+from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.spec import LaneSpec, WebSpec
 
 #: Makes the lane of this name for a model, by its id and what it is for; for VOCABULARY the id is "".
@@ -88,8 +88,8 @@ def supervised(spec: WebSpec, ask: Callable[[str], None]) -> Switchboard:
         return open_lane(name, lambda: board.lane(name), address=told.address, served_at_once=told.served_at_once)
 
     def new(name: str, model: str, kind: str) -> Lane:
-        return open_lane(name, lambda: board.lane(name), summon=lambda: ask(model),
-                         served_at_once={"completion": spec.completions_at_once, "embedding": GATHERED}.get(kind, 1))
+        at_once = {"completion": spec.completions_at_once, "embedding": MOST_CALLS_HELD}
+        return open_lane(name, lambda: board.lane(name), summon=lambda: ask(model), served_at_once=at_once.get(kind, 1))
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},

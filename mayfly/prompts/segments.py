@@ -22,7 +22,7 @@ class Segment:
 
 
 def without_bos(segments: Sequence[Segment], bos_token: str) -> list[Segment]:
-    """Return a prompt without the bos token at its begin, for an engine that puts one there by itself.
+    """Return a prompt without the bos token at its beginning, for an engine that puts one there by itself.
 
     Args:
         bos_token: the token's text. In a text of the client it is text, and stays.

@@ -10,7 +10,7 @@ STOP_WORDS = ("### Instruction", "### Prompt", "### Response", "### Human", "###
 def turn_marks(template: str) -> tuple[str, ...]:
     """Return the texts that begin a turn in a template which writes turns with gpt4all's stop words.
 
-    A model that was trained on such a template ends its answer by writing the next turn's begin, on a line of its own.
+    A model that was trained on such a template ends its answer by writing how the next turn begins, on its own line.
 
     Args:
         template: its source. Without one of the words there are no such texts: the model ends its turn with a token.

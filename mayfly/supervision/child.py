@@ -52,7 +52,7 @@ class Handle:
         """End it at once."""
         self._signal(kill_signal())
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Write a line to its stdin, if it is this process's to write to."""
 
     def tail(self) -> list[str]:
@@ -110,7 +110,7 @@ class Child(Handle):
         ]
         for thread in self._threads:
             thread.start()
-        self.tell(json.dumps(spec, default=plain))
+        self.send(json.dumps(spec, default=plain))
 
     def poll(self) -> int | None:
         """See Handle."""
@@ -121,7 +121,7 @@ class Child(Handle):
                 thread.join(timeout=0.5)
         return code
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """See Handle. A process that died meanwhile is noticed elsewhere."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):

@@ -37,7 +37,7 @@ class FreeCores:
         self._last: tuple[float, float, float] | None = None
         self._free = (cores, cores)
 
-    def look(self, workers: Iterable[int], now: float) -> tuple[int, int]:
+    def measure(self, workers: Iterable[int], now: float) -> tuple[int, int]:
         """Return how many cores are free for workers, at least 1: for threads that spin, and for threads that sleep.
 
         Args:

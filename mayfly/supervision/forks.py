@@ -33,7 +33,7 @@ class Forks:
         """Take note of a generation that is ready."""
         process = self._process(lane, template, event, now)
         process.ready_at = now
-        process.look(now)
+        process.silent_for(now)
         lane.generations[event.generation] = process
         lane.generation = event.generation
         lane.starts.came_up()

@@ -144,7 +144,7 @@ class Lane:
         once = sorted(self.processes(), key=lambda process: process.generation) if self.isolation == "respawn" else []
         free = at_once - sum(process.turn for process in once)
         for process in [process for process in once if process.well and not process.turn][:max(0, free)]:
-            process.handle.tell("go")
+            process.handle.send("go")
             process.turn = True
 
     def take_number(self) -> int:

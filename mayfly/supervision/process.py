@@ -74,13 +74,13 @@ class Process:
             return self.name
         return f"{self.lane.name} generation {self.generation}" if "-" in self.name else self.lane.name
 
-    def look(self, now: float) -> float:
+    def silent_for(self, now: float) -> float:
         """Look at its sentinel; return the seconds since that last changed."""
         return self.heartbeat.observe(sentinel.touched(self.sentinel), now)
 
     def judge(self, settings: Settings, now: float) -> bool:
         """Judge it while it runs: kill it if it was condemned and its time is up; True if it is condemned now."""
-        age, lives = self.look(now), now - self.started
+        age, lives = self.silent_for(now), now - self.started
         if self.condemned is not None:
             if now >= self.kill_at:
                 self.handle.kill()

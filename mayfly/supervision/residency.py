@@ -34,7 +34,7 @@ _GIVE_UP_AFTER = 60.0
 class Sockets(Protocol):
     """What the supervisor needs of `LaneSockets`."""
 
-    def look(self, model: str) -> int:
+    def memory(self, model: str) -> int:
         """Return the memory in bytes that a model will take; ModelUnavailable if it can't be used."""
 
     def open(self, name: str, model: str) -> Lane:
@@ -100,12 +100,12 @@ class Residency:
             wish.refused, wish.reason, wish.last_failure = True, given_up.starts.failing, given_up.last_failure
         elif model:
             try:
-                wish.memory = self._sockets.look(model)
+                wish.memory = self._sockets.memory(model)
             except (ModelUnavailable, OSError) as exc:
                 wish.refused, wish.reason = True, str(exc)
         return wish
 
-    def leavers(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
+    def to_close(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Return the lanes that have to leave now.
 
         Args:
@@ -126,7 +126,7 @@ class Residency:
             return now - lane.starts.given_up > _GIVE_UP_AFTER
         return lane.starts.struggling and not self._in_use(lane) and now - lane.use.last > _GIVE_UP_AFTER
 
-    def openers(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
+    def to_open(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Open the lanes for which there is room; return them."""
         opened: list[Lane] = []
         for wish in list(self._wishes.values()):

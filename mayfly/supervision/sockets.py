@@ -16,7 +16,7 @@ from mayfly.settings import Settings
 from mayfly.supervision.lane import Lane
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.board import VOCABULARY
-from mayfly.wire.calls import GATHERED
+from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.spec import Kind, LaneSpec, configured
 
 
@@ -63,7 +63,7 @@ class LaneSockets:
 
     # -- on demand --------------------------------------------------------------------------------------------
 
-    def look(self, model: str) -> int:
+    def memory(self, model: str) -> int:
         """Return the memory in bytes that a model will take.
 
         Raises:
@@ -146,7 +146,9 @@ class LaneSockets:
         isolation = "none"
         if kind == "completion" and model is not None:
             isolation = self._backend(model, kind).isolation(self._settings.isolation, self._settings.device)
-        at_once = self._settings.chat_processes if isolation != "none" else GATHERED if kind == "embedding" else 1
+        at_once = self._settings.chat_processes
+        if isolation == "none":
+            at_once = MOST_CALLS_HELD if kind == "embedding" else 1
         lane = self.lanes[name] = Lane(
             name, model.id if model else "", isolation, stem=stem, kind=kind,
             model_file=model.path if model else self._settings.model_path,

@@ -160,7 +160,7 @@ class Supervisor:
         self.lanes[lane.name] = lane
         lane.settle(self._allotment, self._settings.chat_processes)
 
-    def _see_off(self, lane: Lane, now: float) -> None:
+    def _finish_leaving(self, lane: Lane, now: float) -> None:
         """Let go of a lane that leaves, once its last process has ended."""
         for position in lane.positions:
             process = position.process
@@ -177,8 +177,8 @@ class Supervisor:
 
     def _move_lanes(self, now: float) -> None:
         for lane in list(self._leaving):
-            self._see_off(lane, now)
-        for lane in self._residency.leavers(self.lanes, self._leaving, now):
+            self._finish_leaving(lane, now)
+        for lane in self._residency.to_close(self.lanes, self._leaving, now):
             # Nobody can call it any more, and its processes are told to end.
             self._sockets.close(lane.name)
             del self.lanes[lane.name]
@@ -188,7 +188,7 @@ class Supervisor:
                 process.end("ended", "", now)
             why = f": {lane.starts.failing}" if lane.starts.failing else ""
             self._records.journal.event(f"{lane.name} leaves{why}")
-        for lane in self._residency.openers(self.lanes, self._leaving, now):
+        for lane in self._residency.to_open(self.lanes, self._leaving, now):
             self._records.journal.event(f"{lane.name} opens" + (f" as {lane.stem}" if lane.stem != lane.name else ""))
             self._join(lane)
 

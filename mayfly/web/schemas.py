@@ -45,7 +45,7 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True,
                               allow_inf_nan=False)
 
-    #: Fields' other names: the seeds' clients send them.
+    #: Fields' other names: older clients send them.
     aliases: ClassVar[Mapping[str, str]] = {}
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mayfly.errors import CallError, stack_of
 
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
-GATHERED = 32
+MOST_CALLS_HELD = 32
 
 Role = Literal["system", "user", "assistant"]
 LongText = Literal["mean", "truncate"]

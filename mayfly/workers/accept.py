@@ -165,7 +165,7 @@ class Door(Generic[_Come]):
         """Return the descriptor that is readable when there is something to hear (Linux)."""
         return self._selector.fileno()
 
-    def hear(self, timeout: float, room: int) -> list[tuple[Line, _Come]]:
+    def receive(self, timeout: float, room: int) -> list[tuple[Line, _Come]]:
         """Wait so long (s) for somebody to come; return at most `room` calls and what they brought.
 
         They are still connected, and the caller's from now on. Others wait in the socket.

@@ -68,7 +68,7 @@ class Budget:
             time.sleep(_PAUSE)
         self._use(self._share())
 
-    def look(self) -> None:
+    def adjust(self) -> None:
         """Between two tokens or texts: give threads up or take them back as others begin and end."""
         self._use(self._share())
 

@@ -71,7 +71,7 @@ class Embedder(Gathering[_Caller]):
         self._gather(accepting=accepting)
         if self._callers:
             if self._computing:
-                self._budget.look()
+                self._budget.adjust()
             else:
                 self._computing = True
                 self._budget.enter()

@@ -29,7 +29,7 @@ class Fork:
         """Return the descriptor that is readable when it says something, or has ended."""
         return self.channel.fileno()
 
-    def hear(self) -> bytes:
+    def receive(self) -> bytes:
         """Return the next message of the child, or b"" if its channel has ended."""
         try:
             return self.channel.recv(64)

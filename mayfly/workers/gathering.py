@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from mayfly.errors import CallError
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.calls import GATHERED, Began, Embeddings, Request, Tokens, request_of
+from mayfly.wire.calls import MOST_CALLS_HELD, Began, Embeddings, Request, Tokens, request_of
 from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, TICK, Door, Gone, Line, Outcome
@@ -71,7 +71,7 @@ class Gathering(Generic[_Caller]):
         self._door = Door(lane.listener, lane.address, Line.take, lambda: lane.occupied(1))
         self._callers: list[_Caller] = []
         # Calls that are still taken one by one: all that can have come before this process did.
-        self._one_by_one = GATHERED + lane.queue_limit if lane.generation > 1 else 0
+        self._one_by_one = MOST_CALLS_HELD + lane.queue_limit if lane.generation > 1 else 0
         self._noted = True
         self._next_look = 0.0
 
@@ -94,8 +94,8 @@ class Gathering(Generic[_Caller]):
     def _gather(self, *, accepting: bool = True) -> None:
         """Take what has come, and wait up to a tick for it if nothing is to be done; beat; end the calls whose deadline
         has passed or whose caller has left."""
-        room = (1 if self._one_by_one else GATHERED) - len(self._callers)
-        came = self._door.hear(0 if self._callers or self._one_by_one else TICK, room if accepting else 0)
+        room = (1 if self._one_by_one else MOST_CALLS_HELD) - len(self._callers)
+        came = self._door.receive(0 if self._callers or self._one_by_one else TICK, room if accepting else 0)
         for line, request in came:
             self._begin(line, request)
         if not came and not self._callers:

@@ -20,7 +20,7 @@ from mayfly.lanes.switchboard import Switchboard
 from mayfly.models.inventory import Inventory, unconfigured
 from mayfly.settings import Settings
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.calls import GATHERED
+from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.events import EventPipe
 from mayfly.wire.spec import Spec, configured
 from mayfly.wire.thread_table import Table
@@ -83,4 +83,4 @@ def _start(spec: Spec, worker: Worker) -> SocketLane:
     if failures:
         raise ModelUnavailable(str(failures[0])) from failures[0]
     return SocketLane(spec.lane, lambda: said, address=spec.address, queue_limit=spec.settings.queue_limit,
-                      served_at_once=GATHERED if spec.kind == "embedding" else 1)
+                      served_at_once=MOST_CALLS_HELD if spec.kind == "embedding" else 1)

@@ -85,7 +85,7 @@ class Completer:
     def _step(self, line: Line, deadline: float) -> None:
         """Between two steps: beat, share the threads, and see whether the call is still wanted."""
         self._sentinel.beat()
-        self._budget.look()
+        self._budget.adjust()
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL

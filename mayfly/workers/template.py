@@ -108,7 +108,7 @@ class Template:
         place = min(self._free_places())
         # Before the call leaves the socket: the watchdog looks in both places, and must see it in one of them.
         self._table[place] = 1
-        came = self._door.hear(0, 1)
+        came = self._door.receive(0, 1)
         for line, whole in came:
             if not whole:
                 self._let_read(fork)
@@ -150,7 +150,7 @@ class Template:
         self._door.close()
 
     def _listen_to(self, fork: Fork) -> None:
-        said = fork.hear()
+        said = fork.receive()
         if said == generation.READY:
             fork.ready = True
         elif said == generation.READ:

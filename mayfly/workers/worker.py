@@ -83,7 +83,7 @@ class Worker:
 
         def step(accepting: bool) -> int | None:
             self._sentinel.beat()
-            for line, request in door.hear(TICK, 1):
+            for line, request in door.receive(TICK, 1):
                 served = completer.serve(line, request)
                 self._occupy(0)
                 if self._spec.role == "once":

@@ -281,11 +281,11 @@ def test_a_caller_that_leaves_is_forgotten_and_the_others_are_served(
 
 
 def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Service], model_path: Path) -> None:
-    from mayfly.wire.calls import GATHERED
+    from mayfly.wire.calls import MOST_CALLS_HELD
 
     vectors = scripts.write(model_path, {"when": "", "seconds": 0.1}, name="vectors", kind="embedding")
     service = start(EMBED_MODEL=vectors, MODEL_NAME="", QUEUE_LIMIT=2)
-    most = GATHERED + 2
+    most = MOST_CALLS_HELD + 2
     begin = threading.Barrier(most + 6)
 
     def ask(number: int) -> requests.Response:

@@ -64,7 +64,7 @@ def played(request: pytest.FixtureRequest) -> Played:
 def heard(door: Door[Any], number: int = 1, room: int = 32) -> list[tuple[Line, Any]]:
     """Hear until so many calls have come."""
     came: list[tuple[Line, Any]] = []
-    until(lambda: came.extend(door.hear(0.05, room)) or len(came) >= number, what=f"{number} calls")
+    until(lambda: came.extend(door.receive(0.05, room)) or len(came) >= number, what=f"{number} calls")
     return came
 
 
@@ -85,7 +85,7 @@ def test_only_as_many_calls_are_taken_as_there_is_room_for(played: Played) -> No
     door = played.door()
     for _ in range(5):
         played.call(FRAME)
-    assert door.hear(0, 0) == []
+    assert door.receive(0, 0) == []
     assert len(heard(door, 2, room=2)) == 2
     assert len(heard(door, 3, room=3)) == 3
 
@@ -96,7 +96,7 @@ def test_a_caller_without_the_token_is_hung_up_on(port: Played) -> None:
     for caller, token in zip(callers, ("0123456789abcdeX", "0123456789", "short"), strict=True):
         caller.sendall(token.encode())
     callers[2].shutdown(socket.SHUT_WR)
-    until(lambda: door.hear(0.05, 1) or (readable(callers[0]) and readable(callers[2])), what="their ends")
+    until(lambda: door.receive(0.05, 1) or (readable(callers[0]) and readable(callers[2])), what="their ends")
     assert not readable(callers[1])  # the rest may come
     for caller in callers:
         caller.close()
@@ -106,7 +106,7 @@ def test_a_caller_without_the_token_is_hung_up_on(port: Played) -> None:
 def test_what_is_no_request_ends_its_connection(played: Played, sent: bytes) -> None:
     door = played.door()
     caller = played.call(sent)
-    until(lambda: door.hear(0.05, 1) or readable(caller), what="its end")
+    until(lambda: door.receive(0.05, 1) or readable(caller), what="its end")
     played.call(FRAME)
     assert len(heard(door)) == 1
 
@@ -118,14 +118,14 @@ def test_a_kept_connection_may_rest_and_others_may_not(played: Played, monkeypat
     monkeypatch.setattr(accept, "_PATIENCE", 0.2)
     door.keep(line)
     silent = [played.call(), played.call(FRAME[:20])]
-    until(lambda: door.hear(0.05, 1) or all(map(readable, silent)), what="their ends")
+    until(lambda: door.receive(0.05, 1) or all(map(readable, silent)), what="their ends")
     assert not readable(kept)
     kept.sendall(FRAME)
     ((again, _),) = heard(door)
     assert again is line
     door.keep(line)
     kept.sendall(FRAME[:20])  # half of one is not resting
-    until(lambda: door.hear(0.05, 1) or readable(kept), what="its end")
+    until(lambda: door.receive(0.05, 1) or readable(kept), what="its end")
 
 
 def test_the_one_aside_for_longest_leaves_when_there_are_too_many(
@@ -138,8 +138,8 @@ def test_the_one_aside_for_longest_leaves_when_there_are_too_many(
     silent = []
     for _ in range(4):
         silent.append(played.call())
-        door.hear(0.05, 1)
-    until(lambda: door.hear(0.05, 1) or all(map(readable, silent[:2])), what="the first two gone")
+        door.receive(0.05, 1)
+    until(lambda: door.receive(0.05, 1) or all(map(readable, silent[:2])), what="the first two gone")
     assert not any(map(readable, [kept, *silent[2:]]))
 
 
@@ -161,4 +161,4 @@ def test_a_caller_that_has_left_is_no_call(path: Played) -> None:
     path.call(FRAME).close()
     path.call(FRAME)
     assert len(heard(door)) == 1
-    assert door.hear(0, 1) == []
+    assert door.receive(0, 1) == []

@@ -91,7 +91,7 @@ def test_a_process_alone_uses_all_threads_and_gives_them_back(table: Table) -> N
     budget = Budget(table, CHAT_PLACE, 4, used.append)
     budget.enter()
     assert (table[CHAT_PLACE], table.busy(), used) == (4, [CHAT_PLACE], [4])
-    budget.look()
+    budget.adjust()
     budget.leave()
     budget.enter()
     assert used == [4]  # the engine is told only when the number changes
@@ -105,12 +105,12 @@ def test_a_process_that_begins_waits_for_the_other_one_to_give_threads_up(
     assert embed.do("enter") == 4
     chat.begin("enter")
     until(lambda: table[CHAT_PLACE], what="the second one's sign")
-    assert embed.do("look") == 2
+    assert embed.do("adjust") == 2
     assert chat.used() == [2]
     assert table.in_use() == 4
     chat.begin("leave")
     chat.used()
-    assert embed.do("look") == 4
+    assert embed.do("adjust") == 4
 
 
 def test_three_processes_share_unevenly_divisible_threads_without_a_rest(
@@ -118,11 +118,11 @@ def test_three_processes_share_unevenly_divisible_threads_without_a_rest(
     workers = [worker(place, 4) for place in range(3)]
     for one in workers:
         one.do("enter")
-    assert [one.do("look") for one in workers] == [2, 1, 1]
+    assert [one.do("adjust") for one in workers] == [2, 1, 1]
     assert table.in_use() == 4
     workers[0].begin("leave")
     workers[0].used()
-    assert [one.do("look") for one in workers[1:]] == [2, 2]
+    assert [one.do("adjust") for one in workers[1:]] == [2, 2]
 
 
 def test_more_processes_than_threads_use_one_each_and_do_not_wait_for_one_another(
@@ -130,7 +130,7 @@ def test_more_processes_than_threads_use_one_each_and_do_not_wait_for_one_anothe
     workers = [worker(place, 2) for place in range(4)]
     for one in workers:
         one.do("enter")
-    assert [one.do("look") for one in workers] == [1, 1, 1, 1]
+    assert [one.do("adjust") for one in workers] == [1, 1, 1, 1]
 
 
 def test_a_process_that_never_looks_cannot_keep_the_others_waiting_for_ever(
@@ -144,12 +144,12 @@ def test_the_place_of_a_killed_process_is_freed_by_whoever_reaps_it_and_the_rest
     embed, chat = worker(EMBED_PLACE, 2), worker(CHAT_PLACE, 2)
     embed.do("enter")
     chat.do("enter")
-    assert embed.do("look") == 1
+    assert embed.do("adjust") == 1
     chat.process.kill()
     chat.process.wait()
     assert table[CHAT_PLACE] == 1  # the dead can't do it
     table[CHAT_PLACE] = 0
-    assert embed.do("look") == 2
+    assert embed.do("adjust") == 2
 
 
 def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(table: Table) -> None:
@@ -157,8 +157,8 @@ def test_a_process_taken_for_dead_by_mistake_finds_its_place_again(table: Table)
     budget = Budget(table, CHAT_PLACE, 3, used.append)
     budget.enter()
     table[CHAT_PLACE] = 0
-    budget.look()
-    budget.look()
+    budget.adjust()
+    budget.adjust()
     assert (table[CHAT_PLACE], used[-1]) == (3, 3)
 
 
@@ -166,7 +166,7 @@ def test_many_calls_of_many_processes_leave_the_table_empty_and_nobody_over_the_
         table: Table, worker: Callable[..., Worker]) -> None:
     workers = [worker(place, 3) for place in range(3)]
     for one in workers:
-        one.begin("enter+look+look+leave", 100)
+        one.begin("enter+adjust+adjust+leave", 100)
     for one in workers:
         assert set(one.used()) <= {1, 2, 3}
     assert table.in_use() == 0

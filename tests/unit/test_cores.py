@@ -39,23 +39,23 @@ def test_cores_that_others_use_are_not_free(tmp_path: Path, others: float, free:
     proc = PlayedProc(tmp_path)
     proc.say(0.0, p7=0.0)
     cores = FreeCores(2, tmp_path)
-    assert cores.look([7], 0.0) == (2, 2)
+    assert cores.measure([7], 0.0) == (2, 2)
     ours = 2.0 - others
     proc.say(10 * (ours + others), p7=10 * ours)
-    assert cores.look([7], 10.0) == free
+    assert cores.measure([7], 10.0) == free
 
 
 def test_a_worker_that_ended_is_not_taken_for_somebody_else(tmp_path: Path) -> None:
     proc = PlayedProc(tmp_path)
     proc.say(10.0, p7=8.0)
     cores = FreeCores(2, tmp_path)
-    cores.look([7], 0.0)
+    cores.measure([7], 0.0)
     proc.say(12.0)
-    assert cores.look([], 1.0) == (2, 2)  # what it had used went with it
+    assert cores.measure([], 1.0) == (2, 2)  # what it had used went with it
 
 
 def test_a_system_that_does_not_tell_counts_all_cores_as_free(tmp_path: Path) -> None:
-    assert FreeCores(8, tmp_path / "absent").look([1], 0.0) == (8, 8)
+    assert FreeCores(8, tmp_path / "absent").measure([1], 0.0) == (8, 8)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system has no /proc")
@@ -64,11 +64,12 @@ def test_a_busy_program_takes_a_core_away_from_the_real_count() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         cores = FreeCores(count)
-        until(lambda: cores.look([], time.monotonic()) == (1, 1), within=30, what="every core taken but the one for us")
+        until(lambda: cores.measure([], time.monotonic()) == (1, 1), within=30,
+              what="every core taken but the one for us")
         # The same programs as our own workers take nothing away from themselves.
         ours = FreeCores(count)
-        ours.look([process.pid for process in busy], time.monotonic())
-        assert min(ours.look([], time.monotonic())) >= 1
+        ours.measure([process.pid for process in busy], time.monotonic())
+        assert min(ours.measure([], time.monotonic())) >= 1
     finally:
         for process in busy:
             process.kill()

@@ -45,7 +45,7 @@ class PlayedProcess(Handle):
     def kill(self) -> None:
         self.said.append("kill")
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         self.said.append(line)
 
     def tail(self) -> list[str]:
@@ -92,13 +92,13 @@ class PlayedSockets:
         self.opened: list[str] = []
         self.closed: list[str] = []
 
-    def look(self, model: str) -> int:
+    def memory(self, model: str) -> int:
         if model not in self.models:
             raise ModelUnavailable(f"there is no {model}")
         return self.models[model]
 
     def open(self, name: str, model: str) -> Lane:
-        memory = self.look(model)
+        memory = self.memory(model)
         self.opened.append(name)
         return Lane(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address=LaneAddress(name))
 
