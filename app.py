@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Swi
 
     Args:
         settings: read from `.env` and the environment if absent.
-        lanes: "embed" and "chat", or the lanes of all models; if absent, the configured models are loaded in this
+        lanes: "embedding" and "completion", or those of all models; if absent, the configured models are loaded in this
             process.
         draining: tells that the service stops; shared with the server.
 
@@ -123,7 +123,7 @@ def run_alone() -> int:
                 closing.enter_context(sock)
             print("loading the models ...", flush=True)
             lanes = local_lanes(settings, Path(folder))
-            if lanes.configured["chat"].status().get("model") == nano.ID:
+            if lanes.configured["completion"].status().get("model") == nano.ID:
                 print(nano.ANNOUNCEMENT, flush=True)
             own, others = listening.urls(sockets)
             where = " and ".join(own + others)

@@ -63,7 +63,7 @@ def run(folder: Path, model: Path, rounds: int, described: str) -> None:
     bare = Bare(model)
     try:
         service.wait_listening()
-        until(lambda: service.lane("chat")["state"] == "ready", within=300, what="ready")
+        until(lambda: service.lane("completion")["state"] == "ready", within=300, what="ready")
         prompt = of_tokens(service, PROMPT_TOKENS)
         sweep = swept(bare, prompt, max(2, rounds // 2))
         evaluated: dict[str, list[float]] = {"mayfly": [], "bare gpt4all": []}

@@ -78,7 +78,7 @@ class Mayfly:
         self.url = self._service.url
         self.path = "/embed"
         self.fields = {"long_text": "truncate"}  # as the others do
-        self.described = "{engine}, {precision}".format(**self._service.lane("embed"))
+        self.described = "{engine}, {precision}".format(**self._service.lane("embedding"))
 
     def pids(self) -> list[int]:
         """Return the processes whose memory counts."""

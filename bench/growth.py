@@ -156,7 +156,7 @@ def _remember(service: Service, texts: int, words: int) -> list[tuple[int, float
 def _vary(service: Service, requests: int) -> list[tuple[int, float]]:
     """Embed texts of all lengths, few words more often than many; return (requests so far, MB of the process that
     embeds)."""
-    pid = service.lane("embed")["pid"]
+    pid = service.lane("embedding")["pid"]
     chance = random.Random("all lengths")
     found = []
     for number in tqdm(range(1, requests + 1), unit="request"):
@@ -165,7 +165,7 @@ def _vary(service: Service, requests: int) -> list[tuple[int, float]]:
         load.ask(service.url, "/embed", [" ".join(chance.choices(WORDS, k=words)) for words in lengths])
         if number % LOOK_AFTER == 0:
             found.append((number, load.memory_mb([pid])))
-    if service.lane("embed")["pid"] != pid:
+    if service.lane("embedding")["pid"] != pid:
         raise RuntimeError("the process that embeds was replaced, and its memory with it")
     return found
 

@@ -64,7 +64,7 @@ def main() -> None:
         try:
             engine = choose.load_embeddings(path, chosen.threads, "m", engine=chosen.engine)
             times = measure(service, prototype, lambda: embed(engine, TEXT), chosen.seconds)
-            facts = service.lane("embed")
+            facts = service.lane("embedding")
         finally:
             prototype.stop()
             service.stop()
@@ -84,7 +84,7 @@ def measure(service: Service, prototype: Server, compute: Callable[[], object], 
             ) -> dict[str, list[float]]:
     """Return the times of each step in seconds."""
     board = Board(service.run_folder / "state.json")
-    lane = SocketLane("embed", lambda: board.lane("embed"), queue_limit=1)
+    lane = SocketLane("embedding", lambda: board.lane("embedding"), queue_limit=1)
     kept = {url: _connect(url) for url in (service.url, prototype.url)}
     body = json.dumps({"input": TEXT}).encode()
 

@@ -116,7 +116,7 @@ def completion(service: Service) -> float:
 
 def gap(service: Service) -> float:
     """Return the seconds between one answer's end and the next generation's beginning on a waiting call."""
-    address = LaneAddress(str(service.run_folder / "chat.sock"))
+    address = LaneAddress(str(service.run_folder / "completion.sock"))
     moments: dict[str, float] = {}
 
     def call(name: str, tokens: int) -> None:

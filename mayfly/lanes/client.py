@@ -53,7 +53,7 @@ class SocketLane:
     """A lane served by supervised worker processes. See `mayfly.lanes.lane.Lane`.
 
     Args:
-        name: "embed", "chat", or that of a lane that opens on demand.
+        name: "embedding", "completion", or that of a lane that opens on demand.
         said: returns the watchdog's last word on the lane.
         address: None for a lane that opens on demand and may leave: it is part of what is said, as long as it is there.
         queue_limit: calls that may wait, beside those being served, before QueueFull.

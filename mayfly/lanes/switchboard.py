@@ -25,7 +25,7 @@ class Switchboard:
     """The lanes of all models.
 
     Args:
-        configured: "embed" and "chat".
+        configured: "embedding" and "completion".
         models: which of these serves which model, by the model's id.
         new: makes other lanes; left out where there is no watchdog, and the configured models alone are served.
         known: returns the names of those that are open now.
@@ -63,7 +63,7 @@ class Switchboard:
         return VOCABULARY
 
     def lane(self, name: str) -> Lane:
-        """Return a lane by its name: "embed", "chat", or what `lane_of` or `vocabulary` returned."""
+        """Return a lane by its name: "embedding", "completion", or what `lane_of` or `vocabulary` returned."""
         return self.configured[name] if name in self.configured else self._lanes[name]
 
     def open_lanes(self) -> dict[str, Lane]:

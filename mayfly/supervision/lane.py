@@ -77,7 +77,7 @@ class Lane:
     """A lane: one model behind one socket, and the processes that serve it.
 
     Attributes:
-        name: "embed", "chat", "vocabulary", or "model:" and the model's id.
+        name: "embedding", "completion", "vocabulary", or "model:" and the model's id.
         model: the model's id.
         isolation: "fork", "respawn" or "none".
         stem: what the names of its files and processes begin with.

@@ -27,7 +27,7 @@ class Failure:
     """What is known of a failed process.
 
     Attributes:
-        name: "app", "embed", "chat" or "chat-17".
+        name: "app", "embedding", "completion" or "completion-17".
         cause: "crashed", "hung" or "failed_start".
         exit_code: as subprocess gives it; negative is a signal; None if unknown.
         age: seconds since it was started.

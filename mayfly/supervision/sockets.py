@@ -44,16 +44,16 @@ class LaneSockets:
         Raises:
             OSError: a socket can't be made.
         """
-        for name, kind, model, setting in configured(self._settings):
+        for kind, model, setting in configured(self._settings):
             try:
                 if not model:
                     raise ModelUnavailable(unconfigured(kind, setting))
                 found = self._inventory.require(model)
             except ModelUnavailable as exc:
-                self.missing[name] = f"{exc} ({setting})" if model else str(exc)
+                self.missing[kind] = f"{exc} ({setting})" if model else str(exc)
             else:
                 # If the file is of the other kind, its worker says so.
-                self._open(name, name, kind, found)
+                self._open(kind, kind, kind, found)
         return dict(self.lanes)
 
     def specs(self) -> dict[str, LaneSpec]:

@@ -17,8 +17,8 @@ from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.schemas import SampledBody
 
-_COUNTED: tuple[Kind, ...] = ("completion", "embedding")
-_LANES: dict[Kind, str] = {"embedding": "embed", "completion": "chat"}
+# The kinds of models, which are the names of the lanes that are always there too.
+_KINDS: tuple[Kind, ...] = ("embedding", "completion")
 # A name that no model has isn't looked up again for so long (s), where it does no harm; and so many are remembered.
 _STRANGE_FOR = 2.0
 _MOST_STRANGE = 256
@@ -62,8 +62,8 @@ class Catalogue:
     def list(self) -> list[Model]:
         """Return all models of MODEL_PATH, those that can't be used included; the configured ones first."""
         models = [self._listed(file) for file in self._inventory.models()]
-        first = list(_LANES.values())
-        return sorted(models, key=lambda model: (first.index(model.lane) if model.lane in first else len(first)))
+        first: dict[str, int] = {kind: place for place, kind in enumerate(_KINDS)}
+        return sorted(models, key=lambda model: first.get(model.lane, len(first)))
 
     def shown(self, model: Model) -> dict[str, Any]:
         """Return a model in OpenAI's form, with what its file says, and what computes it if it is loaded."""
@@ -146,8 +146,8 @@ class Catalogue:
         word = self._settings.model_aliases.get(name, name)
         if word == "":
             return kind
-        for each in _LANES:
-            if word == each and name in self._settings.model_aliases and self._lanes[_LANES[each]].configured():
+        for each in _KINDS:
+            if word == each and name in self._settings.model_aliases and self._lanes[each].configured():
                 return each
         return None
 
@@ -159,7 +159,7 @@ class Catalogue:
             InvalidRequest: it can't be used.
         """
         if name == "":
-            configured = [self._default(kind) for kind in _COUNTED if self._configured[kind]]
+            configured = [self._default(kind) for kind in reversed(_KINDS) if self._configured[kind]]
             name = configured[0].id if configured else ""
         model = self.resolve(name, None)
         return self._of_kind(model, model.kind or "completion")
@@ -169,8 +169,8 @@ class Catalogue:
         name = self._configured[kind]
         file = self._inventory.find(name) if name else None
         if file is None:
-            return Model(inventory.public_name(name), kind, _LANES[kind], None)
-        return self._served(file, kind, _LANES[kind])
+            return Model(inventory.public_name(name), kind, kind, None)
+        return self._served(file, kind, kind)
 
     def _listed(self, file: inventory.Model) -> Model:
         if file.unusable or file.kind is None:
@@ -180,7 +180,7 @@ class Catalogue:
 
     def _served(self, file: inventory.Model, kind: Kind, lane: str) -> Model:
         template = file.chat_template
-        if lane == _LANES["completion"] and self._settings.prompt_template:
+        if lane == "completion" and self._settings.prompt_template:
             template = "setting"
         return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template)
 

@@ -62,7 +62,7 @@ class Spec:
 
     def templates(self) -> tuple[str, str]:
         """Return PROMPT_TEMPLATE and SYSTEM_TEMPLATE, which are for the model of MODEL_NAME, or ""."""
-        if self.lane != "chat":
+        if self.lane != "completion":
             return "", ""
         return self.settings.prompt_template, self.settings.system_template
 
@@ -114,7 +114,7 @@ def read_spec(stdin: TextIO, kind: type[_Spec]) -> _Spec:
     return cast(_Spec, from_wire(json.loads(stdin.readline()), kind))
 
 
-def configured(settings: Settings) -> list[tuple[str, Kind, str, str]]:
-    """Return the lanes that are always there: name, kind, the model's name or "", and the setting that holds it."""
-    return [("embed", "embedding", settings.embed_model, "EMBED_MODEL"),
-            ("chat", "completion", settings.model_name, "MODEL_NAME")]
+def configured(settings: Settings) -> list[tuple[Kind, str, str]]:
+    """Return the lanes that are always there: the kind, which is the lane's name too, the model's name or "", and the
+    setting that holds it."""
+    return [("embedding", settings.embed_model, "EMBED_MODEL"), ("completion", settings.model_name, "MODEL_NAME")]

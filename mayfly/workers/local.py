@@ -41,18 +41,18 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
     inventory = Inventory(settings.model_path, (settings.embed_model, settings.model_name))
     lanes: dict[str, Lane] = {}
     models = {}
-    for place, (name, kind, model, setting) in enumerate(configured(settings)):
+    for place, (kind, model, setting) in enumerate(configured(settings)):
         if not model:
-            lanes[name] = NoLane(unconfigured(kind, setting))
+            lanes[kind] = NoLane(unconfigured(kind, setting))
             continue
         found = inventory.require(model)
-        listener, address = LaneAddress.bind(folder / f"{name}.sock")
+        listener, address = LaneAddress.bind(folder / f"{kind}.sock")
         listener.setblocking(False)
-        spec = Spec(lane=name, kind=kind, model=found.id, role="serve", settings=settings, model_file=found.path,
+        spec = Spec(lane=kind, kind=kind, model=found.id, role="serve", settings=settings, model_file=found.path,
                     listen_fd=listener.fileno(), address=address, run_folder=folder, budget=table.handle,
                     places=(place,), generation=1, parent=os.getpid())
-        lanes[name] = _start(spec, Worker(spec, listener, table, events))
-        models[found.id] = name
+        lanes[kind] = _start(spec, Worker(spec, listener, table, events))
+        models[found.id] = kind
     return Switchboard(lanes, models)
 
 

@@ -31,8 +31,8 @@ class TokenASecond:
     """A lane's workers, played by one thread: all calls are taken, and given a piece a second until they are left."""
 
     def __init__(self, folder: Path) -> None:
-        self.listener, self.address = LaneAddress.bind(folder / "chat.sock")
-        board.publish(folder / "state.json", {"chat": {"state": "ready", "model": "played"}})
+        self.listener, self.address = LaneAddress.bind(folder / "completion.sock")
+        board.publish(folder / "state.json", {"completion": {"state": "ready", "model": "played"}})
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -132,7 +132,7 @@ def watch(folder: Path, streams: int, looks: int) -> Seen:
     raise_descriptor_limit(4 * streams + 200)
     with TokenASecond(folder) as played:
         lane = LaneSpec(played.address, model="played", served_at_once=streams)
-        with supervised(folder, {"chat": lane}, CONNECTION_LIMIT=str(min(10_000, 2 * streams + 100)),
+        with supervised(folder, {"completion": lane}, CONNECTION_LIMIT=str(min(10_000, 2 * streams + 100)),
                         REQUEST_TIMEOUT="600") as service, _reading(service.port, streams) as pieces:
             eventually(lambda: all(pieces))
             return _look(service, pieces, looks)

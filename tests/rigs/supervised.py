@@ -53,7 +53,7 @@ def supervised(folder: Path, lanes: dict[str, LaneSpec] | None = None, **values:
     sentinel = folder / "app.watchdog"
     missing = LaneSpec(None, "no model; set MODEL_NAME")
     spec = WebSpec(settings, (listener.fileno(),), sentinel, 3, os.getpid(), folder / "state.json", 1,
-                   {"embed": missing, "chat": missing, **(lanes or {})})
+                   {"embedding": missing, "completion": missing, **(lanes or {})})
     with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
         assert process.stdin is not None

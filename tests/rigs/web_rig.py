@@ -37,7 +37,7 @@ FINISHED = Finished("stop", "scripted.gguf", 7, 5, 2)
 class ScriptedLane:
     """A lane that answers at once, unless it is told to raise, to hold every call, or to answer something else."""
 
-    name: str = "chat"
+    name: str = "completion"
     fails: Exception | None = None
     items: list[Any] = field(default_factory=lambda: [Piece("Hello"), Piece(" w\u00f6rld"), FINISHED])
     is_ready: bool = True
@@ -152,7 +152,7 @@ HOLD = object()
 
 def web(settings: Settings) -> Web:
     """Return what an application is built on, with lanes of this rig."""
-    return Web.of(settings, {"embed": ScriptedLane("embed"), "chat": ScriptedLane()}, Draining())
+    return Web.of(settings, {"embedding": ScriptedLane("embedding"), "completion": ScriptedLane()}, Draining())
 
 
 def unit_vectors(count: int, dimensions: int = 384) -> Embeddings:
@@ -244,7 +244,7 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
             backlog: int = 128, **values: str) -> Iterator[Service]:
     """Run a server with the given settings (environment names) while the block runs."""
     settings = parse({"API_KEYS": KEY, **values})
-    lanes = {"embed": embed or ScriptedLane("embed"), "chat": chat or ScriptedLane("chat")}
+    lanes = {"embedding": embed or ScriptedLane("embedding"), "completion": chat or ScriptedLane("completion")}
     listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
     port = listener.getsockname()[1]
     draining = Draining()
@@ -263,7 +263,7 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
 
     thread = threading.Thread(target=run)
     thread.start()
-    service = Service(port, lines, lanes["embed"], lanes["chat"], server, stop, thread)
+    service = Service(port, lines, lanes["embedding"], lanes["completion"], server, stop, thread)
     try:
         yield service
     finally:

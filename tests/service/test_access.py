@@ -184,7 +184,7 @@ def test_no_key_and_no_text_of_a_client_is_ever_written_down(keyed: Service) -> 
     reports = until(lambda: [text for text in map(Path.read_text, keyed.reports()) if "hung" in text])
     # What a report is for is there: the request's id and sizes.
     assert re.search(r"request: +req_\w+ messages=1 characters=\d+ max_tokens=\d+", reports[0])
-    assert {"crashed", "hung"} <= {cause for cause, count in keyed.lane("chat")["restarts"].items() if count}
+    assert {"crashed", "hung"} <= {cause for cause, count in keyed.lane("completion")["restarts"].items() if count}
     keyed.printed(r'"POST /gpt4all_api HTTP/1\.1" 500')
     assert hidden.found() == []
     assert keyed.stop() == 0

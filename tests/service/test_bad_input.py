@@ -32,7 +32,7 @@ class Unharmed:
         self.service = service
         (self._vector,) = service.embed(TEXT)
         self._answer = service.complete(TEXT, temperature=0)["response"]
-        self._pids = (service.pid("app"), service.pid("embed"), service.pid("chat"))
+        self._pids = (service.pid("app"), service.pid("embedding"), service.pid("completion"))
 
     def check(self) -> None:
         """Fail unless it answers as before, with the same processes, and nothing was reported."""
@@ -40,7 +40,7 @@ class Unharmed:
         (vector,) = service.embed(TEXT)
         assert math.fsum(a * b for a, b in zip(vector, self._vector, strict=True)) > 0.99999
         assert service.complete(TEXT, temperature=0)["response"] == self._answer
-        assert (service.pid("app"), service.pid("embed"), service.pid("chat")) == self._pids
+        assert (service.pid("app"), service.pid("embedding"), service.pid("completion")) == self._pids
         health = service.health()
         assert health["status"] == "ok"
         for lane in health["lanes"].values():
@@ -239,13 +239,13 @@ def test_the_end_token_in_a_prompt_is_text(running: Unharmed) -> None:
 
 def test_100_000_words_end_at_the_deadline_and_the_next_one_is_served(start: Callable[..., Service]) -> None:
     service = start(MODEL_NAME="none", REQUEST_TIMEOUT=3, HANG_SECONDS=15)
-    unharmed, pid = service.embed(TEXT), service.pid("embed")
+    unharmed, pid = service.embed(TEXT), service.pid("embedding")
     answer = service.post(EMBED, {"input": "word " * 100_000})
     assert _error(answer, 504)["code"] == "timeout"
     # Its worker notices within one part of the text; until then the next ones wait.
     until(lambda: service.post(EMBED, {"input": TEXT}).status_code == 200, what="an answer")
     assert service.embed(TEXT) == unharmed
-    assert service.pid("embed") == pid
+    assert service.pid("embedding") == pid
     assert service.reports() == []
 
 
@@ -295,12 +295,12 @@ def _refused_completion(service: Service) -> dict[str, Any]:
 def _check_health_of_failing(service: Service) -> None:
     health = service.health()
     assert health["status"] == "degraded"
-    lane = health["lanes"]["chat"]
+    lane = health["lanes"]["completion"]
     assert lane["state"] == "failing" and lane["reason"]
     assert lane["restarts"]["failed_start"] >= 1 and lane["restarts"]["crashed"] == 0
     assert lane["last_failure"]["cause"] == "failed_start"
     assert service.session.get(service.url + "/ready", timeout=30).status_code == 503
-    assert health["lanes"]["embed"]["state"] == "ready"
+    assert health["lanes"]["embedding"]["state"] == "ready"
 
 
 def test_a_malformed_model_that_is_replaced_by_a_good_one_is_loaded_without_a_restart(
@@ -320,7 +320,7 @@ def test_a_malformed_embedding_model_is_a_503_with_the_reason_and_completions_go
     tiny_llama.malformed(model_path / "broken.gguf", "truncated_data")
     service = start(EMBED_MODEL="broken.gguf", wait=False)
     service.wait_listening()
-    until(lambda: service.lane("chat")["state"] == "ready", what="completions")
+    until(lambda: service.lane("completion")["state"] == "ready", what="completions")
     error = _error(service.post(EMBED, {"input": TEXT}), 503)
     assert "cut short" in error["message"]
     assert service.complete("Hello")["response"]
@@ -340,9 +340,9 @@ def test_a_model_of_the_other_kind_is_refused_by_name(
 def test_back_off_holds_the_starts_of_an_aborting_model_below_twelve_in_the_first_minute(aborting: Service) -> None:
     # This test is the last one: the minute has passed for the most part.
     until(lambda: aborting.health()["uptime_s"] >= 60, within=90, what="the minute")
-    failures = aborting.lane("chat")["restarts"]["failed_start"]
+    failures = aborting.lane("completion")["restarts"]["failed_start"]
     waits = [float(match[1]) for line in aborting.lines
-             if (match := re.search(r"chat failed start.*starting it again in ([\d.]+) s", line))]
+             if (match := re.search(r"completion failed start.*starting it again in ([\d.]+) s", line))]
     print(f"failed starts in the first minute: {failures}; pauses between them: {waits}")
     assert 6 <= failures < 12
     assert waits[:9] == [min(0.1 * 2**number, 30) for number in range(len(waits[:9]))]
@@ -351,4 +351,5 @@ def test_back_off_holds_the_starts_of_an_aborting_model_below_twelve_in_the_firs
     counted = int(re.findall(r"times: +(\d+), since", report.read_text())[0])
     assert counted in (failures, failures + 1)  # one more may just have come
     assert len(aborting.embed(TEXT)[0]) == 384
-    assert aborting.health()["lanes"]["embed"]["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
+    restarts = aborting.health()["lanes"]["embedding"]["restarts"]
+    assert restarts == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}

@@ -54,7 +54,7 @@ def test_no_process_may_leave_a_core_dump_unless_debug(start: Callable[..., Serv
 def test_a_crash_leaves_no_file_where_the_project_is(start: Callable[..., Service]) -> None:
     service = start()
     before = set(PROJECT.iterdir())
-    for name in ("chat", "embed", "app"):
+    for name in ("completion", "embedding", "app"):
         pid = service.pid(name)
         os.kill(pid, signal.SIGSEGV)
         until(lambda pid=pid: not runs(pid), what="its end")

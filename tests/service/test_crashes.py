@@ -74,40 +74,41 @@ def test_a_request_survives_the_death_of_its_template(start: Callable[..., Servi
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(service.complete, "slow and steady", max_tokens=100)
         (serving,) = until(lambda: busy(service), what="a generation that serves")
-        template = service.pid("chat")
+        template = service.pid("completion")
         os.kill(template, signal.SIGKILL)
         until(lambda: not runs(serving.pid), what="the generation gone with its template")
         answer = asked.result()
     assert answer["response"] == scripts.counted()
     assert answer["generation"] > _generation_of(serving.name)
-    assert service.pid("chat") != template
+    assert service.pid("completion") != template
     lane = until(lambda: _counted(service, spent=1, crashed=1), what="the template's crash, and no other, counted")
     assert lane["retried"] == 1
     (report,) = service.reports()
-    assert "_chat_" in report.name
+    assert "_completion_" in report.name
     assert f"lost with it:    generation {_generation_of(serving.name)}" in report.read_text()
 
 
 def test_a_generation_that_dies_while_it_waits_is_replaced(start: Callable[..., Service]) -> None:
     service = start()
-    name = until(lambda: [name for name in service.sentinels() if name.startswith("chat-")], what="one that waits")[0]
+    name = until(lambda: [name for name in service.sentinels() if name.startswith("completion-")],
+                 what="one that waits")[0]
     os.kill(service.pid(name.removesuffix(".watchdog")), signal.SIGKILL)
     until(lambda: _counted(service, spent=0, crashed=1), what="its crash counted")
     answer = service.complete("Hello")
-    assert f"chat-{answer['generation']}.watchdog" != name
-    assert service.lane("chat")["retried"] == 0
+    assert f"completion-{answer['generation']}.watchdog" != name
+    assert service.lane("completion")["retried"] == 0
     assert len(service.reports()) == 1
 
 
 def _counted(service: Service, **wanted: int) -> dict[str, Any]:
     """Return the chat lane's part of /health once its counts are the wanted ones, and {} before."""
-    lane = service.lane("chat")
+    lane = service.lane("completion")
     return lane if {name: lane["restarts"][name] for name in wanted} == wanted else {}
 
 
 def _generation_of(name: str) -> int:
     """Return the number in a generation's name, or in that of its report."""
-    found = re.search(r"chat-(\d+)", name)
+    found = re.search(r"completion-(\d+)", name)
     assert found
     return int(found[1])
 

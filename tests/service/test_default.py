@@ -18,9 +18,9 @@ def test_a_service_without_settings_completes_with_the_demonstration_model_and_c
         start: Callable[..., Service], model_path: Path, folder: str) -> None:
     there = sorted(os.listdir(model_path))
     service = start(MODEL_NAME=None, MODEL_PATH=None if folder == "the project's own" else model_path)
-    service.printed(r"chat: completions by mayfly-nano-demo, a demonstration model; set MODEL_NAME in \.env")
+    service.printed(r"completion: completions by mayfly-nano-demo, a demonstration model; set MODEL_NAME in \.env")
     assert service.complete("Hello")["model"] == "mayfly-nano-demo"
-    assert service.lane("chat")["model"] == "mayfly-nano-demo"
+    assert service.lane("completion")["model"] == "mayfly-nano-demo"
     for name in ("mayfly-nano-demo", "mayfly-nano-demo.gguf", "gpt-3.5-turbo", "gpt-4o-mini"):
         answer = service.post("/v1/chat/completions", {
             "model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})
@@ -60,7 +60,7 @@ def test_without_its_file_the_service_embeds_and_says_how_to_bring_it_back(
     assert len(service.embed("The cat sat on the mat.")[0]) == 384
     answer = service.post("/gpt4all_api", {"prompt": "Hello"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
-    for text in (answer.json()["error"]["message"], service.lane("chat")["reason"]):
+    for text in (answer.json()["error"]["message"], service.lane("completion")["reason"]):
         assert "is missing in mayfly's own models/" in text
         assert "git checkout models/mayfly-nano-demo.gguf" in text and "MODEL_NAME" in text
     assert [entry["id"] for entry in service.session.get(service.url + "/v1/models").json()["data"]] == [

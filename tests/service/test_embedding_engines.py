@@ -276,7 +276,7 @@ def test_a_library_that_dies_while_it_loads_is_done_without(embedding_model: Pat
     try:
         service.wait_ready()
         assert len(service.embed("a text")[0]) == 384
-        assert service.lane("embed")["engine"] == "gpt4all"
+        assert service.lane("embedding")["engine"] == "gpt4all"
         assert len(service.reports()) == 1
     finally:
         service.stop()
@@ -295,7 +295,7 @@ def test_nothing_is_loaded_that_reports_to_its_makers() -> None:
 def test_health_and_models_say_which_engine_serves_and_in_which_precision(
         start: Callable[..., Service], engine: str) -> None:
     service = start(EMBED_ENGINE=engine, MODEL_NAME="")
-    lane = service.lane("embed")
+    lane = service.lane("embedding")
     assert (lane["engine"], lane["precision"]) == (
         engine, "f16" if engine == "gpt4all" else lane["precision"])
     assert lane["precision"] in ("f16", "f32", "bf16")

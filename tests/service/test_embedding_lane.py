@@ -213,7 +213,7 @@ def test_a_text_alone_and_beside_others_has_the_same_vector(start: Callable[...,
         at_once = np.array([vectors[0] for vectors in pool.map(service.embed, texts)])
     for together in (at_once, np.array(service.embed(texts))):
         assert np.sum(together * one_by_one, axis=1).min() > 0.99999
-    assert service.lane("embed")["generation"] == 1
+    assert service.lane("embedding")["generation"] == 1
 
 
 def test_one_text_does_not_wait_for_a_thousand(start: Callable[..., Service], model_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_one_text_does_not_wait_for_a_thousand(start: Callable[..., Service], mo
     service = start(EMBED_MODEL=vectors, MODEL_NAME="")
     with ThreadPoolExecutor(2) as pool:
         many = pool.submit(service.embed, [f"text {number}" for number in range(200)])
-        until(lambda: service.sentinel("embed").get("request", {}).get("texts") == 200, what="the worker busy")
+        until(lambda: service.sentinel("embedding").get("request", {}).get("texts") == 200, what="the worker busy")
         for number in range(5):
             assert len(service.embed(f"single {number}")) == 1
             assert not many.done()
@@ -252,7 +252,7 @@ def test_a_text_that_kills_the_process_takes_no_other_call_with_it(
     calls = [["healthy"] * 4 + [f"number {number}"] for number in range(8)]
     with ThreadPoolExecutor(9) as pool:
         healthy = [pool.submit(service.post, "/embed", {"input": call}) for call in calls]
-        until(lambda: len(service.sentinel("embed").get("request", {}).get("ids", [])) >= 4, what="calls gathered")
+        until(lambda: len(service.sentinel("embedding").get("request", {}).get("ids", [])) >= 4, what="calls gathered")
         poison = service.post("/embed", {"input": ["healthy", "poison"]}, headers={"X-Request-Id": "the-poison"})
         answers = [answer.result() for answer in healthy]
     assert [answer.status_code for answer in answers] == [200] * len(calls)
@@ -274,10 +274,10 @@ def test_a_caller_that_leaves_is_forgotten_and_the_others_are_served(
     with socket.create_connection((host, int(port))) as leaver:
         leaver.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                        b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        until(lambda: service.sentinel("embed").get("request", {}).get("texts") == 2000, what="the worker busy")
+        until(lambda: service.sentinel("embedding").get("request", {}).get("texts") == 2000, what="the worker busy")
     assert len(service.embed(["one", "two"])) == 2
-    until(lambda: "request" not in service.sentinel("embed"), what="the worker idle again")
-    assert service.lane("embed")["restarts"]["crashed"] == 0
+    until(lambda: "request" not in service.sentinel("embedding"), what="the worker idle again")
+    assert service.lane("embedding")["restarts"]["crashed"] == 0
 
 
 def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Service], model_path: Path) -> None:

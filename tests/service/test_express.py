@@ -41,7 +41,7 @@ def threads(service: Service) -> int:
 
 
 def held(service: Service) -> int:
-    lane = service.lane("embed")
+    lane = service.lane("embedding")
     return int(lane["queue"] + lane["active"])
 
 
@@ -114,9 +114,9 @@ def test_a_text_that_crashes_every_process_costs_two_of_them_and_is_answered_500
     reports = until(lambda: found if len(found := service.reports()) >= 2 else None, what="two reports")
     assert len(reports) == 2
     assert all(answer.headers["X-Request-Id"] in report.read_text() for report in reports)
-    assert service.lane("embed")["retried"] == 1
+    assert service.lane("embedding")["retried"] == 1
     assert service.embed("this only once")
-    assert service.lane("embed")["retried"] == 2
+    assert service.lane("embedding")["retried"] == 2
     assert len(until(lambda: found if len(found := service.reports()) >= 3 else None, what="three reports")) == 3
     assert held(service) == 0
 
@@ -135,11 +135,11 @@ def test_the_neighbours_of_a_crash_are_answered(begin: Callable[..., Service]) -
 def test_a_process_that_died_while_nothing_was_asked_costs_no_try(begin: Callable[..., Service]) -> None:
     service = begin()
     service.embed("its connection is kept")
-    pid = service.pid("embed")
+    pid = service.pid("embedding")
     os.kill(pid, signal.SIGKILL)
     until(lambda: not runs(pid), what="its end")
     assert service.embed("to the next process")
-    assert service.lane("embed")["retried"] == 0
+    assert service.lane("embedding")["retried"] == 0
 
 
 def test_a_call_that_is_not_finished_in_time_is_answered_504(begin: Callable[..., Service]) -> None:

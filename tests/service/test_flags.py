@@ -76,7 +76,7 @@ def test_flags_win_over_the_environment_in_a_running_service(start: Callable[...
     (tmp_path / "keys").write_text("key-in-a-file-1\n", encoding="utf-8-sig")
     service = start(MODEL_NAME="absent.gguf", API_KEYS="environment-key", arguments=[
         "--model", "tiny-llama.gguf", "--host", "127.0.0.1", "--port", "0", "--api-keys", f"@{tmp_path / 'keys'}"])
-    assert service.lane("chat")["model"] == "tiny-llama"
+    assert service.lane("completion")["model"] == "tiny-llama"
     for key, status in (("key-in-a-file-1", 200), ("environment-key", 401)):
         answer = requests.get(service.url + "/v1/models", timeout=30,
                               headers={"Authorization": f"Bearer {key}", "Via": "1.1 tunnel"})

@@ -80,7 +80,7 @@ def test_a_second_watchdog_for_the_same_folder_is_refused_and_the_first_is_unhar
         line = _refusal(start(wait=False), EXIT_SECOND)
     assert f"pid {first.process.pid}" in line and str(first.run_folder) in line and "RUN_FOLDER_NAME" in line
     assert first.family() == pids
-    assert first.sentinels() == ["app.watchdog", "embed.watchdog"]
+    assert first.sentinels() == ["app.watchdog", "embedding.watchdog"]
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def test_a_lock_of_a_killed_watchdog_does_not_keep_the_next_one_out(start: Calla
     second = start(MODEL_NAME="none")
     second.embed("a")
     # The first one's processes have ended; their files were in the way of nothing.
-    second.printed(r"removed what an earlier run left: .*embed\.watchdog")
+    second.printed(r"removed what an earlier run left: .*embedding\.watchdog")
 
 
 def test_a_taken_port_is_refused_in_one_line(start: Callable[..., Service]) -> None:
@@ -121,20 +121,21 @@ def test_sentinels_of_an_earlier_run_are_removed_whatever_is_in_them(
         scripted: Callable[..., Service], tmp_path: Path) -> None:
     run = tmp_path / "service" / "run"
     run.mkdir(parents=True)
-    left = {"app.watchdog": json.dumps({"pid": 1, "generation": 7}).encode(), "embed.watchdog": b"\0\xff" * 5000,
-            "chat.watchdog": b"[" * 100_000, "chat-1.watchdog": b"", "chat-17.watchdog": b"{\"pid\": \"x\"}",
-            ".chat-3.watchdog.4711": b"{", "state.json": b"garbage", "watchdog.lock": b"9\n"}
+    left = {"app.watchdog": json.dumps({"pid": 1, "generation": 7}).encode(), "embedding.watchdog": b"\0\xff" * 5000,
+            "completion.watchdog": b"[" * 100_000, "completion-1.watchdog": b"",
+            "completion-17.watchdog": b"{\"pid\": \"x\"}",
+            ".completion-3.watchdog.4711": b"{", "state.json": b"garbage", "watchdog.lock": b"9\n"}
     for name, content in left.items():
         (run / name).write_bytes(content)
     service = scripted()
     with _answering(service):
         pass
-    assert "chat-17.watchdog" not in service.sentinels()
-    assert not (run / ".chat-3.watchdog.4711").exists()
+    assert "completion-17.watchdog" not in service.sentinels()
+    assert not (run / ".completion-3.watchdog.4711").exists()
     line = service.printed("removed what an earlier run left")[0]
     assert line
     assert service.reports() == []
-    assert service.lane("chat")["restarts"]["crashed"] == 0
+    assert service.lane("completion")["restarts"]["crashed"] == 0
 
 
 def test_garbage_written_into_a_sentinel_fools_nobody(scripted: Callable[..., Service]) -> None:
@@ -144,13 +145,13 @@ def test_garbage_written_into_a_sentinel_fools_nobody(scripted: Callable[..., Se
             # Not created again where a spent generation has just removed it: that would say that it crashed.
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
                 file.write(b"\x1b[2J" + os.urandom(3000))
-        soon = service.lane("chat")["generation"] + 10
+        soon = service.lane("completion")["generation"] + 10
         for number in range(soon, soon + 100):
-            (service.run_folder / f"chat-{number}.watchdog").write_bytes(b'{"request": {"id": "\\u001b[2J"}}')
+            (service.run_folder / f"completion-{number}.watchdog").write_bytes(b'{"request": {"id": "\\u001b[2J"}}')
     assert service.reports() == []
     # A report quotes nothing of it.
-    pid = int(service.lane("embed")["pid"])
-    (service.run_folder / "embed.watchdog").write_text(json.dumps(
+    pid = int(service.lane("embedding")["pid"])
+    (service.run_folder / "embedding.watchdog").write_text(json.dumps(
         {"request": {"id": "\x1b[2J\nforged: line", "texts": "\nforged", "characters": 5, "prompt": "smuggled"}}))
     os.kill(pid, signal.SIGKILL)
     text = until(lambda: next((text for text in map(Path.read_text, service.reports()) if "stderr" in text), ""))
@@ -195,12 +196,13 @@ def test_something_else_in_the_place_of_a_sentinel_is_neither_followed_nor_trust
             (made / "something").touch()
         until(lambda: _moved(made, run / name), what=f"{kind} in the place of {name}")
 
-    for name in ("app", "embed", "chat", "chat-1", "chat-2"):
+    for name in ("app", "embedding", "completion", "completion-1", "completion-2"):
         place(f"{name}.watchdog")
     service = scripted(HANG_SECONDS=5)
     with _answering(service):
-        generation = service.lane("chat")["generation"]
-        for name in ("app", "embed", "chat", *(f"chat-{number}" for number in range(generation, generation + 20))):
+        generation = service.lane("completion")["generation"]
+        coming = [f"completion-{number}" for number in range(generation, generation + 20)]
+        for name in ("app", "embedding", "completion", *coming):
             place(f"{name}.watchdog")
     assert service.post("/gpt4all_api", {"prompt": "crash"}).status_code == 500
     assert (victim.read_bytes(), victim.stat().st_mtime) == (VICTIM, 1)
@@ -216,7 +218,7 @@ def test_links_in_the_place_of_sockets_logs_and_other_files_are_not_followed(
     victim = tmp_path / "victim"
     victim.write_bytes(VICTIM)
     os.utime(victim, (1, 1))
-    for folder, names in (("run", ["embed.sock", "chat.sock", "state.json"]),
+    for folder, names in (("run", ["embedding.sock", "completion.sock", "state.json"]),
                           ("logs", ["watchdog.log", "access.log"])):
         (tmp_path / "service" / folder).mkdir(parents=True)
         for name in names:
@@ -283,7 +285,7 @@ def test_without_a_log_folder_the_service_answers_and_says_so_once(
         service.printed(r"watchdog\.log can't be written")
     assert service.post("/gpt4all_api", {"prompt": "crash"}).status_code == 500
     service.printed("no failure report can be written")
-    service.printed(r"chat generation \d+ crashed: killed by SIGSEGV")
+    service.printed(r"completion generation \d+ crashed: killed by SIGSEGV")
     with _answering(service):
         pass
     told = [line for line in service.lines if "going on without it" in line]

@@ -19,17 +19,17 @@ def test_fifty_completions_come_from_fifty_processes_that_are_gone_afterwards(st
         waiting = _the_one_ahead(service)
         pid = service.pid(waiting)
         answer = service.complete("Tell me a story.", temp=1, max_tokens=16)
-        assert f"chat-{answer['generation']}" == waiting
+        assert f"completion-{answer['generation']}" == waiting
         until(lambda name=waiting: f"{name}.watchdog" not in service.sentinels(), what=f"{waiting} spent")
         pids.add(pid)
         generations.append(answer["generation"])
         texts.add(answer["response"])
     assert len(pids) == COMPLETIONS
     assert generations == sorted(set(generations))
-    until(lambda: service.lane("chat")["restarts"]["spent"] == COMPLETIONS, what="as many spent as were served")
+    until(lambda: service.lane("completion")["restarts"]["spent"] == COMPLETIONS, what="as many spent as were served")
     until(lambda: not [pid for pid in pids if runs(pid)], what="every one of them gone")
-    assert service.lane("chat")["restarts"] == {"spent": COMPLETIONS, "crashed": 0, "hung": 0, "failed_start": 0}
-    assert service.lane("embed")["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert service.lane("completion")["restarts"] == {"spent": COMPLETIONS, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert service.lane("embedding")["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
     assert service.reports() == []
     # Forks of one template share its random generator unless each is given numbers of its own.
     print(f"{len(texts)} different answers of {COMPLETIONS} at temperature 1")
@@ -81,7 +81,7 @@ def test_personas_that_are_used_again_and_again_never_mix(start: Callable[..., S
 def _the_one_ahead(service: Service) -> str:
     """Wait until the one generation that waits for a call is the only one there; return its name."""
     def alone() -> str:
-        names = [name for name in service.sentinels() if name.startswith("chat-")]
+        names = [name for name in service.sentinels() if name.startswith("completion-")]
         return names[0].removesuffix(".watchdog") if len(names) == 1 else ""
 
     return until(alone, what="a single generation")

@@ -33,11 +33,11 @@ def test_a_stopped_generation_is_killed_and_its_request_answered_by_the_next(
         _stop_and_time(service, serving.pid)
         answer = asked.result()
     assert answer["response"] == scripts.counted()
-    assert f"chat-{answer['generation']}" != serving.name
+    assert f"completion-{answer['generation']}" != serving.name
     report = _only_report(service)
     assert report.startswith(f"{serving.name} stopped beating and was killed")
     assert f"request:         {serving.request}" in report
-    _hung_once(service, "chat", retried=1)
+    _hung_once(service, "completion", retried=1)
     assert service.complete("quick")["response"] == "Hello there."
 
 
@@ -53,30 +53,31 @@ def test_a_real_generation_that_is_stopped_twice_is_answered_500_and_the_next_re
         answer = asked.result()
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "model_crashed"
-    assert until(lambda: service.lane("chat")["restarts"]["hung"] == 2, what="both counted")
+    assert until(lambda: service.lane("completion")["restarts"]["hung"] == 2, what="both counted")
     assert service.complete("Hello")["response"]
 
 
 def test_a_stopped_generation_that_only_waits_is_replaced(start: Callable[..., Service]) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS)
-    (name,) = until(lambda: [name for name in service.sentinels() if name.startswith("chat-")], what="one that waits")
+    (name,) = until(lambda: [name for name in service.sentinels() if name.startswith("completion-")],
+                    what="one that waits")
     pid = service.pid(name.removesuffix(".watchdog"))
     os.kill(pid, signal.SIGSTOP)
     # It may be handed this request before anybody can know that it hangs.
     assert service.complete("Hello")["response"]
     until(lambda: not runs(pid), what="it killed")
-    _hung_once(service, "chat")
+    _hung_once(service, "completion")
     assert service.complete("Hello")["response"]
 
 
 def test_a_stopped_embed_worker_is_replaced_and_the_vectors_come(start: Callable[..., Service]) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS)
     (right,) = service.embed("The cat sat on the mat.")
-    worker = service.pid("embed")
+    worker = service.pid("embedding")
     with ThreadPoolExecutor(2) as pool:
         # The same tokens each, but not the same text, which would be computed once.
         many = pool.submit(service.embed, ["The cat sat on the mat." + " " * number for number in range(MANY)])
-        until(lambda: service.sentinel("embed").get("request", {}).get("texts") == MANY, what="the worker busy")
+        until(lambda: service.sentinel("embedding").get("request", {}).get("texts") == MANY, what="the worker busy")
         _stop_and_time(service, worker)
         # The other lane goes on.
         assert service.complete("Hello")["response"]
@@ -84,27 +85,27 @@ def test_a_stopped_embed_worker_is_replaced_and_the_vectors_come(start: Callable
         vectors = many.result() + queued.result()
     assert len(vectors) == MANY + 1
     assert min(math.fsum(map(operator.mul, vector, right)) for vector in vectors) > 0.99999
-    assert service.pid("embed") != worker
-    assert _only_report(service).startswith("embed stopped beating and was killed")
-    _hung_once(service, "embed", retried=1)
+    assert service.pid("embedding") != worker
+    assert _only_report(service).startswith("embedding stopped beating and was killed")
+    _hung_once(service, "embedding", retried=1)
 
 
 def test_a_stopped_template_is_replaced_and_requests_wait_for_the_next(
         start: Callable[..., Service], model_path: Path) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS, MODEL_NAME=scripts.write(model_path, scripts.slowly("slow", 0.6)))
-    template = service.pid("chat")
+    template = service.pid("completion")
     with ThreadPoolExecutor(2) as pool:
         served: Future[dict[str, object]] = pool.submit(service.complete, "slow", max_tokens=100)
         (serving,) = until(lambda: busy(service), what="a generation that serves")
         os.kill(template, signal.SIGSTOP)
         # A generation doesn't need its template to finish what it serves.
-        assert f"chat-{served.result()['generation']}" == serving.name
+        assert f"completion-{served.result()['generation']}" == serving.name
         waiting = pool.submit(service.complete, "quick")
         until(lambda: not runs(template), what="the template killed")
         assert waiting.result()["response"] == "Hello there."
-    assert service.pid("chat") != template
-    assert _only_report(service).startswith("chat stopped beating and was killed")
-    _hung_once(service, "chat")
+    assert service.pid("completion") != template
+    assert _only_report(service).startswith("completion stopped beating and was killed")
+    _hung_once(service, "completion")
 
 
 def test_a_stopped_web_process_is_replaced_and_connections_wait(start: Callable[..., Service]) -> None:
@@ -126,7 +127,7 @@ def test_a_call_that_never_returns_is_ended_and_its_stacks_are_in_the_report(
     assert "killed by SIGABRT" in report
     assert "in _hang" in report
     assert "endless" not in report
-    _hung_once(service, "chat", retried=1)
+    _hung_once(service, "completion", retried=1)
 
 
 def _stop_and_time(service: Service, pid: int) -> None:

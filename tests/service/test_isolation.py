@@ -26,18 +26,18 @@ def test_respawn_serves_each_completion_from_another_process(start: Callable[...
     served, texts = [], set()
     for _ in range(4):
         both = _active_and_standby(service)
-        active = service.lane("chat")["pid"]
+        active = service.lane("completion")["pid"]
         (standby,) = set(both) - {active}
         answer = service.complete("Tell me a story.", temp=1, max_tokens=16)
         assert answer["generation"] == both[active]
         # The next one is loaded already, and now it is its turn.
-        until(lambda next_one=standby: service.lane("chat")["pid"] == next_one, what="the standby's turn")
+        until(lambda next_one=standby: service.lane("completion")["pid"] == next_one, what="the standby's turn")
         served.append(active)
         texts.add(answer["response"])
     assert len(set(served)) == len(texts) == 4
     until(lambda: not [pid for pid in served if runs(pid)], what="all of them gone")
-    until(lambda: service.lane("chat")["restarts"]["spent"] == 4, what="four spent")
-    assert service.lane("chat")["restarts"] == {"spent": 4, "crashed": 0, "hung": 0, "failed_start": 0}
+    until(lambda: service.lane("completion")["restarts"]["spent"] == 4, what="four spent")
+    assert service.lane("completion")["restarts"] == {"spent": 4, "crashed": 0, "hung": 0, "failed_start": 0}
     assert service.reports() == []
 
 
@@ -45,7 +45,7 @@ def test_in_respawn_every_completion_is_counted_as_spent(start: Callable[..., Se
     service = start(ISOLATION="respawn", MODEL_NAME=scripts.write(model_path))
     generations = [service.complete("Hello")["generation"] for _ in range(12)]
     assert len(set(generations)) == 12
-    until(lambda: service.lane("chat")["restarts"]["spent"] == 12, what=f"12 spent in:\n{service.output()}")
+    until(lambda: service.lane("completion")["restarts"]["spent"] == 12, what=f"12 spent in:\n{service.output()}")
     assert "it ended" not in service.output()
     assert service.reports() == []
 
@@ -60,18 +60,18 @@ def test_in_respawn_the_standby_serves_the_request_of_a_crashed_process(
         os.kill(serving.pid, signal.SIGKILL)
         answer = asked.result()
     assert answer["response"] == scripts.counted()
-    assert f"chat-{answer['generation']}" != serving.name
-    until(lambda: service.lane("chat")["restarts"]["crashed"] == service.lane("chat")["restarts"]["spent"] == 1,
+    assert f"completion-{answer['generation']}" != serving.name
+    until(lambda: [service.lane("completion")["restarts"][cause] for cause in ("crashed", "spent")] == [1, 1],
           what="one crashed, one spent")
-    assert service.lane("chat")["retried"] == 1
+    assert service.lane("completion")["retried"] == 1
     (report,) = service.reports()
     assert f"_{serving.name}_" in report.name
     assert "killed by SIGKILL" in report.read_text()
     # An idle one that dies costs nobody anything.
     both = _active_and_standby(service)
-    os.kill(service.lane("chat")["pid"], signal.SIGKILL)
+    os.kill(service.lane("completion")["pid"], signal.SIGKILL)
     assert service.complete("Hello")["generation"] in both.values()
-    until(lambda: service.lane("chat")["restarts"]["crashed"] == 2, what="the second crash counted")
+    until(lambda: service.lane("completion")["restarts"]["crashed"] == 2, what="the second crash counted")
 
 
 @pytest.mark.parametrize("isolation", ["fork", "respawn"])
@@ -86,7 +86,7 @@ def test_two_completions_at_once_come_from_two_processes(
         answers = [request.result() for request in asked]
     assert [answer["response"] for answer in answers] == [scripts.counted()] * 3
     assert len({answer["generation"] for answer in answers}) == 3
-    until(lambda: service.lane("chat")["restarts"]["spent"] == 3, what="three spent")
+    until(lambda: service.lane("completion")["restarts"]["spent"] == 3, what="three spent")
     assert service.reports() == []
 
 
@@ -94,16 +94,16 @@ def test_without_isolation_one_process_serves_all_until_it_crashes(
         start: Callable[..., Service], model_path: Path) -> None:
     service = start(ISOLATION="none", MODEL_NAME=scripts.write(
         model_path, {"when": "crash", "do": "crash", "after": 1, "times": 1}))
-    pid = service.pid("chat")
+    pid = service.pid("completion")
     generations = [service.complete("Hello")["generation"] for _ in range(5)]
     assert len(set(generations)) == 1
-    assert service.pid("chat") == pid
+    assert service.pid("completion") == pid
     answer = service.complete("crash once")
     assert answer["response"] == "Hello there."
     assert answer["generation"] > generations[0]
     until(lambda: not runs(pid), what="the crashed one gone")
-    until(lambda: service.lane("chat")["restarts"]["crashed"] == 1, what="the crash counted")
-    assert service.lane("chat")["restarts"]["spent"] == 0
+    until(lambda: service.lane("completion")["restarts"]["crashed"] == 1, what="the crash counted")
+    assert service.lane("completion")["restarts"]["spent"] == 0
     (report,) = service.reports()
     assert "calls served:    5" in report.read_text()
 
@@ -118,8 +118,8 @@ def test_a_completion_model_that_is_replaced_by_rename_is_picked_up(
                   what="an answer of the new model")
     assert {service.complete(**ASKED)["response"] for _ in range(3)} == {after}
     if isolation != "respawn":  # there, spent processes may have made room for the new model already
-        service.printed("chat: its model file was replaced")
-    assert service.lane("chat")["restarts"]["crashed"] == service.lane("chat")["restarts"]["failed_start"] == 0
+        service.printed("completion: its model file was replaced")
+    assert [service.lane("completion")["restarts"][cause] for cause in ("crashed", "failed_start")] == [0, 0]
     assert service.reports() == []
 
 
@@ -134,7 +134,7 @@ def test_an_embedding_model_that_is_replaced_by_rename_is_picked_up(
 
     until(lambda: cosine() < 0, what="a vector of the new model")
     assert cosine() == pytest.approx(-1, abs=1e-4)
-    assert service.lane("embed")["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert service.lane("embedding")["restarts"] == {"spent": 0, "crashed": 0, "hung": 0, "failed_start": 0}
     assert service.reports() == []
 
 
@@ -142,9 +142,9 @@ def _active_and_standby(service: Service) -> dict[int, int]:
     """Wait until two processes are loaded; return their generations by pid."""
     def loaded() -> dict[int, int]:
         facts = [service.sentinel(file.removesuffix(".watchdog")) for file in service.sentinels()
-                 if file.startswith("chat-")]
+                 if file.startswith("completion-")]
         found = {int(fact["pid"]): int(fact["generation"]) for fact in facts if fact}
-        return found if len(found) == 2 and service.lane("chat")["pid"] in found else {}
+        return found if len(found) == 2 and service.lane("completion")["pid"] in found else {}
 
     return until(loaded, what="one that serves and a standby")
 

@@ -67,7 +67,7 @@ def test_a_caller_that_does_not_bring_its_request_holds_nobody_up(
             assert (kind, sum(map(hung_up, callers)) < len(callers) / 2) == (kind, True)
     assert service.complete("Hello")["response"]
     assert service.reports() == []
-    assert service.lane("chat")["restarts"]["crashed"] == service.lane("embed")["restarts"]["crashed"] == 0
+    assert service.lane("completion")["restarts"]["crashed"] == service.lane("embedding")["restarts"]["crashed"] == 0
 
 
 @pytest.mark.parametrize("isolation", ["fork", "none"])

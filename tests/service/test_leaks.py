@@ -29,8 +29,8 @@ ALLOWANCE = 1.5
 
 def test_500_completions_leave_no_zombie_and_take_no_memory_or_descriptors(start: Callable[..., Service]) -> None:
     service = start(DEBUG="true")  # else only root may count descriptors
-    who = {"watchdog": service.process.pid, "app": service.pid("app"), "template": service.pid("chat"),
-           "embed": service.pid("embed")}
+    who = {"watchdog": service.process.pid, "app": service.pid("app"), "template": service.pid("completion"),
+           "embedding": service.pid("embedding")}
     asked = 0
 
     def ask(until_asked: int) -> None:
@@ -42,7 +42,7 @@ def test_500_completions_leave_no_zombie_and_take_no_memory_or_descriptors(start
                 body = {"input": f"Hello {asked}"}
                 assert service.session.post(service.url + "/embed", json=body, timeout=60).status_code == 200
             asked += 1
-        until(lambda: service.lane("chat")["restarts"]["spent"] == asked, what=f"{asked} spent")
+        until(lambda: service.lane("completion")["restarts"]["spent"] == asked, what=f"{asked} spent")
         # One generation waits; all others are gone, and reaped.
         until(lambda: len(service.family()) == 4, what="app, embed, template and one generation")
 
@@ -53,7 +53,7 @@ def test_500_completions_leave_no_zombie_and_take_no_memory_or_descriptors(start
     for name in who:
         print(f"{name:9} after {WARM_UP}: {_shown(before[name])}   after {COMPLETIONS}: {_shown(after[name])}")
     assert [pid for pid in service.family() if state(pid) == "Z"] == []
-    assert service.health()["lanes"]["chat"]["restarts"]["crashed"] == 0
+    assert service.health()["lanes"]["completion"]["restarts"]["crashed"] == 0
     for name in who:
         assert after[name][0] <= before[name][0] + 2, f"descriptors of {name}"
         assert after[name][1] <= before[name][1] + MOST_GROWTH, f"memory of {name}"
@@ -87,7 +87,7 @@ def test_tokens_stop_when_the_client_leaves(start: Callable[..., Service], slowe
     if stream:
         # What the client hadn't seen yet when it left is at most what is made in that time.
         assert tokens - seen <= tokens / seconds * (STOPS_WITHIN + ALLOWANCE)
-    assert service.lane("chat")["restarts"]["crashed"] == 0
+    assert service.lane("completion")["restarts"]["crashed"] == 0
     assert service.reports() == []
     assert service.complete("Hello")["finish_reason"] == "length"
 
@@ -114,7 +114,7 @@ def test_a_client_that_leaves_the_queue_is_never_served(start: Callable[..., Ser
         third = service.complete("third")
         assert first.result()["response"] == scripts.counted()
     assert third["generation"] == first.result()["generation"] + 1
-    until(lambda: service.lane("chat")["restarts"]["spent"] == 2, what="two spent")
+    until(lambda: service.lane("completion")["restarts"]["spent"] == 2, what="two spent")
 
 
 def _leave_a_stream(service: Service) -> int:

@@ -30,9 +30,9 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back_and_the_other_lane_go
     with ThreadPoolExecutor(3) as pool:
         try:
             first = pool.submit(ask, "slow")
-            until(lambda: service.lane("chat")["active"] == 1)
+            until(lambda: service.lane("completion")["active"] == 1)
             queued = [pool.submit(service.complete, "quick") for _ in range(2)]
-            until(lambda: service.lane("chat")["queue"] == 2)
+            until(lambda: service.lane("completion")["queue"] == 2)
             for stream in (False, True):
                 answer = service.post(ASK, {"prompt": "quick", "stream": stream})
                 error = answer.json()["error"]
@@ -56,7 +56,7 @@ def test_a_passed_deadline_is_a_504_and_the_generation_is_cancelled(
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(service.post, ASK, {"prompt": "slow", "max_tokens": 1500})
-        until(lambda: service.lane("chat")["active"] == 1)
+        until(lambda: service.lane("completion")["active"] == 1)
         waiting = pool.submit(service.post, ASK, {"prompt": "slow, too", "max_tokens": 1500})
         for answer, said in ((running.result(), "was not finished"), (waiting.result(), "deadline")):
             error = answer.json()["error"]
@@ -81,11 +81,11 @@ def test_a_stream_whose_deadline_passes_ends_with_that_error(start: Callable[...
 def test_embeddings_end_at_the_deadline_between_two_texts(start: Callable[..., Service], model_path: Path) -> None:
     vectors = scripts.write(model_path, {"when": "slow", "seconds": 0.2}, name="vectors", kind="embedding")
     service = start(EMBED_MODEL=vectors, MODEL_NAME="none", REQUEST_TIMEOUT=1)
-    pid = service.pid("embed")
+    pid = service.pid("embedding")
     answer = service.post("/embed", {"input": [f"slow {number}" for number in range(1000)]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert len(service.embed(["quick"] * 1000)) == 1000
-    assert service.pid("embed") == pid and service.reports() == []
+    assert service.pid("embedding") == pid and service.reports() == []
 
 
 def test_a_model_that_is_still_loading_is_waited_for_and_beyond_the_deadline_a_503(
@@ -96,7 +96,7 @@ def test_a_model_that_is_still_loading_is_waited_for_and_beyond_the_deadline_a_5
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "model_unavailable")
     assert "loading" in error["message"] and int(answer.headers["Retry-After"]) >= 1
-    assert service.lane("chat")["state"] == "loading"
+    assert service.lane("completion")["state"] == "loading"
     assert len(service.embed("a")) == 1
 
 

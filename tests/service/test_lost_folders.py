@@ -97,13 +97,14 @@ def _remove(*names: str) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize("isolation", ["fork", "respawn"])
 @pytest.mark.parametrize("take_away", [
-    _remove_all, _empty, _move, _remove("chat.sock"), _remove("embed.sock", "chat.sock"), _remove("state.json"),
-    _remove("watchdog.lock"), _remove("app.watchdog", "embed.watchdog", "chat.watchdog"),
+    _remove_all, _empty, _move, _remove("completion.sock"), _remove("embedding.sock", "completion.sock"),
+    _remove("state.json"),
+    _remove("watchdog.lock"), _remove("app.watchdog", "embedding.watchdog", "completion.watchdog"),
 ], ids=["folder", "all in it", "moved", "one socket", "sockets", "board", "lock", "sentinels"])
 def test_what_is_removed_from_the_run_folder_is_made_again(
         scripted: Callable[..., Service], take_away: Callable[[Path], None], isolation: str) -> None:
     service = scripted(ISOLATION=isolation)
-    wanted = {"watchdog.lock", "state.json", "embed.sock", "chat.sock", "app.watchdog", "embed.watchdog"}
+    wanted = {"watchdog.lock", "state.json", "embedding.sock", "completion.sock", "app.watchdog", "embedding.watchdog"}
     with _answering(service):
         said = len(service.lines)
         take_away(service.run_folder)
@@ -126,7 +127,8 @@ def test_a_run_folder_is_lost_again_and_again_and_made_again_each_time(scripted:
     service = scripted()
     for _ in range(3):
         _remove_all(service.run_folder)
-        until(lambda: (service.run_folder / "chat.sock").exists() and service.lane("chat")["state"] == "ready")
+        until(lambda: (service.run_folder / "completion.sock").exists()
+              and service.lane("completion")["state"] == "ready")
         _answers(service)
     assert service.reports() == []
 
@@ -145,7 +147,7 @@ def test_of_two_that_have_the_folder_exactly_one_goes_on(scripted: Callable[...,
     with _answering(second):
         line = _ended(first, EXIT_SECOND)
         assert str(first.run_folder) in line and f"pid {second.process.pid}" in line
-    assert {"embed.sock", "chat.sock", "state.json", "embed.watchdog"} <= {
+    assert {"embedding.sock", "completion.sock", "state.json", "embedding.watchdog"} <= {
         path.name for path in second.run_folder.iterdir()}
     _answers(second)
 
@@ -231,7 +233,7 @@ def test_a_disk_that_fills_below_the_run_folder_stops_nothing(
     for _ in range(5):
         assert service.complete("Hello")["response"] == "a"
         service.embed("a")
-    pid = service.pid("embed")
+    pid = service.pid("embedding")
     os.kill(pid, signal.SIGKILL)
     service.embed("a")
     # What another model's lane would be called by finds no room; nobody waits for it longer than for any other reason.
@@ -259,7 +261,7 @@ def test_logs_that_are_removed_are_made_again(scripted: Callable[..., Service]) 
         until(lambda: "POST /embed" in (service.log_folder / "access.log").read_text()
               if (service.log_folder / "access.log").exists() else "", what="the request in the log")
     shutil.rmtree(service.log_folder)
-    os.kill(service.pid("embed"), signal.SIGKILL)
+    os.kill(service.pid("embedding"), signal.SIGKILL)
     until(service.reports, what="a report")
     (service.log_folder / "watchdog.log").unlink(missing_ok=True)
     _answers(service)

@@ -76,7 +76,7 @@ def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., S
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "wrong_kind_of_model")
     for name in ("absent", "../models/second", "/etc/passwd", "https://host/second.gguf"):
         assert (ask(service, name).status_code, ask(service, name).json()["error"]["code"]) == (404, "model_not_found")
-    assert set(service.health()["lanes"]) == {"embed", "chat"}  # nothing was loaded for all this
+    assert set(service.health()["lanes"]) == {"embedding", "completion"}  # nothing was loaded for all this
 
 
 def test_real_models_open_when_they_are_asked_for_and_answer_beside_the_configured_one(

@@ -56,7 +56,7 @@ def test_the_estimate_for_accelerated_embeddings_is_near_what_they_take(embeddin
         service.wait_ready()
         model = Inventory(embedding_model.parent).require(embedding_model.name)
         estimated = model.backend("embedding", "openvino").memory(model.size, 0, threads)
-        pid = service.lane("embed")["pid"]
+        pid = service.lane("embedding")["pid"]
         # The form for a single thread is compiled when nothing is to be done.
         until(lambda: service.embed("a text") and 0.7 < resident_memory(pid) / estimated < 1.3, within=60,
               what="the memory that was estimated")

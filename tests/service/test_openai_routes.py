@@ -130,7 +130,7 @@ def test_a_text_stream_ends_with_its_reason(scripted: Service) -> None:
 
 
 def test_each_of_n_choices_comes_from_a_process_of_its_own(scripted: Service) -> None:
-    before = scripted.lane("chat")["restarts"]["spent"]
+    before = scripted.lane("completion")["restarts"]["spent"]
     answer = chat(scripted, n=3).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert {choice["message"]["content"] for choice in answer["choices"]} == {"one two three four"}
@@ -138,18 +138,18 @@ def test_each_of_n_choices_comes_from_a_process_of_its_own(scripted: Service) ->
     assert answer["usage"]["completion_tokens"] == 12
     assert answer["usage"]["prompt_tokens"] == one["prompt_tokens"]
     # Its end is counted a moment after its answer.
-    until(lambda: scripted.lane("chat")["restarts"]["spent"] - before >= 4)
+    until(lambda: scripted.lane("completion")["restarts"]["spent"] - before >= 4)
 
 
-@pytest.mark.parametrize("form", ["chat", "text"])
+@pytest.mark.parametrize("form", ["completion", "text"])
 def test_choices_of_a_stream_are_told_apart_by_their_index(scripted: Service, form: str) -> None:
-    answer = chat(scripted, n=4, stream=True) if form == "chat" else text(scripted, ["count", "count up"], n=2,
+    answer = chat(scripted, n=4, stream=True) if form == "completion" else text(scripted, ["count", "count up"], n=2,
                                                                           stream=True)
     texts = dict.fromkeys(range(4), "")
     ends = []
     for chunk in events(answer):
         (choice,) = chunk["choices"]
-        texts[choice["index"]] += choice["delta"].get("content", "") if form == "chat" else choice["text"]
+        texts[choice["index"]] += choice["delta"].get("content", "") if form == "completion" else choice["text"]
         ends += [choice["index"]] if choice["finish_reason"] else []
     assert set(texts.values()) == {"one two three four"} and sorted(ends) == [0, 1, 2, 3]
 
@@ -335,7 +335,7 @@ def test_a_client_that_leaves_ends_all_choices_at_once(tmp_path: Path, start: Ca
         else:
             with pytest.raises(requests.Timeout):
                 requests.post(service.url + "/v1/chat/completions", json=body, timeout=(5, 1.0))
-        until(lambda: (service.lane("chat")["active"], service.lane("chat")["queue"]) == (0, 0), within=10)
+        until(lambda: (service.lane("completion")["active"], service.lane("completion")["queue"]) == (0, 0), within=10)
 
 
 def test_choices_beyond_the_queue_wait_instead_of_failing_their_own_request(

@@ -214,7 +214,7 @@ def test_a_path_that_is_not_there_is_answered_with_the_one_that_is_meant(scripte
 @pytest.mark.parametrize(("path", "body"), [
     (CHAT, {"messages": [{"role": "user", "content": "fail"}]}), (TEXT, {"prompt": ["fail", "fail"]}),
     (ASK, {"prompt": "fail"}), (ASK, {"prompt": "fail later", "stream": True}), (EMBED, {"input": "fail"}),
-    (EMBEDDINGS, {"input": ["fail"] * 50})], ids=["chat", "texts", "native", "stream", "express", "embeddings"])
+    (EMBEDDINGS, {"input": ["fail"] * 50})], ids=["completion", "texts", "native", "stream", "express", "embeddings"])
 def test_a_500_leaves_its_stack_in_the_log_under_its_id(scripted: Service, path: str, body: dict[str, Any]) -> None:
     answer = scripted.post(path, body)
     assert answer.status_code == (200 if body.get("stream") else 500) and "engine_failed" in answer.text

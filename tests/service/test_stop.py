@@ -69,10 +69,10 @@ def test_twenty_in_flight_and_twenty_queued_are_all_answered_and_the_end_comes_i
         # Half of those in flight finish within the grace; the places they leave go to the queued ones.
         flying = [pool.submit(_ask, service, "quick" if number % 2 else "slow", stream=number % 4 < 2)
                   for number in range(AT_ONCE)]
-        until(lambda: service.lane("chat")["active"] == AT_ONCE, what="all in flight")
+        until(lambda: service.lane("completion")["active"] == AT_ONCE, what="all in flight")
         queued = [pool.submit(_ask, service, "quick" if number % 2 else "slow", stream=number % 4 < 2)
                   for number in range(AT_ONCE)]
-        until(lambda: service.lane("chat")["queue"] == AT_ONCE, what="all queued")
+        until(lambda: service.lane("completion")["queue"] == AT_ONCE, what="all queued")
         family = service.family()
         service.process.send_signal(signal.SIGTERM)
         asked = time.monotonic()
@@ -129,7 +129,7 @@ def test_a_second_signal_ends_everything_now(start: Callable[..., Service], mode
     service = start(MODEL_NAME=model, EMBED_MODEL=_embeddings(model_path))
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(requests.post, service.url + "/gpt4all_api", json={"prompt": "a"}, timeout=60)
-        until(lambda: service.lane("chat")["active"] == 1)
+        until(lambda: service.lane("completion")["active"] == 1)
         family = service.family()
         service.process.send_signal(signal.SIGTERM)
         service.printed("stopping")
@@ -210,7 +210,7 @@ def test_whoever_calls_while_the_service_stops_is_served_or_told(
             running = [pool.submit(caller.run) for caller in callers]
             until(lambda callers=callers: all(caller.outcomes["200"] > 20 for caller in callers), what="all served")
             flying = pool.submit(_ask, service, "slow", stream=False) if busy else None
-            until(lambda service=service: service.lane("chat")["active"] == busy, what="what is in flight")
+            until(lambda service=service: service.lane("completion")["active"] == busy, what="what is in flight")
             service.process.send_signal(signal.SIGTERM)
             for entry in running:
                 entry.result()

@@ -164,7 +164,7 @@ def test_a_crash_before_the_first_piece_is_made_up_for(start: Callable[..., Serv
     service = _scripted(start, model_path, {"when": "", "do": "crash", "times": 1}, {"when": "", "pieces": ["a", "b"]})
     events = _events(service, "Hello")
     assert [event["response"] for event in events] == ["a", "b", ""]
-    assert until(lambda: service.lane("chat")["restarts"]["crashed"]) == 1
+    assert until(lambda: service.lane("completion")["restarts"]["crashed"]) == 1
 
 
 def test_a_reader_that_leaves_ends_its_completion(start: Callable[..., Service], model_path: Path) -> None:

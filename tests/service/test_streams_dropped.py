@@ -39,11 +39,11 @@ def _figures(service: Service) -> dict[str, int]:
     return {"processes": len(service.family()), "threads of app": len(os.listdir(f"/proc/{app}/task")),
             "descriptors of app": processes.descriptors(app),
             "descriptors of watchdog": processes.descriptors(service.process.pid),
-            "descriptors of chat": processes.descriptors(service.pid("chat"))}
+            "descriptors of chat": processes.descriptors(service.pid("completion"))}
 
 
 def _idle(service: Service) -> bool:
-    lane = service.lane("chat")
+    lane = service.lane("completion")
     return (lane["active"], lane["queue"], lane["state"]) == (0, 0, "ready") and not processes.busy(service)
 
 

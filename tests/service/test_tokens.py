@@ -87,11 +87,11 @@ def test_prompts_for_several_models_are_checked_against_their_windows(counting: 
 
 
 def test_counting_loads_no_model_and_spends_no_generation(counting: Service) -> None:
-    before = counting.lane("chat")
+    before = counting.lane("completion")
     tokenize(counting, model="second", input="Hello")
     check(counting, ("tiny-llama", "Hello", 1))
     assert "model:second" not in counting.health()["lanes"]
-    after = counting.lane("chat")
+    after = counting.lane("completion")
     assert (after["generation"], after["restarts"]) == (before["generation"], before["restarts"])
 
 
@@ -123,7 +123,7 @@ def test_tokens_are_counted_while_the_model_is_busy(start: Callable[..., Service
     service = start(MODEL_NAME="busy.script.json")
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(service.post, "/gpt4all_api", {"prompt": "slow", "max_tokens": 100})
-        until(lambda: service.lane("chat")["active"])
+        until(lambda: service.lane("completion")["active"])
         assert tokenize(service, input="three words here")[0]["count"] == 3
         assert not slow.done()
         assert slow.result().status_code == 200

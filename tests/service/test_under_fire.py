@@ -64,7 +64,7 @@ def test_clients_get_json_while_busy_processes_are_killed(start: Callable[..., S
     # Anything else than an answer is a request that was hit twice.
     assert {what for what in answers if "200" not in what} <= {"500 model_crashed", "stream broken off"}
     assert answers["200 vectors"] and answers["200 completion"] and answers["200 stream"]
-    assert set(killed) == {"embed", "chat"}
+    assert set(killed) == {"embedding", "completion"}
     assert all(retried.values())
     # Each kill is reported, unless the process had just finished the request when the signal arrived.
     reports = [report.read_text() for report in service.reports()]
@@ -85,7 +85,8 @@ def test_killing_any_model_process_again_and_again_is_no_verdict_on_the_models(
     clients = [_Client(service, right, seed) for seed in range(CLIENTS)]
     over = threading.Event()
     # On a machine that is busy otherwise a start takes seconds: one that is hit before it can end teaches nothing.
-    starts = [float(seconds) for seconds in re.findall(r"(?:embed|chat).* ready after (\S+) s", service.output())]
+    starts = [float(seconds) for seconds in
+              re.findall(r"(?:embedding|completion).* ready after (\S+) s", service.output())]
     every = max(KILL_EVERY, sum(starts) / len(starts) / 3)
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
         killing = pool.submit(_kill_anybody, service, over, every)
@@ -197,7 +198,7 @@ def _kill_anybody(service: Service, over: threading.Event, every: float) -> int:
 
 def test_connections_wait_while_a_killed_web_process_is_replaced(start: Callable[..., Service]) -> None:
     service = start()
-    embedder, template = service.pid("embed"), service.pid("chat")
+    embedder, template = service.pid("embedding"), service.pid("completion")
     over = threading.Event()
     with ThreadPoolExecutor(CLIENTS) as pool:
         visitors = [_Visitor(service, over) for _ in range(CLIENTS)]
@@ -216,8 +217,8 @@ def test_connections_wait_while_a_killed_web_process_is_replaced(start: Callable
     assert [report.name.split("_")[2].partition(".")[0] for report in service.reports()] == ["app", "app"]
     assert all("killed by SIGKILL" in report.read_text() for report in service.reports())
     # The models had no part in it.
-    assert (service.pid("embed"), service.pid("chat")) == (embedder, template)
-    assert service.lane("embed")["restarts"]["crashed"] == service.lane("chat")["restarts"]["crashed"] == 0
+    assert (service.pid("embedding"), service.pid("completion")) == (embedder, template)
+    assert service.lane("embedding")["restarts"]["crashed"] == service.lane("completion")["restarts"]["crashed"] == 0
 
 
 def _kill_the_web_process(service: Service, visitors: list[_Visitor]) -> None:

@@ -33,9 +33,9 @@ def test_without_a_completion_model_the_service_embeds_and_says_which_setting_to
     assert service.session.get(service.url + "/ready").status_code == 200
     health = service.health()
     assert health["status"] == "ok"
-    assert health["lanes"]["chat"]["state"] == "off" and "MODEL_NAME" in health["lanes"]["chat"]["reason"]
-    service.printed("chat: .*MODEL_NAME")
-    assert not (service.run_folder / "chat.sock").exists()
+    assert health["lanes"]["completion"]["state"] == "off" and "MODEL_NAME" in health["lanes"]["completion"]["reason"]
+    service.printed("completion: .*MODEL_NAME")
+    assert not (service.run_folder / "completion.sock").exists()
 
 
 @pytest.mark.parametrize("configured", ["none", "not-there.gguf"])
@@ -48,7 +48,7 @@ def test_without_an_embedding_model_the_service_completes_and_says_which_setting
         assert (answer.status_code, error["code"]) == (503, "model_unavailable")
         assert "EMBED_MODEL" in error["message"] and configured in error["message"]
     assert service.complete("Hello")["response"]
-    lane = service.lane("embed")
+    lane = service.lane("embedding")
     assert lane["state"] == "off" and "EMBED_MODEL" in lane["reason"]
     assert service.health()["status"] == "ok"
 
@@ -119,7 +119,8 @@ def test_app_py_alone_serves_both_models_until_it_is_told_to_stop(
     assert streamed.text.endswith("data: [DONE]\n\n")
     assert requests.get(url + "/ready", timeout=60).status_code == 200
     health = requests.get(url + "/health", timeout=60).json()
-    assert {name: lane["state"] for name, lane in health["lanes"].items()} == {"embed": "ready", "chat": "ready"}
+    states = {name: lane["state"] for name, lane in health["lanes"].items()}
+    assert states == {"embedding": "ready", "completion": "ready"}
     assert requests.post(url + "/embed", json={"input": []}, timeout=60).status_code == 400
     app.process.send_signal(number)
     assert app.ended() == 0

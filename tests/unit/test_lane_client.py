@@ -42,17 +42,17 @@ class PlayedLane:
     """A lane's listening socket, whose workers the test plays, and its board."""
 
     def __init__(self, folder: Path) -> None:
-        self.listener, self.address = LaneAddress.bind(folder / "chat.sock")
+        self.listener, self.address = LaneAddress.bind(folder / "completion.sock")
         self.listener.settimeout(20)
         self._board = folder / "state.json"
         self.say(state="ready", model="played")
 
     def say(self, **state: Any) -> None:
-        board.publish(self._board, {"chat": state})
+        board.publish(self._board, {"completion": state})
 
     def lane(self, **options: Any) -> SocketLane:
         board_ = Board(self._board)
-        return SocketLane("chat", lambda: board_.lane("chat"),
+        return SocketLane("completion", lambda: board_.lane("completion"),
                           **{"queue_limit": 8, "address": self.address, **options})
 
     def accept(self) -> socket.socket:

@@ -12,15 +12,15 @@ from mayfly.supervision.reports import Failure, Reports
 
 def failure(**changes: object) -> Failure:
     facts: dict[str, object] = {
-        "name": "chat-17", "cause": "crashed", "pid": 4, "generation": 17, "exit_code": -11, "age": 3.2, "calls": 0,
-        "heartbeat_age": 0.3, "model": "tiny", "tail": ["Segmentation fault"],
+        "name": "completion-17", "cause": "crashed", "pid": 4, "generation": 17, "exit_code": -11, "age": 3.2,
+        "calls": 0, "heartbeat_age": 0.3, "model": "tiny", "tail": ["Segmentation fault"],
         "sentinel": {"request": {"id": "req_abc", "characters": 12, "messages": 1}}}
     return Failure(**{**facts, **changes})  # type: ignore[arg-type]
 
 
 def test_a_report_says_what_died_how_and_what_it_was_serving(tmp_path: Path) -> None:
     name = Reports(tmp_path, 50).write(failure())
-    assert name.endswith("_chat-17_watchdog_error.log")
+    assert name.endswith("_completion-17_watchdog_error.log")
     text = (tmp_path / name).read_text()
     for part in ("killed by SIGSEGV", "generation:      17", "0.3 s before", "req_abc characters=12 messages=1",
                  "Segmentation fault"):
@@ -36,7 +36,7 @@ def test_a_garbage_sentinel_smuggles_no_text_into_a_report() -> None:
 
 def test_only_the_newest_reports_are_kept(tmp_path: Path) -> None:
     reports = Reports(tmp_path, 3)
-    names = [reports.write(failure(name=f"chat-{number}")) for number in range(6)]
+    names = [reports.write(failure(name=f"completion-{number}")) for number in range(6)]
     left = sorted(path.name for path in tmp_path.iterdir())
     assert len(left) == 3
     assert names[-1] in left

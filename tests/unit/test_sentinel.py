@@ -12,7 +12,7 @@ from mayfly.wire.sentinel import Sentinel
 
 
 def test_a_sentinel_is_written_touched_and_removed(tmp_path: Path) -> None:
-    path = tmp_path / "chat-1.watchdog"
+    path = tmp_path / "completion-1.watchdog"
     mine = Sentinel(path)
     mine.write({"pid": 7})
     assert sentinel.read(path) == {"pid": 7}
@@ -28,7 +28,7 @@ def test_a_sentinel_is_written_touched_and_removed(tmp_path: Path) -> None:
 
 
 def test_what_a_sentinel_says_is_overwritten_in_place_and_put_back_where_it_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "embed.watchdog"
+    path = tmp_path / "embedding.watchdog"
     mine = Sentinel(path)
     mine.write({"pid": 7, "generation": 1})
     inode = path.stat().st_ino
@@ -45,7 +45,7 @@ def test_what_a_sentinel_says_is_overwritten_in_place_and_put_back_where_it_is_g
 
 
 def test_a_beat_puts_back_a_sentinel_that_somebody_removed(tmp_path: Path) -> None:
-    path = tmp_path / "chat.watchdog"
+    path = tmp_path / "completion.watchdog"
     mine = Sentinel(path)
     mine.write({"pid": 7})
     path.unlink()
@@ -58,7 +58,7 @@ def test_a_symlink_in_a_sentinels_place_is_neither_read_nor_written_through(tmp_
     secret = tmp_path / "secret"
     secret.write_text('{"pid": 1}')
     os.utime(secret, ns=(0, 0))
-    path = tmp_path / "chat.watchdog"
+    path = tmp_path / "completion.watchdog"
     path.symlink_to(secret)
     assert sentinel.read(path) == {}
     mine = Sentinel(path)
@@ -72,16 +72,16 @@ def test_a_symlink_in_a_sentinels_place_is_neither_read_nor_written_through(tmp_
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{" * 100_000, b"null", b'{"pid": '])
 def test_garbage_reads_as_an_empty_sentinel(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "chat.watchdog"
+    path = tmp_path / "completion.watchdog"
     path.write_bytes(content)
     assert sentinel.read(path) == {}
 
 
 def test_a_sweep_removes_what_an_earlier_run_left_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("chat.watchdog", "chat-9.watchdog", ".chat-9.watchdog.123", "watchdog.lock", "state.json",
-                 "model2.sock"):
+    for name in ("completion.watchdog", "completion-9.watchdog", ".completion-9.watchdog.123", "watchdog.lock",
+                 "state.json", "model2.sock"):
         (tmp_path / name).touch()
-    (tmp_path / "embed.watchdog").symlink_to("/nowhere")
-    assert sentinel.sweep(tmp_path) == [".chat-9.watchdog.123", "chat-9.watchdog", "chat.watchdog", "embed.watchdog",
-                                        "model2.sock"]
+    (tmp_path / "embedding.watchdog").symlink_to("/nowhere")
+    assert sentinel.sweep(tmp_path) == [".completion-9.watchdog.123", "completion-9.watchdog", "completion.watchdog",
+                                        "embedding.watchdog", "model2.sock"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "watchdog.lock"]

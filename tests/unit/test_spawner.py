@@ -30,8 +30,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what starts the process of a position and returns what that is told, once it has travelled."""
     monkeypatch.setattr(spawner, "Child", _Told)
     settings = parse({"API_KEYS": "a-key-of-some-length", "EMBED_ENGINE": "auto"})
-    lanes = {"embed": LaneSpec(LaneAddress("/run/embed.sock"), model="m", served_at_once=32),
-             "chat": LaneSpec(None, "MODEL_NAME is none")}
+    lanes = {"embedding": LaneSpec(LaneAddress("/run/embed.sock"), model="m", served_at_once=32),
+             "completion": LaneSpec(None, "MODEL_NAME is none")}
     spawns = spawner.ProcessSpawner(settings, public=[], lanes=lanes, run_folder=tmp_path, budget=7)
 
     def start(position: Position) -> Any:
@@ -45,15 +45,15 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_web_process_is_told_of_the_lanes_and_handed_the_keys(start: Any) -> None:
     spec = start(Position("app", None, "app"))
     assert spec.settings.api_keys == ("a-key-of-some-length",)
-    assert spec.lanes["embed"] == LaneSpec(LaneAddress("/run/embed.sock"), "", "m", 32)
-    assert spec.lanes["chat"] == LaneSpec(None, "MODEL_NAME is none")
+    assert spec.lanes["embedding"] == LaneSpec(LaneAddress("/run/embed.sock"), "", "m", 32)
+    assert spec.lanes["completion"] == LaneSpec(None, "MODEL_NAME is none")
     assert (spec.generation, spec.parent) == (3, os.getpid())
 
 
 def test_a_worker_is_handed_no_key_and_the_engine_that_its_lane_has_come_to(start: Any) -> None:
-    lane = Lane("embed", "m", "none", kind="embedding", model_file=Path("/models/m.gguf"), embed_engine="gpt4all")
+    lane = Lane("embedding", "m", "none", kind="embedding", model_file=Path("/models/m.gguf"), embed_engine="gpt4all")
     with lane.listener:
-        spec = start(Position("embed", lane, "serve", (4, 5)))
+        spec = start(Position("embedding", lane, "serve", (4, 5)))
     assert spec.settings.api_keys == ()
     assert spec.settings.embed_engine == "gpt4all"
     assert (spec.model_file, spec.places, spec.role) == (Path("/models/m.gguf"), (4, 5), "serve")

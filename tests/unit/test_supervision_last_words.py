@@ -26,10 +26,10 @@ class _Scene:
     def __init__(self, folder: Path, isolation: str) -> None:
         self.now = 100.0
         self.started: list[tuple[Process, _Handle, Callable[[Told], None]]] = []
-        self.lane = Lane("chat", "model.gguf", isolation)
+        self.lane = Lane("completion", "model.gguf", isolation)
         settings: Settings = parse({"ISOLATION": isolation, "MODEL_PATH": str(folder)})
         self.supervisor = Supervisor(
-            settings, {"chat": self.lane}, spawner=self, run_folder=folder, table=Table.make(),
+            settings, {"completion": self.lane}, spawner=self, run_folder=folder, table=Table.make(),
             records=Records(Journal(folder / "logs"), Reports(folder / "logs", 9)), sockets=self)
         (folder / "logs").mkdir()
 

@@ -124,7 +124,7 @@ class Rig:
         self.now = 100.0
         self.table = Table.make()
         self.sockets = PlayedSockets(models or {})
-        isolations = {"embed": "none", "chat": settings.isolation}
+        isolations = {"embedding": "none", "completion": settings.isolation}
         lanes = {name: Lane(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
         self.supervisor = Supervisor(
             settings, lanes, spawner=self.spawner, run_folder=folder / "run", table=self.table, sockets=self.sockets,
@@ -144,7 +144,7 @@ class Rig:
         return watched, process
 
     def fork(self, template: Process, number: int) -> Path:
-        path = self.folder / "run" / f"chat-{number}.watchdog"
+        path = self.folder / "run" / f"completion-{number}.watchdog"
         Sentinel(path).write({"generation": number, "request": {"id": "req_1", "characters": 5}})
         self.send(template, Forked(generation=number, pid=5000 + number, seconds=0.003))
         return path
@@ -205,42 +205,42 @@ def rig(tmp_path: Path) -> Rig:
 
 
 def test_every_position_is_filled_at_the_first_tick(rig: Rig) -> None:
-    assert sorted(position.name for position, _, _ in rig.spawner.started) == ["app", "chat", "embed"]
-    assert rig.board("embed")["state"] == "loading"
+    assert sorted(position.name for position, _, _ in rig.spawner.started) == ["app", "completion", "embedding"]
+    assert rig.board("embedding")["state"] == "loading"
 
 
 @pytest.mark.parametrize(
     ("lane", "engine", "code", "then"),
-    [("embed", "auto", -4, "gpt4all"), ("embed", "auto", -9, "auto"), ("embed", "auto", 1, "auto"),
-     ("embed", "openvino", -4, "openvino"), ("chat", "", -6, "")])
+    [("embedding", "auto", -4, "gpt4all"), ("embedding", "auto", -9, "auto"), ("embedding", "auto", 1, "auto"),
+     ("embedding", "openvino", -4, "openvino"), ("completion", "", -6, "")])
 def test_only_auto_goes_on_with_gpt4all_after_a_death_in_native_code_at_the_start(
         rig: Rig, lane: str, engine: str, code: int, then: str) -> None:
-    rig.supervisor.lanes["embed"].embed_engine = "auto" if lane == "chat" else engine
+    rig.supervisor.lanes["embedding"].embed_engine = "auto" if lane == "completion" else engine
     rig.spawner.latest(lane)[1].code = code
     rig.tick()
     rig.tick(30)
     assert rig.spawner.count(lane) == 2
-    assert rig.supervisor.lanes["embed"].embed_engine == (then or "auto")
+    assert rig.supervisor.lanes["embedding"].embed_engine == (then or "auto")
 
 
 def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
+    template, _ = rig.come_up("completion")
     path = rig.fork(template, 1)
     rig.send(template, Served(generation=1, outcome="answered", seconds=1.2, tokens=48))
     path.unlink()
     rig.send(template, Exited(generation=1, pid=5001, code=0))
     rig.tick()
-    assert rig.board("chat")["restarts"] == {"spent": 1, "crashed": 0, "hung": 0, "failed_start": 0}
+    assert rig.board("completion")["restarts"] == {"spent": 1, "crashed": 0, "hung": 0, "failed_start": 0}
     assert rig.reports() == []
 
 
 def test_generation_that_exits_with_its_sentinel_is_a_crash_with_a_report(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
+    template, _ = rig.come_up("completion")
     path = rig.fork(template, 7)
     rig.send(template, Exited(generation=7, pid=5007, code=-11))
     rig.tick()
-    assert rig.board("chat")["restarts"]["crashed"] == 1
-    failure = rig.board("chat")["last_failure"]
+    assert rig.board("completion")["restarts"]["crashed"] == 1
+    failure = rig.board("completion")["last_failure"]
     assert (failure["generation"], failure["how"]) == (7, "killed by SIGSEGV")
     (report,) = rig.reports()
     text = report.read_text()
@@ -249,11 +249,11 @@ def test_generation_that_exits_with_its_sentinel_is_a_crash_with_a_report(rig: R
     assert "req_1 characters=5" in text
     assert "last words" in text
     assert not path.exists()
-    assert rig.board("chat")["state"] == "ready"  # the template lives
+    assert rig.board("completion")["state"] == "ready"  # the template lives
 
 
 def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
+    template, _ = rig.come_up("completion")
     rig.fork(template, 1)
     rig.tick(59.0)
     assert rig.forked[0].said == []
@@ -266,161 +266,161 @@ def test_generation_that_stops_beating_is_aborted_then_killed(rig: Rig) -> None:
     assert rig.forked[0].said == ["abort", "kill"]
     rig.send(template, Exited(generation=1, pid=5001, code=-9))
     rig.tick()
-    assert rig.board("chat")["restarts"]["hung"] == 1
+    assert rig.board("completion")["restarts"]["hung"] == 1
     assert "HANG_SECONDS" in rig.reports()[0].read_text()
 
 
 def test_generation_that_is_done_before_its_first_event_is_read_is_not_taken_for_hung(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
+    template, _ = rig.come_up("completion")
     rig.send(template, Forked(generation=1, pid=5001, seconds=0.003))  # its sentinel is gone already
     rig.tick(0.1)
     assert rig.forked[0].said == []
     rig.send(template, Served(generation=1, outcome="answered", seconds=0.01, tokens=1))
     rig.send(template, Exited(generation=1, pid=5001, code=0))
     rig.tick()
-    assert rig.board("chat")["restarts"]["spent"] == 1
+    assert rig.board("completion")["restarts"]["spent"] == 1
     assert rig.reports() == []
 
 
 def test_process_that_never_comes_up_is_ended_and_the_lane_says_why(rig: Rig) -> None:
     for state in ("loading", "loading", "failing"):
-        _, process = rig.spawner.latest("chat")
+        _, process = rig.spawner.latest("completion")
         rig.tick(301.0)
         assert process.said == ["abort"]
         process.code = -6
         rig.tick()
-        assert rig.board("chat")["state"] == state
-        assert "START_SECONDS" in rig.board("chat")["reason"]
-        assert rig.board("embed")["state"] == "loading"
-        rig.restart("chat")
+        assert rig.board("completion")["state"] == state
+        assert "START_SECONDS" in rig.board("completion")["reason"]
+        assert rig.board("embedding")["state"] == "loading"
+        rig.restart("completion")
 
 
 def test_a_lane_is_given_up_after_three_starts_in_a_row_that_failed_by_themselves(rig: Rig) -> None:
-    rig.come_up("embed")
+    rig.come_up("embedding")
     for state in ("loading", "loading", "failing", "failing"):
-        rig.fail("chat")
-        assert rig.board("chat")["state"] == state
-    rig.come_up("chat")
+        rig.fail("completion")
+        assert rig.board("completion")["state"] == state
+    rig.come_up("completion")
     rig.tick()
-    assert rig.board("chat")["state"] == "ready"
-    assert "reason" not in rig.board("chat")
+    assert rig.board("completion")["state"] == "ready"
+    assert "reason" not in rig.board("completion")
     # What failed before it came up is no part of the next row.
-    rig.spawner.latest("chat")[1].code = -9
-    rig.restart("chat")
+    rig.spawner.latest("completion")[1].code = -9
+    rig.restart("completion")
     for state in ("restarting", "restarting", "failing"):
-        rig.fail("chat")
-        assert rig.board("chat")["state"] == state
+        rig.fail("completion")
+        assert rig.board("completion")["state"] == state
 
 
 def test_a_start_that_was_killed_is_no_verdict_and_does_not_end_the_row(rig: Rig) -> None:
-    rig.come_up("embed")
-    rig.fail("chat")
+    rig.come_up("embedding")
+    rig.fail("completion")
     for code in [-9, -15] * 5:
-        rig.spawner.latest("chat")[1].code = code
-        rig.restart("chat")
-        assert rig.board("chat")["state"] == "loading"
-    assert rig.board("chat")["restarts"] == {"spent": 0, "crashed": 10, "hung": 0, "failed_start": 1}
+        rig.spawner.latest("completion")[1].code = code
+        rig.restart("completion")
+        assert rig.board("completion")["state"] == "loading"
+    assert rig.board("completion")["restarts"] == {"spent": 0, "crashed": 10, "hung": 0, "failed_start": 1}
     assert "killed from outside while it loaded" in "".join(path.read_text() for path in rig.reports())
-    rig.fail("chat")
-    rig.fail("chat")
-    assert rig.board("chat")["state"] == "failing"
+    rig.fail("completion")
+    rig.fail("completion")
+    assert rig.board("completion")["state"] == "failing"
 
 
 def test_starts_that_were_killed_back_off_as_crashes_do_while_somebody_waits(rig: Rig) -> None:
-    rig.come_up("embed")
-    rig.sockets.waits = {"chat"}
+    rig.come_up("embedding")
+    rig.sockets.waits = {"completion"}
     pauses = []
     for _ in range(8):
-        rig.spawner.latest("chat")[1].code = -9
-        pauses.append(rig.restart("chat"))
+        rig.spawner.latest("completion")[1].code = -9
+        pauses.append(rig.restart("completion"))
     assert pauses[0] < 0.2 and max(pauses) == pytest.approx(2.0, abs=0.1)
     rig.sockets.waits = set()
-    rig.spawner.latest("chat")[1].code = -9
-    assert rig.restart("chat") > 10
+    rig.spawner.latest("completion")[1].code = -9
+    assert rig.restart("completion") > 10
 
 
 def test_a_template_whose_generations_die_by_themselves_before_they_are_ready_is_given_up(rig: Rig) -> None:
-    template, _ = rig.come_up("chat")
+    template, _ = rig.come_up("completion")
     for number, state in ((1, "ready"), (2, "ready"), (3, "failing"), (4, "failing")):
         rig.send(template, Exited(generation=number, pid=5000 + number, code=1))
         rig.tick()
-        assert rig.board("chat")["state"] == state
-    assert "exit code 1" in rig.board("chat")["reason"]
+        assert rig.board("completion")["state"] == state
+    assert "exit code 1" in rig.board("completion")["reason"]
     rig.fork(template, 5)
     rig.tick()
-    assert rig.board("chat")["state"] == "ready"
+    assert rig.board("completion")["state"] == "ready"
     for number in range(6, 12):
         rig.send(template, Exited(generation=number, pid=5000 + number, code=-9))
     rig.tick()
-    assert rig.board("chat")["state"] == "ready"
-    assert rig.board("chat")["restarts"] == {"spent": 0, "crashed": 6, "hung": 0, "failed_start": 4}
+    assert rig.board("completion")["state"] == "ready"
+    assert rig.board("completion")["restarts"] == {"spent": 0, "crashed": 6, "hung": 0, "failed_start": 4}
 
 
 def test_the_same_death_again_and_again_is_one_report_that_counts(rig: Rig) -> None:
-    rig.come_up("embed")
+    rig.come_up("embedding")
     for _ in range(5):
-        rig.fail("chat", reason=f"the file is no model (after {rig.now:.3f} s)")
+        rig.fail("completion", reason=f"the file is no model (after {rig.now:.3f} s)")
     (report,) = rig.reports()
     assert "times:           5, since" in report.read_text()
-    assert rig.board("chat")["last_failure"]["report"] == report.name
-    assert rig.board("chat")["restarts"]["failed_start"] == 5
-    rig.fail("chat", reason="there is no memory")
+    assert rig.board("completion")["last_failure"]["report"] == report.name
+    assert rig.board("completion")["restarts"]["failed_start"] == 5
+    rig.fail("completion", reason="there is no memory")
     assert len(rig.reports()) == 2
     # One that served says something of its own each time.
     for number in range(3):
-        watched, process = rig.come_up("embed")
+        watched, process = rig.come_up("embedding")
         Sentinel(watched.sentinel).write({"request": {"id": f"req_{number}"}})
         process.code = -11
-        rig.restart("embed")
+        rig.restart("embedding")
     assert len(rig.reports()) == 5
 
 
 def test_worker_that_cannot_load_is_retried_with_growing_delays_and_others_go_on(rig: Rig) -> None:
-    rig.come_up("embed")
+    rig.come_up("embedding")
     gaps = []
     for _ in range(5):
-        watched, process = rig.spawner.latest("chat")
+        watched, process = rig.spawner.latest("completion")
         rig.send(watched, CannotLoad(reason="the file is no model"))
         process.code = exits.CANNOT_LOAD
-        before, started = rig.spawner.count("chat"), rig.now
+        before, started = rig.spawner.count("completion"), rig.now
         rig.tick()
-        while rig.spawner.count("chat") == before:
-            Sentinel(rig.spawner.latest("embed")[0].sentinel).write({})
+        while rig.spawner.count("completion") == before:
+            Sentinel(rig.spawner.latest("embedding")[0].sentinel).write({})
             rig.tick(0.05)
         gaps.append(round(rig.now - started, 2))
     assert gaps == sorted(gaps)
     assert gaps[-1] > 8 * gaps[0] > 0
-    assert rig.board("chat")["state"] == "failing"
-    assert rig.board("chat")["reason"] == "the file is no model"
-    assert rig.board("embed")["state"] == "ready"
-    assert rig.spawner.count("embed") == 1
+    assert rig.board("completion")["state"] == "failing"
+    assert rig.board("completion")["reason"] == "the file is no model"
+    assert rig.board("embedding")["state"] == "ready"
+    assert rig.spawner.count("embedding") == 1
 
 
 def test_model_file_that_was_replaced_restarts_the_worker_at_once_without_a_report(rig: Rig) -> None:
-    watched, process = rig.come_up("embed")
+    watched, process = rig.come_up("embedding")
     watched.sentinel.unlink()
     process.code = exits.MODEL_CHANGED
     rig.tick()
     rig.tick()
-    assert rig.spawner.count("embed") == 2
+    assert rig.spawner.count("embedding") == 2
     assert rig.reports() == []
-    assert rig.board("embed")["restarts"]["crashed"] == 0
+    assert rig.board("embedding")["restarts"]["crashed"] == 0
 
 
 def test_template_that_dies_takes_its_generations_into_its_report(rig: Rig) -> None:
-    template, process = rig.come_up("chat")
+    template, process = rig.come_up("completion")
     rig.fork(template, 1)
     rig.fork(template, 2)
     rig.table[1] = 2
     process.code = -9
     rig.tick()
-    assert rig.board("chat")["last_failure"]["lost"] == [1, 2]
-    assert rig.board("chat")["restarts"]["crashed"] == 1
+    assert rig.board("completion")["last_failure"]["lost"] == [1, 2]
+    assert rig.board("completion")["restarts"]["crashed"] == 1
     assert len(rig.reports()) == 1
-    assert list((rig.folder / "run").glob("chat-*.watchdog")) == []
+    assert list((rig.folder / "run").glob("completion-*.watchdog")) == []
     assert rig.table[1] == 0  # its threads are given back
     rig.tick(0.2)
-    assert rig.spawner.latest("chat")[0].generation > 2  # no number is used twice
+    assert rig.spawner.latest("completion")[0].generation > 2  # no number is used twice
 
 
 def test_app_that_dies_is_started_again(rig: Rig) -> None:
@@ -435,25 +435,25 @@ def test_app_that_dies_is_started_again(rig: Rig) -> None:
 
 
 def test_system_that_refuses_processes_is_asked_again_later(rig: Rig) -> None:
-    _, process = rig.come_up("embed")
+    _, process = rig.come_up("embedding")
     rig.spawner.refuses = True
     process.code = 1
     for _ in range(5):
         rig.tick(0.2)
-    assert rig.spawner.count("embed") == 1
+    assert rig.spawner.count("embedding") == 1
     rig.spawner.refuses = False
     rig.tick(30.0)
-    assert rig.spawner.count("embed") == 2
+    assert rig.spawner.count("embedding") == 2
 
 
 def test_respawn_gives_each_turn_to_one_loaded_process(tmp_path: Path) -> None:
     rig = Rig(tmp_path, settings(ISOLATION="respawn"))
     rig.tick()
-    chats = [(watched, process) for position, watched, process in rig.spawner.started if position.name == "chat"]
+    chats = [(watched, process) for position, watched, process in rig.spawner.started if position.name == "completion"]
     assert len(chats) == 2  # one serves, one stands by
     for watched, process in chats:
         Sentinel(watched.sentinel).write({"pid": process.pid})
-        rig.send(watched, Ready(model="chat-model", generation=watched.generation))
+        rig.send(watched, Ready(model="completion-model", generation=watched.generation))
     rig.tick()
     assert [process.said for _, process in chats] == [["go"], []]
     first, serving = chats[0]
@@ -463,8 +463,8 @@ def test_respawn_gives_each_turn_to_one_loaded_process(tmp_path: Path) -> None:
     rig.tick()
     assert chats[1][1].said == ["go"]
     rig.tick()
-    assert rig.spawner.count("chat") == 3
-    assert rig.board("chat")["restarts"]["spent"] == 1
+    assert rig.spawner.count("completion") == 3
+    assert rig.board("completion")["restarts"]["spent"] == 1
 
 
 # -- models that are asked for --------------------------------------------------------------------------------------

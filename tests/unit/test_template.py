@@ -25,7 +25,7 @@ def _text(segments: Sequence[Segment], *, special: bool) -> list[str]:
     return [segment.text for segment in segments if segment.special is special]
 
 
-@pytest.mark.parametrize("source", [None, PLAIN, CHAT_TEMPLATE], ids=["fallback", "plain", "chat"])
+@pytest.mark.parametrize("source", [None, PLAIN, CHAT_TEMPLATE], ids=["fallback", "plain", "completion"])
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_the_clients_text_is_kept_apart_from_the_templates(source: str | None, hostile: str) -> None:
     messages = [Message("system", hostile), Message("user", hostile), Message("assistant", "fine"),

@@ -88,7 +88,7 @@ def with_number(value: float) -> Embeddings:
     bent(vectors=bytes(2 * 384 * 4)),
 ])
 def test_wrong_vector_is_a_500_and_never_sent(wrong: Embeddings) -> None:
-    with serving(embed=ScriptedLane("embed", vectors=lambda _: wrong)) as service:
+    with serving(embed=ScriptedLane("embedding", vectors=lambda _: wrong)) as service:
         for encoding in ("float", "base64"):
             status, _, answer = service.post("/embed", {"input": ["a", "b"], "encoding_format": encoding})
             assert (status, answer["error"]["code"]) == (500, "engine_failed")
@@ -170,7 +170,7 @@ FAILURES: list[tuple[CallError, int, str, str]] = [
 
 @pytest.mark.parametrize(("failure", "status", "kind", "code"), FAILURES)
 def test_failure_of_a_lane_has_its_status(failure: CallError, status: int, kind: str, code: str) -> None:
-    lanes = ScriptedLane(fails=failure), ScriptedLane("embed", fails=failure)
+    lanes = ScriptedLane(fails=failure), ScriptedLane("embedding", fails=failure)
     with serving(*lanes) as service:
         for path, body in (("/embed", {"input": "x"}), ("/gpt4all_api", {"prompt": "x"}),
                            ("/gpt4all_api", {"prompt": "x", "stream": True})):
@@ -221,7 +221,7 @@ def test_a_silent_stream_is_kept_alive_by_comments(monkeypatch: pytest.MonkeyPat
 
 
 def test_bug_is_a_500_that_tells_nothing_but_the_id(capfd: pytest.CaptureFixture[str]) -> None:
-    with serving(embed=ScriptedLane("embed", fails=KeyError("S3CRETTEXT"))) as service:
+    with serving(embed=ScriptedLane("embedding", fails=KeyError("S3CRETTEXT"))) as service:
         status, _, answer = service.post("/embed", {"input": "S3CRETTEXT"}, X_Request_Id="my-id.1")
     assert (status, answer["error"]["type"], answer["error"]["code"]) == (500, "server_error", "internal_error")
     assert "my-id.1" in answer["error"]["message"]
@@ -293,7 +293,7 @@ def test_head_has_no_body() -> None:
 
 
 def test_health_and_ready_follow_the_lanes() -> None:
-    chat, embed = ScriptedLane(), ScriptedLane("embed")
+    chat, embed = ScriptedLane(), ScriptedLane("embedding")
     with serving(chat, embed) as service:
         def seen() -> tuple[str, int, Any]:
             health = json.loads(service.request("GET", "/health")[2])
@@ -304,7 +304,7 @@ def test_health_and_ready_follow_the_lanes() -> None:
         assert seen() == ("ok", 200, {"status": "ready"})
         chat.is_ready = False
         word, status, body = seen()
-        assert (word, status, body["status"], body["waiting_for"]) == ("degraded", 503, "unready", ["chat"])
+        assert (word, status, body["status"], body["waiting_for"]) == ("degraded", 503, "unready", ["completion"])
         assert json.loads(service.request("GET", "/ready", Via="x")[2]) == {"status": "unready"}
         chat.is_configured = False
         assert seen() == ("ok", 200, {"status": "ready"})
@@ -313,7 +313,7 @@ def test_health_and_ready_follow_the_lanes() -> None:
         embed.is_configured = False
         assert seen()[:2] == ("degraded", 503)
         health = json.loads(service.request("GET", "/health", Authorization=f"Bearer {KEY}")[2])
-        assert health["lanes"]["chat"] == {"state": "loading", "model": "scripted.gguf"}
+        assert health["lanes"]["completion"] == {"state": "loading", "model": "scripted.gguf"}
 
 
 def test_deadline_of_a_request_is_the_setting() -> None:

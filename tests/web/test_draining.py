@@ -225,7 +225,7 @@ def test_nobody_is_reset_while_clients_keep_coming(clients: int) -> None:
 def test_a_signals_handler_wakes_the_loop_in_whose_thread_it_runs() -> None:
     """What the loop itself has written needs no wake; the signal to stop comes while the loop waits."""
     settings = parse({"API_KEYS": KEY})
-    lanes = {name: ScriptedLane(name) for name in ("embed", "chat")}
+    lanes = {name: ScriptedLane(name) for name in ("embedding", "completion")}
     draining = Draining()
     server = Server(site_of(create_app(settings, lanes, draining)),
                     [socket.create_server(("127.0.0.1", 0))], settings, log_access=lambda line: None, draining=draining)

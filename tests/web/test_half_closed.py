@@ -15,14 +15,14 @@ from mayfly.wire.calls import Piece
 
 MESSAGES = b'{"messages": [{"role": "user", "content": "x"}]%s}'
 ROUTES = {
-    "embed": ("/embed", b'{"input": "x"}'),
+    "embedding": ("/embed", b'{"input": "x"}'),
     "embeddings": ("/v1/embeddings", b'{"input": ["x", "y"]}'),
     "native": ("/gpt4all_api", b'{"prompt": "x"}'),
     "native stream": ("/gpt4all_api", b'{"prompt": "x", "stream": true}'),
     "completions": ("/v1/completions", b'{"prompt": "x"}'),
     "several completions": ("/v1/completions", b'{"prompt": ["x", "y"], "n": 2}'),
     "completions stream": ("/v1/completions", b'{"prompt": "x", "stream": true}'),
-    "chat": ("/v1/chat/completions", MESSAGES % b""),
+    "completion": ("/v1/chat/completions", MESSAGES % b""),
     "chat stream": ("/v1/chat/completions", MESSAGES % b', "stream": true'),
     "wrong": ("/embed", b"{}"),
     "unknown path": ("/nothing", b"{}"),
@@ -32,7 +32,7 @@ ROUTES = {
 @contextlib.contextmanager
 def held() -> Iterator[Service]:
     """Run a server whose lanes hold every call until they are told to go on."""
-    lanes = ScriptedLane("chat"), ScriptedLane("embed")
+    lanes = ScriptedLane("completion"), ScriptedLane("embedding")
     for lane in lanes:
         lane.hold()
     with serving(*lanes) as service:
