@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 import scripts
-from processes import runs
+from processes import state
 from service import Service, until
 
 # Texts of one request whose answer is written by a thread.
@@ -137,7 +137,8 @@ def test_a_process_that_died_while_nothing_was_asked_costs_no_try(begin: Callabl
     service.embed("its connection is kept")
     pid = service.pid("embedding")
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not runs(pid), what="its end")
+    # Not before the last of its threads has ended are its connections closed.
+    until(lambda: not state(pid), what="its end, and the watchdog's look at it")
     assert service.embed("to the next process")
     assert service.lane("embedding")["retried"] == 0
 
