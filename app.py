@@ -195,5 +195,5 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    # Threads that still wait for a lane must not hold up the end.
+    # A thread that still computes must not hold up the end.
     os._exit(code)

@@ -61,18 +61,11 @@ def make(path: Path) -> None:
     example = path.with_name(".env.example")
     if os.path.lexists(path) or not example.exists():
         return
-    draft = path.with_name(f".env.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(open_new(draft), "wb") as file:  # for its owner alone, before the key is in it
-            file.write(_changed(_read(example), [secrets.token_urlsafe(32)], example).encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        _give_name(draft, path)
+        with _draft(path, _changed(_read(example), [secrets.token_urlsafe(32)], example)) as draft:
+            _give_name(draft, path)
     except OSError as exc:
         raise SettingError(f"{path} can't be made: {exc.strerror or exc}") from exc
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
 
 
 def _give_name(draft: Path, path: Path) -> None:
@@ -135,17 +128,24 @@ def _changed(text: str, new: list[str], path: Path) -> str:
 
 def _replace(path: Path, text: str) -> None:
     found = os.stat(path)
+    with _draft(path, text) as draft:
+        os.chmod(draft, found.st_mode & 0o777)
+        if hasattr(os, "chown"):
+            with contextlib.suppress(PermissionError):
+                os.chown(draft, found.st_uid, found.st_gid)
+        os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, text: str) -> Iterator[Path]:
+    """Write a file beside another one, for its owner alone, to take its place; it is gone if it doesn't."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(open_new(draft), "wb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, found.st_mode & 0o777)
-        if hasattr(os, "chown"):
-            with contextlib.suppress(PermissionError):
-                os.chown(draft, found.st_uid, found.st_gid)
-        os.replace(draft, path)
+        yield draft
     finally:
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()

@@ -1,1 +1,1 @@
-"""Lanes: one model behind one local socket; framing, the calling side and the serving side."""
+"""Lanes: the web process's way to the models, each behind one local socket."""

@@ -17,8 +17,6 @@ from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.schemas import SampledBody
 
-# The kinds of models, which are the names of the lanes that are always there too.
-_KINDS: tuple[Kind, ...] = ("embedding", "completion")
 # A name that no model has isn't looked up again for so long (s), where it does no harm; and so many are remembered.
 _STRANGE_FOR = 2.0
 _MOST_STRANGE = 256
@@ -57,12 +55,13 @@ class Catalogue:
         self._switchboard = switchboard
         self._inventory = inventory
         self._strange: dict[str, float] = {}
+        # By kind, which is also the name of the lane that is always there for it.
         self._configured: dict[Kind, str] = {"embedding": settings.embed_model, "completion": settings.model_name}
 
     def list(self) -> list[Model]:
         """Return all models of MODEL_PATH, those that can't be used included; the configured ones first."""
         models = [self._listed(file) for file in self._inventory.models()]
-        first: dict[str, int] = {kind: place for place, kind in enumerate(_KINDS)}
+        first: dict[str, int] = {kind: place for place, kind in enumerate(self._configured)}
         return sorted(models, key=lambda model: first.get(model.lane, len(first)))
 
     def shown(self, model: Model) -> dict[str, Any]:
@@ -146,7 +145,7 @@ class Catalogue:
         word = self._settings.model_aliases.get(name, name)
         if word == "":
             return kind
-        for each in _KINDS:
+        for each in self._configured:
             if word == each and name in self._settings.model_aliases and self._lanes[each].configured():
                 return each
         return None
@@ -159,7 +158,7 @@ class Catalogue:
             InvalidRequest: it can't be used.
         """
         if name == "":
-            configured = [self._default(kind) for kind in reversed(_KINDS) if self._configured[kind]]
+            configured = [self._default(kind) for kind in reversed(self._configured) if self._configured[kind]]
             name = configured[0].id if configured else ""
         model = self.resolve(name, None)
         return self._of_kind(model, model.kind or "completion")

@@ -1,1 +1,1 @@
-"""What runs inside a worker process: the embed worker, the chat template and its generations."""
+"""What runs inside a model's process: loading, serving, forking, and texts in batches."""

@@ -14,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import requests
 from processes import busy, kill_while_busy, runs
 from service import Service, until
+
+T = TypeVar("T")
 
 CLIENTS = 8
 REQUESTS = 500
@@ -45,18 +47,7 @@ def test_clients_get_json_while_busy_processes_are_killed(start: Callable[..., S
     service = start(LOG_KEEP=10_000)
     right = dict(zip(TEXTS, service.embed(TEXTS), strict=True))
     clients = [_Client(service, right, seed) for seed in range(CLIENTS)]
-    over = threading.Event()
-    with ThreadPoolExecutor(CLIENTS + 1) as pool:
-        killing = pool.submit(_kill_whoever_is_busy, service, over)
-        asking = [pool.submit(client.ask, REQUESTS // CLIENTS + (client.seed < REQUESTS % CLIENTS))
-                  for client in clients]
-        try:
-            for ask in asking:
-                ask.result()
-        finally:
-            over.set()
-        killed = killing.result()
-    answers = sum((client.answers for client in clients), Counter())
+    killed, answers = _ask_while_killing(clients, REQUESTS, lambda over: _kill_whoever_is_busy(service, over))
     lanes = service.health()["lanes"]
     retried = {name: lane["retried"] for name, lane in lanes.items()}
     print(f"killed: {dict(killed)}; answers: {dict(answers)}; retried: {retried}")
@@ -83,23 +74,13 @@ def test_killing_any_model_process_again_and_again_is_no_verdict_on_the_models(
     service = start(ISOLATION=isolation)
     right = dict(zip(TEXTS, service.embed(TEXTS), strict=True))
     clients = [_Client(service, right, seed) for seed in range(CLIENTS)]
-    over = threading.Event()
     # On a machine that is busy otherwise a start takes seconds: one that is hit before it can end teaches nothing.
     starts = [float(seconds) for seconds in
               re.findall(r"(?:embedding|completion).* ready after (\S+) s", service.output())]
     every = max(KILL_EVERY, sum(starts) / len(starts) / 3)
-    with ThreadPoolExecutor(CLIENTS + 1) as pool:
-        killing = pool.submit(_kill_anybody, service, over, every)
-        asking = [pool.submit(client.ask, STRUCK[isolation] // CLIENTS) for client in clients]
-        try:
-            for ask in asking:
-                ask.result()
-        finally:
-            over.set()
-        killed = killing.result()
-    answers = sum((client.answers for client in clients), Counter())
-    served = sum(count for what, count in answers.items() if "200" in what)
     asked = STRUCK[isolation]
+    killed, answers = _ask_while_killing(clients, asked, lambda over: _kill_anybody(service, over, every))
+    served = sum(count for what, count in answers.items() if "200" in what)
     print(f"{isolation}: killed {killed}, one every {every:.2f} s; {served} of {asked} served; {dict(answers)}")
     assert sum(answers.values()) == asked
     assert {what for what in answers if "200" not in what} <= {"500 model_crashed", "stream broken off"}
@@ -107,6 +88,23 @@ def test_killing_any_model_process_again_and_again_is_no_verdict_on_the_models(
     # Nobody holds the models for damaged.
     assert all(lane["restarts"]["failed_start"] == 0 for lane in service.health()["lanes"].values())
     service.wait_ready()
+
+
+def _ask_while_killing(clients: list[_Client], requests: int, kill: Callable[[threading.Event], T]
+                       ) -> tuple[T, Counter[str]]:
+    """Ask so many requests by all clients together while processes are killed, until the event is set; return what
+    `kill` returns, and the answers."""
+    over = threading.Event()
+    with ThreadPoolExecutor(len(clients) + 1) as pool:
+        killing = pool.submit(kill, over)
+        asking = [pool.submit(client.ask, requests // len(clients) + (client.seed < requests % len(clients)))
+                  for client in clients]
+        try:
+            for ask in asking:
+                ask.result()
+        finally:
+            over.set()
+        return killing.result(), sum((client.answers for client in clients), Counter())
 
 
 class _Client:
