@@ -189,7 +189,7 @@ def test_a_reader_that_leaves_causes_no_complaint(arguments: list[str]) -> None:
     closed = threading.Event()
 
     def answer_late(handler: Handler) -> None:
-        assert closed.wait(30)
+        assert closed.wait(120)
         as_a_service(handler)
 
     with PlayedService(answer_late) as service:

@@ -125,5 +125,5 @@ def test_closing_the_iterator_closes_the_connection_and_the_client_stays_usable(
         pieces = client.complete("Hi", stream=True)
         assert next(pieces) == "word "
         pieces.close()  # type: ignore[attr-defined]
-        assert gone.wait(30)
+        assert gone.wait(120)
         assert client.embed(["a"]) == [vector_of("a")]

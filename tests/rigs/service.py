@@ -18,9 +18,11 @@ import requests
 
 PROJECT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
+# A wait this long has failed: a bound against hanging for ever, far above what a starved machine needs.
+PATIENCE = 120.0
 
 
-def until(look: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
+def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callable[[], str] = "") -> T:
     """Call `look` until what it returns is true; return that. Fails after so many seconds."""
     deadline = time.monotonic() + within
     while True:
@@ -28,7 +30,8 @@ def until(look: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
         if found:
             return found
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {within:g} s: {what or look}; last: {found!r}")
+            raise AssertionError(f"not within {within:g} s: {(what() if callable(what) else what) or look}; "
+                                 f"last: {found!r}")
         time.sleep(0.02)
 
 
@@ -82,10 +85,10 @@ class Service:
         """Return what the watchdog has printed so far."""
         return "\n".join(self.lines)
 
-    def printed(self, pattern: str, *, within: float = 30.0) -> re.Match[str]:
+    def printed(self, pattern: str, *, within: float = PATIENCE) -> re.Match[str]:
         """Wait until a line matches; return the match."""
         return until(lambda: next((m for m in (re.search(pattern, line) for line in list(self.lines)) if m), None),
-                     within=within, what=f"a line with {pattern!r} in:\n{self.output()}")
+                     within=within, what=lambda: f"a line with {pattern!r} in:\n{self.output()}")
 
     # -- HTTP -------------------------------------------------------------------------------------------------
 
@@ -95,7 +98,7 @@ class Service:
             self.url = self.printed(r"listening on (http://\S+)")[1]
         return self.url
 
-    def wait_ready(self, within: float = 60.0) -> Service:
+    def wait_ready(self, within: float = PATIENCE) -> Service:
         """Wait until every configured lane is ready."""
         self.wait_listening()
 
@@ -104,7 +107,7 @@ class Service:
                 return self.session.get(self.url + "/ready", timeout=10).status_code == 200
             return False
 
-        until(ready, within=within, what=f"ready; printed:\n{self.output()}")
+        until(ready, within=within, what=lambda: f"ready; printed:\n{self.output()}")
         return self
 
     def post(self, path: str, body: Any, **options: Any) -> requests.Response:
@@ -141,7 +144,7 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """Return /health."""
-        return dict(self.session.get(self.url + "/health", timeout=30).json())
+        return dict(self.session.get(self.url + "/health", timeout=120).json())
 
     def lane(self, name: str) -> dict[str, Any]:
         """Return a lane's part of /health."""
@@ -186,7 +189,7 @@ class Service:
             queue.extend(below)
         return found
 
-    def stop(self, within: float = 15.0) -> int:
+    def stop(self, within: float = 60.0) -> int:
         """Stop it as Ctrl-C does; return the exit code. Kills it if it doesn't end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

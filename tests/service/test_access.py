@@ -234,7 +234,7 @@ def test_nothing_that_a_client_sends_forges_a_line_or_steers_a_terminal(keyed: S
         with contextlib.suppress(requests.exceptions.InvalidHeader):
             keyed.post("/gpt4all_api", {"prompt": f"SEGFAULT {escapes}\r\n{FORGED}\n"},
                        headers={"X-Request-Id": identity})
-    keyed.session.get(keyed.url + "/last-of-all", timeout=30)
+    keyed.session.get(keyed.url + "/last-of-all", timeout=120)
     keyed.printed("/last-of-all")
     written = {name: (keyed.log_folder / name).read_bytes() for name in ("access.log", "watchdog.log")}
     written |= {report.name: report.read_bytes() for report in keyed.reports()}

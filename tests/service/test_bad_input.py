@@ -299,7 +299,7 @@ def _check_health_of_failing(service: Service) -> None:
     assert lane["state"] == "failing" and lane["reason"]
     assert lane["restarts"]["failed_start"] >= 1 and lane["restarts"]["crashed"] == 0
     assert lane["last_failure"]["cause"] == "failed_start"
-    assert service.session.get(service.url + "/ready", timeout=30).status_code == 503
+    assert service.session.get(service.url + "/ready", timeout=120).status_code == 503
     assert health["lanes"]["embedding"]["state"] == "ready"
 
 

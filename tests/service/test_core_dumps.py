@@ -60,7 +60,7 @@ def test_a_crash_leaves_no_file_where_the_project_is(start: Callable[..., Servic
         until(lambda pid=pid: not runs(pid), what="its end")
         until(lambda pid=pid, name=name: service.sentinel(name).get("pid", pid) != pid, what=f"the next {name}")
     os.kill(service.process.pid, signal.SIGSEGV)
-    service.process.wait(30)
+    service.process.wait(120)
     left = set(PROJECT.iterdir()) - before
     for path in left:
         if path.name.startswith("core"):

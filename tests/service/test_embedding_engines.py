@@ -299,7 +299,7 @@ def test_health_and_models_say_which_engine_serves_and_in_which_precision(
     assert (lane["engine"], lane["precision"]) == (
         engine, "f16" if engine == "gpt4all" else lane["precision"])
     assert lane["precision"] in ("f16", "f32", "bf16")
-    listed = service.session.get(service.url + "/v1/models", timeout=30).json()["data"]
+    listed = service.session.get(service.url + "/v1/models", timeout=120).json()["data"]
     shown = next(model for model in listed if model["id"] == "all-MiniLM-L6-v2")
     assert (shown["engine"], shown["precision"]) == (lane["engine"], lane["precision"])
     assert len(service.embed(["a", ""])) == 2

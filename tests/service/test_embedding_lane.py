@@ -289,7 +289,7 @@ def test_a_full_queue_is_said_and_those_in_it_are_served(start: Callable[..., Se
     begin = threading.Barrier(most + 6)
 
     def ask(number: int) -> requests.Response:
-        begin.wait(30)
+        begin.wait(120)
         return service.post("/embed", {"input": f"text {number}"})
 
     with ThreadPoolExecutor(most + 6) as pool:

@@ -100,7 +100,7 @@ def test_two_requests_in_one_piece_are_answered_in_their_order(begin: Callable[.
         return (f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-Id: {text}\r\n"
                 f"{end}Content-Length: {len(body)}\r\n\r\n{body}").encode()
 
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(request("slow") + request("next", "Connection: close\r\n"))
         answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert answers.count(b"HTTP/1.1 200 OK") == 2

@@ -78,7 +78,7 @@ def test_flags_win_over_the_environment_in_a_running_service(start: Callable[...
         "--model", "tiny-llama.gguf", "--host", "127.0.0.1", "--port", "0", "--api-keys", f"@{tmp_path / 'keys'}"])
     assert service.lane("completion")["model"] == "tiny-llama"
     for key, status in (("key-in-a-file-1", 200), ("environment-key", 401)):
-        answer = requests.get(service.url + "/v1/models", timeout=30,
+        answer = requests.get(service.url + "/v1/models", timeout=120,
                               headers={"Authorization": f"Bearer {key}", "Via": "1.1 tunnel"})
         assert answer.status_code == status
     # The processes below get their settings over a pipe.

@@ -27,7 +27,7 @@ VICTIM = b"somebody else's file, every byte of it\n"
 
 def _refusal(service: Service, code: int) -> str:
     """Return the one line with which a service refuses to start; fails if it starts, or says more."""
-    assert service.process.wait(30) == code
+    assert service.process.wait(120) == code
     service.stop()
     (line,) = service.lines
     assert line.startswith("mayfly: ")

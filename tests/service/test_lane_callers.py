@@ -41,7 +41,7 @@ def _callers(service: Service, sent: bytes, number: int) -> Iterator[list[socket
         callers = []
         for path in sorted(service.run_folder.glob("*.sock")):
             for _ in range(number):
-                callers.append(stack.enter_context(LaneAddress(str(path)).connect(timeout=20)))
+                callers.append(stack.enter_context(LaneAddress(str(path)).connect(timeout=120)))
                 callers[-1].sendall(sent)
         yield callers
 

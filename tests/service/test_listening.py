@@ -50,7 +50,7 @@ def status(url: str, **headers: str) -> int:
     session = requests.Session()
     session.trust_env = False
     with session:
-        return session.post(url + "/embed", json={"input": "x"}, headers=headers, timeout=30).status_code
+        return session.post(url + "/embed", json={"input": "x"}, headers=headers, timeout=120).status_code
 
 
 def printed(line: str) -> list[str]:

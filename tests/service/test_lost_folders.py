@@ -287,7 +287,7 @@ def test_a_service_whose_standard_streams_are_closed_serves(
         def ready() -> bool:
             assert process.poll() is None
             with contextlib.suppress(requests.ConnectionError):
-                return requests.get(url + "/ready", timeout=30).status_code == 200
+                return requests.get(url + "/ready", timeout=120).status_code == 200
             return False
 
         until(ready, within=60)
@@ -296,7 +296,7 @@ def test_a_service_whose_standard_streams_are_closed_serves(
         assert answer.status_code == 200
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(30)
+        code = process.wait(120)
     assert code == 0
     if program == "watchdog.py":
         events = (tmp_path / "logs" / "watchdog.log").read_text()

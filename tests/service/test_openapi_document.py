@@ -48,7 +48,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(served: Service) -> 
     routed = {(path, method) for path, method in routed if path not in ("/docs", "/docs/{name}", "/openapi.json")}
     documented = {(path, method) for path, methods in document(SETTINGS)["paths"].items() for method in methods}
     assert documented == routed
-    answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+    answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
     assert answer.json() == document(SETTINGS)
 
 
@@ -65,31 +65,31 @@ def test_an_example_of_the_document_runs_as_it_stands(real: Service, route: Rout
 def test_the_answers_without_a_body_have_the_documented_form(real: Service) -> None:
     for route in ROUTES:
         if route.method == "GET":
-            answer = requests.get(real.url + route.path.replace("{name}", "gpt-3.5-turbo"), timeout=30)
+            answer = requests.get(real.url + route.path.replace("{name}", "gpt-3.5-turbo"), timeout=120)
             assert answer.status_code == 200
             route.answer.model_validate(answer.json(), strict=True)
 
 
 def test_the_page_loads_nothing_from_elsewhere(served: Service) -> None:
-    page = requests.get(served.url + "/docs/", timeout=30)
+    page = requests.get(served.url + "/docs/", timeout=120)
     assert page.status_code == 200 and page.headers["Content-Type"].startswith("text/html")
     assert "://" not in page.text
     loaded = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
     assert len(loaded) == 3
     for path in loaded:
-        file = requests.get(served.url + path, timeout=30)
+        file = requests.get(served.url + path, timeout=120)
         assert file.status_code == 200 and file.content
-    script = requests.get(served.url + "/docs/page.js", timeout=30).text
+    script = requests.get(served.url + "/docs/page.js", timeout=120).text
     assert re.findall(r'url: "([^"]+)"', script) == ["/openapi.json"]
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert requests.get(served.url + "/docs/secret", timeout=30).status_code == 404
-    assert requests.get(served.url + "/docs/..%2f..%2fapp.py", timeout=30).status_code == 404
+    assert requests.get(served.url + "/docs/secret", timeout=120).status_code == 404
+    assert requests.get(served.url + "/docs/..%2f..%2fapp.py", timeout=120).status_code == 404
 
 
 def test_strangers_see_neither_the_page_nor_the_document(served: Service) -> None:
     for path in ("/docs", "/openapi.json", "/docs/page.js"):
         assert requests.get(served.url + path, headers={"X-Forwarded-For": "203.0.113.9"},
-                            timeout=30).status_code == 401
+                            timeout=120).status_code == 401
 
 
 def test_no_route_of_the_service_can_be_taken_by_the_setting() -> None:

@@ -161,7 +161,7 @@ def test_one_download_runs_at_a_time_and_one_that_is_left_is_continued(service: 
     with ask(service, "noise", stream=True) as first:
         lines = first.iter_lines()
         assert json.loads(next(lines).removeprefix(b"data: "))["status"] == "downloading"
-        assert server.stalling.wait(20)
+        assert server.stalling.wait(120)
         second = ask(service, NAME)
         assert (second.status_code, second.json()["error"]["code"]) == (409, "pull_in_progress")
     server.stalled.clear()
@@ -203,7 +203,7 @@ def test_a_download_that_another_program_makes_is_left_alone(service: Service) -
 def test_the_web_process_may_die_in_the_middle(service: Service, server: FileServer) -> None:
     server.stalled.add("/gguf/noise.gguf")
     with ask(service, "noise", stream=True):
-        assert server.stalling.wait(20)
+        assert server.stalling.wait(120)
         part = Path(str(service.settings["MODEL_PATH"])) / "noise.gguf.part"
         until(lambda: part.stat().st_size)
         web = service.pid("app")

@@ -180,13 +180,13 @@ def test_the_default_embedding_model_answers_to_its_usual_names(served: Service)
         for path in (EMBEDDINGS, EMBED):
             answer = served.post(path, {"model": name, "input": "a"}, headers=key)
             assert (answer.status_code, answer.json()["model"]) == (200, "all-MiniLM-L6-v2"), name
-        assert requests.get(f"{served.url}/v1/models/{name}", headers=key, timeout=30).status_code == 200
+        assert requests.get(f"{served.url}/v1/models/{name}", headers=key, timeout=120).status_code == 200
 
 
 def test_a_name_with_a_colon_is_quoted_as_it_is(scripted: Service) -> None:
     for name in ("llama3:8b", "hf.co/org/model:Q4_K_M", "user/model@1.0"):
         for answer in (chat(scripted, USER, model=name), scripted.post(ASK, {"prompt": "a", "model": name}),
-                       requests.get(f"{scripted.url}/v1/models/{name}", timeout=30)):
+                       requests.get(f"{scripted.url}/v1/models/{name}", timeout=120)):
             message = answer.json()["error"]["message"]
             assert answer.status_code == 404 and f" {name} " in message and "pull" not in message
 
@@ -203,7 +203,7 @@ def test_a_name_with_a_colon_is_quoted_as_it_is(scripted: Service) -> None:
 def test_a_path_that_is_not_there_is_answered_with_the_one_that_is_meant(scripted: Service, path: str, named: str
                                                                          ) -> None:
     for method in ("GET", "POST"):
-        answer = requests.request(method, scripted.url + path, json={}, timeout=30)
+        answer = requests.request(method, scripted.url + path, json={}, timeout=120)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (404, "path_not_found")
         assert named in error["message"]

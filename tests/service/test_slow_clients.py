@@ -50,7 +50,7 @@ def _health_watched(service: Service) -> Iterator[list[float]]:
         while not over.wait(0.05):
             began = time.monotonic()
             try:
-                assert requests.get(service.url + "/health", timeout=30).status_code == 200
+                assert requests.get(service.url + "/health", timeout=120).status_code == 200
             except Exception as exc:
                 failed.append(exc)
                 return

@@ -34,7 +34,7 @@ class Played:
         return Door(self.listener, self.address, come)
 
     def call(self, sent: bytes = b"") -> socket.socket:
-        caller = self._callers.enter_context(self.address.connect(timeout=20))
+        caller = self._callers.enter_context(self.address.connect(timeout=120))
         caller.sendall(sent)
         return caller
 
@@ -92,7 +92,7 @@ def test_only_as_many_calls_are_taken_as_there_is_room_for(played: Played) -> No
 
 def test_a_caller_without_the_token_is_hung_up_on(port: Played) -> None:
     door = port.door()
-    callers = [socket.create_connection(("127.0.0.1", port.address.port), timeout=20) for _ in range(3)]
+    callers = [socket.create_connection(("127.0.0.1", port.address.port), timeout=120) for _ in range(3)]
     for caller, token in zip(callers, ("0123456789abcdeX", "0123456789", "short"), strict=True):
         caller.sendall(token.encode())
     callers[2].shutdown(socket.SHUT_WR)

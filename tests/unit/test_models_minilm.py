@@ -178,7 +178,7 @@ def test_a_signal_while_downloading_leaves_nothing(
     process = _ensure(models)
     assert index.stalling.wait(60)
     process.send_signal(sent)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in output + errors
     assert list(models.iterdir()) == []

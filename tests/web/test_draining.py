@@ -142,7 +142,7 @@ def test_client_that_is_still_sending_when_the_server_ends_can_read_its_answer()
 @pytest.mark.skipif(not LINUX, reason="other systems have no such filter")
 def test_nobody_can_connect_any_more_while_the_last_are_answered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        early = socket.create_connection(listener.getsockname(), timeout=30)
+        early = socket.create_connection(listener.getsockname(), timeout=120)
         accept_no_newcomers(listener)
         with socket.socket() as late:
             late.settimeout(0.3)
