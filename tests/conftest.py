@@ -69,6 +69,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own, with a short name: the path of a socket in it has 100 bytes at most, and pytest's own
+    fixture spends 30 of them on the test's name."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
 def model_path(tmp_path: Path, embedding_model: Path, tiny_model: Path) -> Path:
     """A MODEL_PATH of the test's own with both models in it."""
     folder = tmp_path / "models"

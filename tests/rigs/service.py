@@ -86,9 +86,19 @@ class Service:
         return "\n".join(self.lines)
 
     def printed(self, pattern: str, *, within: float = PATIENCE) -> re.Match[str]:
-        """Wait until a line matches; return the match."""
-        return until(lambda: next((m for m in (re.search(pattern, line) for line in list(self.lines)) if m), None),
-                     within=within, what=lambda: f"a line with {pattern!r} in:\n{self.output()}")
+        """Wait until a line matches; return the match. Fails at once when the service has ended without one."""
+        def look() -> re.Match[str] | None:
+            code = self.process.poll()
+            if code is not None:
+                self._reader.join(PATIENCE)
+            match = next((m for m in (re.search(pattern, line) for line in list(self.lines)) if m), None)
+            assert match or code is None, f"ended with {code}, without {wanted()}"
+            return match
+
+        def wanted() -> str:
+            return f"a line with {pattern!r} in:\n{self.output()}"
+
+        return until(look, within=within, what=wanted)
 
     # -- HTTP -------------------------------------------------------------------------------------------------
 
