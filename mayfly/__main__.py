@@ -75,7 +75,7 @@ def _serve(_: argparse.Namespace, arguments: Sequence[str]) -> int:
     _make_env_file()
     with contextlib.suppress(SettingError):  # the watchdog says what is wrong, and more
         _make_ready(arguments)
-    import watchdog
+    from mayfly import watchdog
 
     return watchdog.main(arguments)
 

@@ -1,1 +1,1 @@
-"""The HTTP server, on waitress. It knows nothing of the application beyond what `app.py` hands to it."""
+"""The HTTP server, on waitress. It knows nothing of the application beyond what `mayfly.app` hands to it."""

@@ -1,4 +1,4 @@
-"""What the server needs of the application: `app.py` hands it over, and the server knows no more of it."""
+"""What the server needs of the application: `mayfly.app` hands it over, and the server knows no more of it."""
 
 from __future__ import annotations
 

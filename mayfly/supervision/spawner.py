@@ -49,8 +49,8 @@ class ProcessSpawner:
             at_once = settings.chat_processes if settings.isolation != "none" else 1
             web = WebSpec(settings, tuple(sock.fileno() for sock in self._public), process.sentinel,
                           process.generation, os.getpid(), self._run_folder / "state.json", at_once, self._lanes)
-            return Child([sys.executable, str(PROJECT_FOLDER / "app.py"), "--supervised"], cwd=PROJECT_FOLDER,
-                         spec=web, sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
+            return Child([sys.executable, "-m", "mayfly.app", "--supervised"], cwd=PROJECT_FOLDER, spec=web,
+                         sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
         settings = dataclasses.replace(settings, api_keys=(), embed_engine=lane.embed_engine or settings.embed_engine)
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,

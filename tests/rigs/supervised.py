@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from service import PROJECT
 from web_rig import KEY, PATIENCE, eventually
 
-from mayfly.settings import PROJECT_FOLDER, parse
+from mayfly.settings import parse
 from mayfly.wire.codec import plain
 from mayfly.wire.spec import LaneSpec, WebSpec
 
-APP = [sys.executable, str(PROJECT_FOLDER / "app.py")]
+APP = [sys.executable, "-m", "mayfly.app", "--supervised"]
 
 
 @dataclass
@@ -54,7 +55,7 @@ def supervised(folder: Path, lanes: dict[str, LaneSpec] | None = None, **values:
     missing = LaneSpec(None, "no model; set MODEL_NAME")
     spec = WebSpec(settings, (listener.fileno(),), sentinel, 3, os.getpid(), folder / "state.json", 1,
                    {"embedding": missing, "completion": missing, **(lanes or {})})
-    with listener, subprocess.Popen([*APP, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with listener, subprocess.Popen(APP, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
         assert process.stdin is not None
         assert process.stdout is not None

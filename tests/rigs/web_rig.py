@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from app import create_app, site_of
+from mayfly.app import create_app, site_of
 from mayfly.draining import Draining
 from mayfly.errors import DeadlinePassed, QueueFull
 from mayfly.http.server import Server

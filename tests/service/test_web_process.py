@@ -1,4 +1,4 @@
-"""app.py as a process: started by hand with wrong settings, and as the watchdog starts it."""
+"""The web process: started by hand with wrong settings, and as the watchdog starts it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from service import PROJECT
 from supervised import APP, supervised
 from web_rig import KEY, PATIENCE, eventually
 
@@ -129,7 +131,7 @@ def _drain(descriptor: int) -> list[Told]:
 
 
 def test_end_of_input_before_the_settings_ends_the_process() -> None:
-    done = subprocess.run([*APP, "--supervised"], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(APP, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
     assert done.returncode != 0
     assert b"Traceback" not in done.stderr
 
@@ -138,7 +140,8 @@ def run_alone(folder: Path, *arguments: str, **values: str) -> subprocess.Comple
     env_file = folder / "env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     environ = {**os.environ, "MAYFLY_ENV": str(env_file)}
-    return subprocess.run([*APP, *arguments], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run([sys.executable, str(PROJECT / "app.py"), *arguments], env=environ, capture_output=True,
+                          text=True, timeout=PATIENCE)
 
 
 def test_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "forms", "engines.backends"},
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "settings", "spelling", "listening", "models.nano", "models.inventory"},
-    # The command line; the service itself is watchdog.py's.
-    "__main__": {"errors", "settings", "flags", "keys", "models.store", "models.ensure", "models.pull", "doctor"},
+    "__main__": {"errors", "settings", "flags", "keys", "models.store", "models.ensure", "models.pull", "doctor",
+                 "watchdog"},
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
@@ -44,10 +44,15 @@ ALLOWED: dict[str, set[str]] = {
     # `python app.py` alone: workers as threads, called by lanes in the same process.
     "workers.local": {"errors", "settings", "wire", "lanes", "models.inventory", "workers"},
     "supervision": {"errors", "settings", "compat", "wire", "engines.backends", "models.inventory"},
-    # The server knows nothing of the application, nor the application of the server: app.py joins them.
+    # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "settings", "keys", "listening", "wire.calls", "lanes.lane",
             "engines.backends", "lanes.switchboard", "models.inventory", "models.nano", "models.pull"},
+    # The processes that aren't workers.
+    "watchdog": {"", "errors", "compat", "flags", "listening", "settings", "spelling", "models.nano", "supervision",
+                 "wire"},
+    "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "models.nano", "wire", "lanes",
+            "workers.local", "http", "web"},
 }
 # package -> the only modules that import it
 DOORS = {
@@ -184,11 +189,11 @@ def test_the_command_line_and_the_watchdog_need_no_package_but_dotenv() -> None:
 
     code = ("import os, sys; from mayfly import __main__; __main__.parser()\n"
             "assert 'dotenv' not in sys.modules and 'asyncio' not in sys.modules\n"
-            "import watchdog; watchdog.main = lambda arguments: 0\n"
+            "from mayfly import watchdog; watchdog.main = lambda arguments: 0\n"
             "os.environ.update(EMBED_MODEL='mayfly-nano-demo', MAYFLY_ENV=os.devnull)\n"
             "__main__.main(['serve', '--port', '0'])\n"
             "names={m.split('.')[0] for m in sys.modules if not m.startswith('_')}-set(sys.stdlib_module_names)\n"
-            "print(sorted(names-{'watchdog','mayfly','dotenv','sitecustomize','usercustomize'}))")
+            "print(sorted(names-{'mayfly','dotenv','sitecustomize','usercustomize'}))")
     printed = subprocess.run([sys.executable, "-S", "-c", f"import site; site.main()\n{code}"], cwd=PROJECT,
                              capture_output=True, text=True, check=True).stdout
     loaded = [name for name in ast.literal_eval(printed.strip().splitlines()[-1]) if "distutils" not in name]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from web_rig import FINISHED, HOLD, KEY, ScriptedLane, answers, eventually, http_post, one_answer, read_all, serving
 
-from app import create_app, site_of
+from mayfly.app import create_app, site_of
 from mayfly.compat.process import LINUX
 from mayfly.draining import Draining
 from mayfly.http.server import Server
