@@ -1,3 +1,3 @@
 """mayfly: local embeddings and completions over HTTP; every completion runs in a process nobody used before."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

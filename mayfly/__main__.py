@@ -1,4 +1,4 @@
-"""mayfly's command line: what start.sh becomes when it has made the environment.
+"""mayfly's command line: the command `mayfly` where it is installed, and what start.sh becomes in a clone.
 
     python -m mayfly serve [--OPTION ...]    run the service
     python -m mayfly ensure                  make the configured embedding model ready, if it isn't
@@ -26,22 +26,22 @@ from collections.abc import Sequence
 if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
-from mayfly import flags, settings
+from mayfly import flags, places, settings
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.keys import env_file, ring
 
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
-_ENV_FILE = settings.PROJECT_FOLDER / ".env"
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    if settings.env_file() != _ENV_FILE:  # a path from where the person is
-        os.environ["MAYFLY_ENV"] = str(settings.env_file().absolute())
+    arguments = sys.argv[1:] if arguments is None else arguments
     for number in _STOPS:
         signal.signal(number, _stop)
     try:
+        if settings.env_file() != places.home() / ".env":  # a path from where the person is
+            os.environ["MAYFLY_ENV"] = str(settings.env_file().absolute())
         chosen = parser().parse_args(arguments)
         return chosen.run(chosen, arguments[1:]) or 0
     except (ModelUnavailable, SettingError) as exc:
@@ -51,8 +51,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: what it gives has the command's function as `run`."""
-    made = argparse.ArgumentParser(prog="start.sh", allow_abbrev=False,
-                                   description="Local embeddings and completions behind one HTTP port.")
+    made = argparse.ArgumentParser(prog=places.PROGRAM, allow_abbrev=False,
+                                   description="Local embeddings and completions behind one HTTP port.",
+                                   epilog="Settings are in .env, in the folder that MAYFLY_HOME names, else in "
+                                          "~/.mayfly; in a clone they are in the clone.")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for name, run, what in (("serve", _serve, "run the service"),
                             ("ensure", _ensure, "make the embedding model ready, if it isn't")):
@@ -81,8 +83,8 @@ def _serve(_: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _make_env_file() -> None:
-    if settings.env_file() == _ENV_FILE:
-        env_file.make(_ENV_FILE)
+    if settings.env_file() == places.home() / ".env":
+        env_file.make(settings.env_file(), places.ENV_EXAMPLE)
 
 
 def _make_ready(arguments: Sequence[str]) -> None:
@@ -162,4 +164,4 @@ def _stop(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

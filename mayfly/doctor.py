@@ -51,7 +51,7 @@ def _packages() -> tuple[bool, str]:
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
     if check.returncode:
         return False, "packages: " + check.stdout.strip().replace("\n", "; ")
-    return True, "packages of requirements.txt"
+    return True, "packages that mayfly needs"
 
 
 def _models(found: Settings) -> Iterator[tuple[bool, str]]:

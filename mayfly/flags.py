@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mayfly import places
 from mayfly.errors import SettingError
 
 # flag -> its setting, what it takes, and what it does
@@ -45,7 +46,8 @@ def read(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingError: the file of --api-keys can't be read, or a JSON list isn't one of strings.
     """
-    chosen = vars(add_to(argparse.ArgumentParser(prog="start.sh serve", allow_abbrev=False)).parse_args(arguments))
+    parser = argparse.ArgumentParser(prog=f"{places.PROGRAM} serve", allow_abbrev=False)
+    chosen = vars(add_to(parser).parse_args(arguments))
     values = {}
     for flag, (setting, takes, _) in _FLAGS.items():
         text = chosen[flag.removeprefix("--").replace("-", "_")]

@@ -1,7 +1,7 @@
 """Every setting, and the only reader of `.env` and the environment.
 
 A setting is one field of `Settings`; its environment name is the field's name in capitals. The environment
-wins over `.env`. `.env` is looked for in the project's folder; the variable MAYFLY_ENV names another file.
+wins over `.env`. `.env` is looked for in mayfly's home (`mayfly.places`); the variable MAYFLY_ENV names another file.
 A value that isn't allowed raises SettingError with the setting's name, the value and what is allowed.
 
 A supervised process doesn't read settings itself: the watchdog hands it its own (`mayfly.wire.spec`), so
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mayfly import forms
+from mayfly import forms, places
 from mayfly.engines import backends
 from mayfly.errors import SettingError
 
@@ -27,13 +27,11 @@ ANY = "*"
 # The Origin that browsers send for pages that have none: those of files, and sandboxed frames of any site.
 NO_ORIGIN = "null"
 
-PROJECT_FOLDER = Path(__file__).resolve().parent.parent
-
 
 def _folder(text: str) -> Path:
     if not text or "\0" in text:
         raise forms.Refused("the path of a folder")
-    return PROJECT_FOLDER / Path(text).expanduser()
+    return places.home() / Path(text).expanduser()
 
 
 def _threads(text: str) -> int:
@@ -115,8 +113,8 @@ class Settings:
         "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
     api_keys: tuple[str, ...] = _setting(
         "", forms.api_keys,
-        "Keys for callers from elsewhere, separated by commas. The first start writes a random one; 'start.sh key add "
-        "NAME' makes more, of which it keeps only the hash.")
+        "Keys for callers from elsewhere, separated by commas. The first start writes a random one; the command 'key "
+        "add NAME' makes more, of which it keeps only the hash.")
     require_key: str = _setting(
         "auto", forms.one_of("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
@@ -208,7 +206,7 @@ def _check(settings: Settings) -> None:
 def env_file(environ: Mapping[str, str] | None = None) -> Path:
     """Return where the settings are written: `.env`, or the file that MAYFLY_ENV names."""
     environ = os.environ if environ is None else environ
-    return Path(environ.get("MAYFLY_ENV") or PROJECT_FOLDER / ".env")
+    return Path(environ.get("MAYFLY_ENV") or places.home() / ".env")
 
 
 def in_environment(name: str) -> bool:

@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mayfly import __version__, flags, listening, spelling
+from mayfly import __version__, flags, listening, places, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.models import nano
-from mayfly.settings import PROJECT_FOLDER, Settings, available_cores, load_settings
+from mayfly.settings import Settings, available_cores, load_settings
 from mayfly.supervision import refusals
 from mayfly.supervision.cores import FreeCores
 from mayfly.supervision.journal import Journal
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     open_standard_streams()
     try:
         chosen = flags.read(arguments)
-        os.chdir(PROJECT_FOLDER)
+        places.home().mkdir(parents=True, exist_ok=True)
+        os.chdir(places.home())
         settings = load_settings(flags=chosen)
         if not settings.debug:
             forbid_core_dumps()

@@ -2,7 +2,7 @@
 
     key                     a key without a name, as the first start writes it
     name:key                a key with a name
-    name:sha256:<64 hex>    the SHA-256 of a key with a name, as `start.sh key add` writes it
+    name:sha256:<64 hex>    the SHA-256 of a key with a name, as the command `key add` writes it
 
 The hash has no salt and isn't slow on purpose: the keys that are made here are 256 random bits, which nobody finds by
 trying, at whatever speed, and of which no table can be made. A slow hash (scrypt) would cost every request what it

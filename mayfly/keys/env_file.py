@@ -17,8 +17,8 @@ from mayfly.compat.files import lock_now, open_new
 from mayfly.compat.process import WINDOWS
 from mayfly.errors import SettingError
 
-# A value that `start.sh key` may rewrite: one line, quoted or not, perhaps with a comment behind it. Before the first
-# line there may be a byte-order mark, which stays.
+# A value that the command `key` may rewrite: one line, quoted or not, perhaps with a comment behind it. Before the
+# first line there may be a byte-order mark, which stays.
 _LINE = re.compile(r"""^(?P<head>(?:\A\ufeff)?[ \t]*(?:export[ \t]+)?API_KEYS[ \t]*=[ \t]*)
                        (?P<quote>['"]?)(?P<value>[^'"\r\n\#]*?)(?P=quote)
                        (?P<tail>[ \t]*(?:(?<=[ \t])\#[^\r\n]*)?)(?=\r?$)""",
@@ -52,16 +52,16 @@ def change(path: Path, edit: Callable[[list[str]], list[str]]) -> None:
         raise SettingError(f"{path} can't be changed: {exc.strerror or exc}") from exc
 
 
-def make(path: Path) -> None:
-    """Make a .env file of the .env.example beside it, with a random key in it, unless there is one.
+def make(path: Path, example: Path) -> None:
+    """Make a .env file of an example, with a random key in it, unless there is one. Its folder is made too.
 
     Raises:
         SettingError: it can't be written.
     """
-    example = path.with_name(".env.example")
     if os.path.lexists(path) or not example.exists():
         return
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _draft(path, _changed(_read(example), [secrets.token_urlsafe(32)], example)) as draft:
             _give_name(draft, path)
     except OSError as exc:
@@ -78,7 +78,7 @@ def _give_name(draft: Path, path: Path) -> None:
         if os.path.lexists(path):
             return
         os.rename(draft, path)
-    print("mayfly: made .env with a new API key in it", file=sys.stderr)
+    print(f"mayfly: made {path} with a new API key in it", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def build(folder: Path, name: str = FILE_NAME, *, recipe: Recipe = MINILM) -> Pa
         raise ModelUnavailable(f"the embedding model can't be built in {folder}: {reason}") from exc
     except ImportError as exc:
         raise ModelUnavailable(
-            f"the embedding model can't be converted: {exc} (install what requirements.txt names)"
+            f"the embedding model can't be converted: {exc} (install mayfly's packages again)"
         ) from exc
 
 
@@ -135,5 +135,5 @@ def verify(made: Path, recipe: Recipe = MINILM) -> None:
     if digest.hexdigest() != recipe.gguf_sha256:
         raise ModelUnavailable(
             f"the converted embedding model has SHA-256 {digest.hexdigest()} instead of {recipe.gguf_sha256}: "
-            "install the versions of gguf and numpy that requirements.txt names"
+            "install the versions of gguf and numpy that mayfly asks for"
         )

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from mayfly import places
 from mayfly.engines.backends import GGUF, SUFFIXES
 from mayfly.errors import ModelUnavailable
 from mayfly.models import parts
@@ -152,7 +153,7 @@ def _absent(model_path: Path, name: str) -> str:
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (
         f"there is no model {_shown(name)} in MODEL_PATH, which holds {there}: "
-        f"put the file there or fetch it with 'python3 start.sh pull NAME'"
+        f"put the file there or fetch it with '{places.COMMAND} pull NAME'"
     )
 
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mayfly.settings import PROJECT_FOLDER, Settings
+from mayfly.places import ABOVE
+from mayfly.settings import Settings
 from mayfly.supervision.child import Child, Fork
 from mayfly.supervision.process import Position, Process
 from mayfly.wire.events import Log, Told
@@ -49,7 +50,7 @@ class ProcessSpawner:
             at_once = settings.chat_processes if settings.isolation != "none" else 1
             web = WebSpec(settings, tuple(sock.fileno() for sock in self._public), process.sentinel,
                           process.generation, os.getpid(), self._run_folder / "state.json", at_once, self._lanes)
-            return Child([sys.executable, "-m", "mayfly.app", "--supervised"], cwd=PROJECT_FOLDER, spec=web,
+            return Child([sys.executable, "-m", "mayfly.app", "--supervised"], cwd=ABOVE, spec=web,
                          sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
         settings = dataclasses.replace(settings, api_keys=(), embed_engine=lane.embed_engine or settings.embed_engine)
         spec = Spec(
@@ -57,7 +58,7 @@ class ProcessSpawner:
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,
             run_folder=self._run_folder, budget=self._budget, places=position.places,
             generation=process.generation, parent=os.getpid())
-        return Child([sys.executable, "-m", "mayfly.workers"], cwd=PROJECT_FOLDER, spec=spec, sockets=[lane.listener],
+        return Child([sys.executable, "-m", "mayfly.workers"], cwd=ABOVE, spec=spec, sockets=[lane.listener],
                      descriptors=[self._budget] if isinstance(self._budget, int) else [], on_event=on_event,
                      on_line=on_line)
 

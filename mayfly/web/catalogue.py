@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mayfly import places
 from mayfly.engines.backends import Kind
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.flow import Flow
@@ -200,7 +201,7 @@ def _unknown(name: str, model_path: Path) -> NotFound:
     # No file of gpt4all's list is called so.
     foreign = re.search(r"[:@]", harmless) is not None
     size = None if foreign else pull.listed(name, model_path) if harmless == name else 0
-    pulled = f"'python3 start.sh pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
+    pulled = f"'{places.COMMAND} pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
     if harmless.removesuffix(".gguf") == nano.ID:
         known = f"{nano.ORIGIN}."
     elif size:

@@ -80,6 +80,6 @@ def routes(settings: Settings, table: Callable[[], Sequence[Route]]) -> list[Rou
 def _asset(name: str) -> bytes:
     found = importlib.util.find_spec("flask_openapi3_swagger")
     if found is None or found.origin is None:
-        raise NotFound("The page needs the package flask-openapi3-swagger: install requirements.txt.",
+        raise NotFound("The page needs the package flask-openapi3-swagger: install it.",
                        code="package_missing")
     return Path(found.origin).parent.joinpath("templates", "swagger", _FILES[name][0]).read_bytes()

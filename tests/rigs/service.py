@@ -42,14 +42,14 @@ class Service:
         folder: its run and log folders are made here.
         arguments: the command line.
         project: where watchdog.py is.
-        program: what is started instead of it.
+        command: what is started instead of it.
         settings: environment variables; one that is None isn't set. THREADS is 1 unless given, so that a busy machine
             stays usable, and MODEL_NAME none, so that no test depends on the model that comes with the project unless
             it says so.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], arguments: Sequence[str] = (), *,
-                 project: Path = PROJECT, program: Path | None = None) -> None:
+                 project: Path = PROJECT, command: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.run_folder = folder / "run"
@@ -65,7 +65,7 @@ class Service:
                 environ[name] = str(value)
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(program or project / "watchdog.py"), *arguments], cwd=folder, env=environ,
+            [*(command or (sys.executable, str(project / "watchdog.py"))), *arguments], cwd=folder, env=environ,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
             errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -59,7 +59,7 @@ def test_a_first_start_fetches_the_embedding_model_and_serves_it_to_the_caller_o
     settings = {name: text for name, text in environ.items() if os.environ.get(name) != text}
     # Files are named from where the person is.
     service = Service(tmp_path, {**settings, "MAYFLY_ENV": "my.env"},
-                      ["serve", "--embed-model", NAME, "--api-keys", "@keys"], program=PROJECT / "mayfly")
+                      ["serve", "--embed-model", NAME, "--api-keys", "@keys"], command=COMMAND)
     try:
         service.wait_ready()
         answer = requests.post(service.url + "/embed", json={"input": "a"}, timeout=60, headers={

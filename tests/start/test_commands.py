@@ -136,7 +136,7 @@ def test_there_control_c_is_left_to_the_service() -> None:
 def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(real_tree: Tree) -> None:
     result = real_tree.run("key", "add", "backend")
     assert (result.code, len(result.out.strip())) == (0, 43), result
-    assert result.err.startswith("mayfly: made .env with a new API key in it\n")
+    assert result.err.startswith(f"mayfly: made {real_tree.folder / '.env'} with a new API key in it\n")
     listed = real_tree.run("key", "list").out
     assert listed == "(no name)  readable in the file\nbackend  hashed\n"
     assert not (real_tree.folder / ".venv").exists()

@@ -17,8 +17,8 @@ import sys, types
 def parser():
     return types.SimpleNamespace(parse_args=lambda arguments: None)
 if __name__ == "__main__":
-    import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress
-    for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, pytest, requests, tqdm, waitress):
+    import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, requests, tqdm, waitress
+    for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, requests, tqdm, waitress):
         assert module.__file__.startswith(sys.prefix), module
     print("all there")
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dotenv
 import pytest
-from start_tree import Tree, load_start
+from start_tree import ROOT, Tree, load_start
 
 from mayfly import settings
 
@@ -31,21 +31,21 @@ def test_it_is_read_as_the_service_reads_settings(text: str, tmp_path: Path, mon
     path.write_bytes(text.replace("A", "VENV_NAME").encode())
     monkeypatch.setenv("MAYFLY_ENV", str(path))
     written = (dotenv.dotenv_values(path, interpolate=False, encoding="utf-8-sig").get("VENV_NAME") or "").strip()
-    assert start.environment_folder() == str(settings.PROJECT_FOLDER / (written or settings.parse({}).venv_name))
+    assert start.environment_folder() == str(ROOT / (written or settings.parse({}).venv_name))
 
 
 def test_the_environment_wins_and_nothing_means_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "ACTIVE", False)
     monkeypatch.setenv("MAYFLY_ENV", str(tmp_path / "my.env"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, folder in (("other", settings.PROJECT_FOLDER / "other"), (" ", settings.PROJECT_FOLDER / ".venv"),
+    for name, folder in (("other", ROOT / "other"), (" ", ROOT / ".venv"),
                          (str(tmp_path), tmp_path), ("~/venv", tmp_path / "venv")):
         monkeypatch.setenv("VENV_NAME", name)
         assert start.environment_folder() == str(folder)  # the file isn't there
     (tmp_path / "my.env").write_text("VENV_NAME=written\n")
     assert start.environment_folder() == str(tmp_path / "venv")
     monkeypatch.setenv("VENV_NAME", " ")
-    assert start.environment_folder() == str(settings.PROJECT_FOLDER / "written")
+    assert start.environment_folder() == str(ROOT / "written")
 
 
 def test_a_file_in_another_encoding_is_left_to_the_service_to_refuse(ready_tree: Tree) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from service import PROJECT
 
-from mayfly import doctor, settings
+from mayfly import doctor, places, settings
 from mayfly.models import minilm, nano
 
 Doctor = Callable[..., tuple[int, list[str]]]
@@ -65,7 +65,7 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
         env={**clean, "MAYFLY_ENV": str(env), "MODEL_PATH": str(embedding_model.parent), "LISTEN_PORT": port})
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr, {line[:4] for line in lines}) == (0, "", {"ok  "}), done.stdout
-    for what in (f"Python {platform.python_version()} at {sys.executable}", "packages of requirements.txt",
+    for what in (f"Python {platform.python_version()} at {sys.executable}", "packages that mayfly needs",
                  f"settings in {env}", "every setting has an allowed value",
                  f"embedding model {embedding_model.parent / minilm.FILE_NAME}",
                  f"{nano.FILE_NAME}, a demonstration; set MODEL_NAME in .env", f"127.0.0.1 port {port} is free"):
@@ -88,7 +88,7 @@ def test_it_says_that_there_are_no_settings_yet_and_no_key(examine: Doctor, env:
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     env.write_text("")
     assert "ok  every setting has an allowed value (API_KEYS is empty: callers on this machine alone)" in examine()[1]
-    monkeypatch.setattr(settings, "PROJECT_FOLDER", env.parent / "fresh")
+    monkeypatch.setattr(places, "home", lambda: env.parent / "fresh")
     code, lines = examine(MAYFLY_ENV="")
     assert code == 1 and f"NO  settings: no file {env.parent / 'fresh' / '.env'} yet" in lines
 

@@ -208,4 +208,4 @@ def test_nothing_else_reads_the_environment_or_the_env_file() -> None:
     found = {path.relative_to(PROJECT).as_posix() for path in [*PROJECT.glob("mayfly/**/*.py"), *PROJECT.glob("*.py")]
              if reading.search(path.read_text(encoding="utf-8"))}
     # The client is a single file that is copied to other machines.
-    assert found == {"mayfly/settings.py", "embed_client.py"}
+    assert found == {"mayfly/settings.py", "mayfly/places.py", "embed_client.py"}
