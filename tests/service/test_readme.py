@@ -1,4 +1,4 @@
-"""The README's examples are run as they stand; only the address is the test's."""
+"""The examples of README and docs/ are run as they stand; only the address is the test's."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import clients
 import pytest
 from service import Service
 
 from mayfly import settings
 
 PROJECT = Path(__file__).resolve().parents[2]
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+ADDRESS = "http://127.0.0.1:6008"
+PAGES = {page.relative_to(PROJECT).as_posix(): page.read_text(encoding="utf-8")
+         for page in (PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")))}
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [block for page in PAGES.values()
+            for block in re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
 
 
 def _environment(service: Service) -> dict[str, str]:
@@ -28,12 +32,12 @@ def _environment(service: Service) -> dict[str, str]:
     return {**os.environ, "MAYFLY_URL": service.url, "MAYFLY_ENV": str(service.settings["MAYFLY_ENV"])}
 
 
-def test_every_curl_of_the_readme_answers(start: Callable[..., Service]) -> None:
+def test_every_curl_answers(start: Callable[..., Service]) -> None:
     service = start()
     commands = re.findall(r"^curl (?:.*\\\n)*.*", "\n".join(blocks("sh")), re.MULTILINE)
-    assert len(commands) >= 5
+    assert len(commands) >= 8
     for command in commands:
-        command = command.replace("http://127.0.0.1:6008", service.url).replace("curl ", "curl -sS --fail-with-body ")
+        command = command.replace(ADDRESS, service.url).replace("curl ", "curl -sS --fail-with-body ")
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         if "stream" in command:
@@ -42,15 +46,18 @@ def test_every_curl_of_the_readme_answers(start: Callable[..., Service]) -> None
             assert json.loads(done.stdout)
 
 
-def test_the_python_of_the_readme_runs(start: Callable[..., Service]) -> None:
+def test_the_python_runs(start: Callable[..., Service]) -> None:
+    clients.package("openai")
     service = start()
-    (code,) = blocks("python")
-    code += "\nassert [len(vector) for vector in vectors] == [384, 384] and isinstance(answer, str)\n"
-    environ = _environment(service)
-    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, check=True, timeout=120)
+    own, openai = blocks("python")
+    own += "\nassert [len(vector) for vector in vectors] == [384, 384] and isinstance(answer, str)\n"
+    openai += "\nassert [len(vector.embedding) for vector in vectors] == [384] and isinstance(answer, str)\n"
+    environ = {**_environment(service), "NO_PROXY": "*"}
+    for code in (own, openai.replace(ADDRESS, service.url)):
+        subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, check=True, timeout=120)
 
 
-def test_the_client_commands_of_the_readme_run(start: Callable[..., Service], tmp_path: Path) -> None:
+def test_the_client_commands_run(start: Callable[..., Service], tmp_path: Path) -> None:
     service = start()
     commands = [line for block in blocks("sh") for line in block.splitlines() if "embed_client.py" in line]
     assert len(commands) == 2
@@ -65,5 +72,11 @@ def test_the_client_commands_of_the_readme_run(start: Callable[..., Service], tm
 
 
 @pytest.mark.parametrize("name", settings.names())
-def test_the_readme_names_every_setting(name: str) -> None:
-    assert f"`{name}`" in README
+def test_the_page_of_settings_names_every_one(name: str) -> None:
+    assert f"`{name}`" in PAGES["docs/settings.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_that_are_there(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
+    assert [link for link in links if not (PROJECT / page).parent.joinpath(link).exists()] == []

@@ -40,7 +40,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     [wheel] = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    subprocess.run([*pip, f"--python={programs / 'python'}", "install", "--no-deps", "--no-index", wheel], check=True)
+    python = programs / Path(sys.executable).name
+    subprocess.run([*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], check=True)
     [packages] = (folder / "venv").glob("**/site-packages")
     (packages / "lent.pth").write_text(str(Path(pytest.__file__).parent.parent) + "\n")
     return Installed(wheel, programs / "mayfly")
