@@ -329,7 +329,8 @@ class Client:
                            request_id=response.headers.get("X-Request-Id"))
 
     def _absent(self) -> MayflyError:
-        advice = "start it with `python3 start.sh`" if self._on_this_machine else "is the address right?"
+        start = "start it with `python3 start.sh` or `mayfly serve`"
+        advice = start if self._on_this_machine else "is the address right?"
         return MayflyError(f"no mayfly service at {self.url}: {advice}")
 
     def _silent(self) -> MayflyError:

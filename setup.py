@@ -2,6 +2,7 @@
 installed (mayfly/places.py). Each is one file in the repository, which MANIFEST.in names too.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -15,6 +16,8 @@ class BuildPackage(build_py):
 
     def run(self) -> None:
         """See build_py."""
+        # What an earlier build left there would be installed, modules that are gone since included.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         for name in () if self.editable_mode else SHIPPED:
             target = Path(self.build_lib, "mayfly", name)

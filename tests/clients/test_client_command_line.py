@@ -129,7 +129,8 @@ def test_no_service_is_one_line_with_the_command_that_starts_it() -> None:
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
         result = run("", "a", "--url", url)
     assert (result.code, result.out) == (1, "")
-    assert result.err == f"embed_client.py: no mayfly service at {url}: start it with `python3 start.sh`\n"
+    assert result.err == (f"embed_client.py: no mayfly service at {url}: start it with `python3 start.sh` or "
+                          "`mayfly serve`\n")
 
 
 @pytest.mark.parametrize("arguments", [

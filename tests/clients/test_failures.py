@@ -177,7 +177,7 @@ def test_no_service_is_said_at_once_with_the_command_that_starts_it() -> None:
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
         pauses: list[float] = []
         caught = failure(Client(url, sleep=pauses.append))
-    assert str(caught) == f"no mayfly service at {url}: start it with `python3 start.sh`"
+    assert str(caught) == f"no mayfly service at {url}: start it with `python3 start.sh` or `mayfly serve`"
     assert (caught.status, pauses) == (None, [])
 
 

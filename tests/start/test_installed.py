@@ -31,19 +31,22 @@ class Installed(NamedTuple):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
-    # A build leaves files in the tree.
+    # A build leaves files in the tree, and what an earlier one has left is there as a module that is gone since.
     tree = Path(shutil.copytree(PROJECT, folder / "tree", ignore=shutil.ignore_patterns(*ELSEWHERE)))
     for name in (".env.example", f"models/{nano.FILE_NAME}"):
         shutil.copy(PROJECT / name, tree / name)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, tree], check=True)
+    (tree / "build" / "lib" / "mayfly").mkdir(parents=True)
+    (tree / "build" / "lib" / "mayfly" / "gone.py").touch()
+    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([sys.executable, *pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, tree],
+                   check=True)
     [wheel] = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    python = programs / Path(sys.executable).name
-    subprocess.run([*pip, f"--python={python}", "install", "--no-deps", "--no-index", wheel], check=True)
     [packages] = (folder / "venv").glob("**/site-packages")
     (packages / "lent.pth").write_text(str(Path(pytest.__file__).parent.parent) + "\n")
+    python = programs / Path(sys.executable).name
+    subprocess.run([python, *pip, "install", "--no-deps", "--no-index", wheel], check=True)
     return Installed(wheel, programs / "mayfly")
 
 
