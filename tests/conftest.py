@@ -15,6 +15,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "rigs")]
 
+# Where that is set, as images of containers do, each of a thousand processes would compile the whole program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 import clients  # noqa: E402
 import scripts  # noqa: E402
 import tiny_llama  # noqa: E402
@@ -37,9 +41,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if slow and collection_path.name not in (*QUICK, "fidelity", "rigs") else None
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start: a shell ignores it for what it runs in the background, and children inherit
-    that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark; and let Ctrl-C reach what tests start: a shell ignores it for what it runs in the background, and
+    children inherit that."""
+    config.addinivalue_line("markers", "settings(**settings): of the services that the fixture `start` starts")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -93,14 +98,17 @@ def _link(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start `watchdog.py` as a user does, with folders of the test's own; every service is stopped at the end."""
+def start(request: pytest.FixtureRequest, tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start `watchdog.py` as a user does, with folders of the test's own, both real models, and the settings of the
+    marks `settings`; every service is stopped at the end."""
     services: list[Service] = []
+    usual: dict[str, object] = {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf"}
+    for mark in reversed(list(request.node.iter_markers("settings"))):
+        usual |= mark.kwargs
 
     def begin(*, wait: bool = True, folder: str = "service", arguments: Sequence[str] = (), project: Path = PROJECT,
               **settings: object) -> Service:
-        service = Service(tmp_path / folder, {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", **settings},
-                          arguments, project=project)
+        service = Service(tmp_path / folder, usual | settings, arguments, project=project)
         services.append(service)
         if wait:
             service.wait_ready()

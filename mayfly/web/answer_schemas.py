@@ -11,7 +11,8 @@ Reason = Literal["stop", "length"]
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Built when the document is asked for, and not at each start.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ErrorDetail(_Answer):

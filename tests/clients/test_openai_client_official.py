@@ -136,7 +136,7 @@ def test_a_full_queue_is_a_rate_limit_from_which_the_client_recovers(
 
 
 def test_a_real_model_answers_and_streams(start: Callable[..., Service]) -> None:
-    service = start(API_KEYS=KEY)
+    service = start(API_KEYS=KEY, EMBED_MODEL="none")
     with connect(service, max_retries=0) as client:
         made = client.chat.completions.create(model="tiny-llama", messages=COUNT, max_tokens=5)
         assert made.choices[0].message.content and made.usage.completion_tokens == 5

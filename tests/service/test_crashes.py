@@ -16,6 +16,8 @@ import scripts
 from processes import busy, runs
 from service import Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
+
 
 def test_a_crash_before_the_answer_is_retried_without_the_client_noticing(
         start: Callable[..., Service], model_path: Path) -> None:
@@ -116,6 +118,7 @@ def _generation_of(name: str) -> int:
 # -- the watchdog itself --------------------------------------------------------------------------------------
 
 
+@pytest.mark.settings(EMBED_MODEL=None)  # the real one
 @pytest.mark.parametrize("isolation", ["fork", "respawn"])
 def test_a_killed_watchdog_leaves_no_orphan(start: Callable[..., Service], model_path: Path, isolation: str) -> None:
     service = start(ISOLATION=isolation, MODEL_NAME=scripts.write(model_path, scripts.slowly("slow", 60.0)))
@@ -134,6 +137,7 @@ def test_a_killed_watchdog_leaves_no_orphan(start: Callable[..., Service], model
     assert again.reports() == []
 
 
+@pytest.mark.settings(EMBED_MODEL=None)  # the real one
 def test_a_watchdog_killed_while_its_processes_load_leaves_no_orphan(start: Callable[..., Service]) -> None:
     service = start(wait=False)
     service.wait_listening()

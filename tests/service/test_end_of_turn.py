@@ -19,6 +19,8 @@ from mayfly.errors import ContextLengthExceeded
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Message, Sampling
 
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
+
 FREELY = Sampling(max_tokens=200, temperature=1.0, top_k=0, top_p=1.0, repeat_penalty=1.0)
 # Its words come often enough that "### Human" is in every answer of some length.
 QUOTING = {"###": 9.0, "\u2581Human": 9.0}

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import scripts
 from processes import busy, runs
 from service import Service, until
+
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
 
 HANG_SECONDS = 2.0
 # What a hung process may still be there after HANG_SECONDS: it is asked for its stacks first.
@@ -70,6 +73,7 @@ def test_a_stopped_generation_that_only_waits_is_replaced(start: Callable[..., S
     assert service.complete("Hello")["response"]
 
 
+@pytest.mark.settings(EMBED_MODEL=None)  # the real one
 def test_a_stopped_embed_worker_is_replaced_and_the_vectors_come(start: Callable[..., Service]) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS)
     (right,) = service.embed("The cat sat on the mat.")
@@ -108,6 +112,7 @@ def test_a_stopped_template_is_replaced_and_requests_wait_for_the_next(
     _hung_once(service, "completion")
 
 
+@pytest.mark.settings(EMBED_MODEL=None)  # the real one
 def test_a_stopped_web_process_is_replaced_and_connections_wait(start: Callable[..., Service]) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS)
     app = service.pid("app")

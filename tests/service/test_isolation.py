@@ -18,6 +18,8 @@ import tiny_llama
 from processes import busy, runs
 from service import Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
+
 ASKED = {"prompt": "What is a mayfly?", "temp": 0, "max_tokens": 24}
 
 
@@ -123,6 +125,7 @@ def test_a_completion_model_that_is_replaced_by_rename_is_picked_up(
     assert service.reports() == []
 
 
+@pytest.mark.settings(EMBED_MODEL=None)  # the real one
 def test_an_embedding_model_that_is_replaced_by_rename_is_picked_up(
         start: Callable[..., Service], model_path: Path, embedding_model: Path) -> None:
     service = start(MODEL_NAME="none")

@@ -76,7 +76,7 @@ def slower_model(model_path: Path) -> str:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_tokens_stop_when_the_client_leaves(start: Callable[..., Service], slower_model: str, stream: bool) -> None:
-    service = start(MODEL_NAME=slower_model)
+    service = start(MODEL_NAME=slower_model, EMBED_MODEL="none")
     seen = _leave_a_stream(service) if stream else _leave_a_request(service, "Hello")
     left = time.monotonic()
     seconds, tokens = _cancelled(service)
@@ -94,7 +94,7 @@ def test_tokens_stop_when_the_client_leaves(start: Callable[..., Service], slowe
 
 def test_a_prompt_is_evaluated_no_further_when_the_client_leaves(
         start: Callable[..., Service], slower_model: str) -> None:
-    service = start(MODEL_NAME=slower_model, N_CTX=CONTEXT)
+    service = start(MODEL_NAME=slower_model, N_CTX=CONTEXT, EMBED_MODEL="none")
     _leave_a_request(service, "word " * (CONTEXT - 200))  # takes many seconds before the first token
     left = time.monotonic()
     seconds, tokens = _cancelled(service)
@@ -105,7 +105,7 @@ def test_a_prompt_is_evaluated_no_further_when_the_client_leaves(
 
 
 def test_a_client_that_leaves_the_queue_is_never_served(start: Callable[..., Service], model_path: Path) -> None:
-    service = start(MODEL_NAME=scripts.write(model_path, scripts.slowly("first", 2.0)))
+    service = start(MODEL_NAME=scripts.write(model_path, scripts.slowly("first", 2.0)), EMBED_MODEL="none")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(service.complete, "first", max_tokens=100)
         until(lambda: busy(service), what="the first one served")

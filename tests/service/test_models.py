@@ -40,13 +40,14 @@ def open_models(service: Service) -> set[str]:
 
 @pytest.fixture
 def played(tmp_path: Path, start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service with scripted models a, b and c besides the configured ones; each answers with its name."""
+    """Start a service with scripted models a, b and c besides the configured one; each answers with its name."""
     for name in "abc":
         scripts.write(model_path, scripts.slowly("slow", 3.0), {"when": "", "pieces": [f"I am {name}."]}, name=name)
     scripts.write(model_path, name="vectors", kind="embedding")
+    usual = scripts.write(model_path, name="usual", kind="embedding")
 
     def begin(**settings: object) -> Service:
-        return start(MODEL_NAME="none", **settings)
+        return start(MODEL_NAME="none", EMBED_MODEL=usual, **settings)
 
     return begin
 

@@ -98,7 +98,7 @@ def test_a_chat_without_max_tokens_goes_on_to_the_end_of_the_window(scripted: Se
 
 
 def test_a_real_model_without_max_tokens_goes_on_to_the_end_of_the_window(start: Callable[..., Service]) -> None:
-    service = start(N_CTX=64)
+    service = start(N_CTX=64, EMBED_MODEL="none")
     answer = chat(service, "Hello").json()
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["total_tokens"] == 64

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+import scripts
 import tiny_llama
 from models_rig import FileServer
 from service import Service, until
@@ -34,8 +35,9 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def service(server: FileServer, start: Callable[..., Service]) -> Service:
-    return start(MODEL_NAME="none", API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
+def service(server: FileServer, start: Callable[..., Service], model_path: Path) -> Service:
+    vectors = scripts.write(model_path, name="vectors", kind="embedding")
+    return start(MODEL_NAME="none", EMBED_MODEL=vectors, API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
 
 
 def entry(server: FileServer, name: str, **fields: object) -> dict[str, object]:

@@ -125,7 +125,7 @@ def test_an_empty_stop_is_none(scripted: Service) -> None:
 def test_a_larger_window_is_advised_where_it_would_help(
         start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.make(model_path / "narrow.gguf", seed=2, context=32)
-    service = start(N_CTX=32)
+    service = start(N_CTX=32, EMBED_MODEL="none")
     for model, prompt, helps in (("tiny-llama", "word " * 40, True), ("tiny-llama", "word " * 5000, False),
                                  ("narrow", "word " * 40, False)):
         for path, body, field in (

@@ -16,6 +16,8 @@ import requests
 import scripts
 from service import Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
+
 ASK = "/gpt4all_api"
 
 

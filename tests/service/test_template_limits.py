@@ -21,7 +21,9 @@ from mayfly.prompts import template as template_module
 from mayfly.prompts.template import ChatTemplate
 from mayfly.wire.calls import Message
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded where it is counted")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded where it is counted"),
+    pytest.mark.settings(EMBED_MODEL="none")]
 
 HUGE = "10 ** 9"
 DOUBLED = ("{% set ns = namespace(s=START) %}{% for i in range(60) %}{% set ns.s = TWICE %}{% endfor %}"

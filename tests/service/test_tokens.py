@@ -120,7 +120,7 @@ def test_what_is_wrong_is_named(counting: Service, path: str, body: dict[str, An
 
 def test_tokens_are_counted_while_the_model_is_busy(start: Callable[..., Service], model_path: Path) -> None:
     scripts.write(model_path, scripts.slowly("slow", 5.0), name="busy")
-    service = start(MODEL_NAME="busy.script.json")
+    service = start(MODEL_NAME="busy.script.json", EMBED_MODEL="none")
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(service.post, "/gpt4all_api", {"prompt": "slow", "max_tokens": 100})
         until(lambda: service.lane("completion")["active"])

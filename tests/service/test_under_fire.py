@@ -24,10 +24,10 @@ from service import Service, until
 T = TypeVar("T")
 
 CLIENTS = 8
-REQUESTS = 500
+REQUESTS = 160
 # While any model process is hit, and not only one that serves: this many requests, and so many must get a 200.
-STRUCK = {"fork": 320, "respawn": 40}  # respawn starts a process for each completion
-STRUCK_SERVED = 280 / 320
+STRUCK = {"fork": 160, "respawn": 40}  # respawn starts a process for each completion
+STRUCK_SERVED = 7 / 8
 STRUCK_FOR = 90.0
 TOKENS = 40
 KILL_EVERY = 0.3

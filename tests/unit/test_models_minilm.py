@@ -40,10 +40,10 @@ def file_server() -> Iterator[FileServer]:
     server.close()
 
 
-@pytest.fixture
-def recipe(package: Package, tmp_path: Path) -> Recipe:
+@pytest.fixture(scope="module")
+def recipe(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The small package's recipe with the sum of what it gives."""
-    made = tmp_path / "made.gguf"
+    made = tmp_path_factory.mktemp("made") / "made.gguf"
     convert(package.path, made, package.recipe)
     digest = hashlib.sha256(made.read_bytes()).hexdigest()
     made.unlink()
