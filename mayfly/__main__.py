@@ -2,7 +2,7 @@
 
     python -m mayfly serve [--OPTION ...]    run the service
     python -m mayfly ensure                  make the configured embedding model ready, if it isn't
-    python -m mayfly pull NAME               download a model from gpt4all's list into MODEL_PATH
+    python -m mayfly pull NAME               download a model into MODEL_PATH: of gpt4all's list, or hf:OWNER/REPO/FILE
     python -m mayfly key add|remove NAME     make a key for callers from elsewhere, or take it back; `key list`
     python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
 
@@ -59,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
     for name, run, what in (("serve", _serve, "run the service"),
                             ("ensure", _ensure, "make the embedding model ready, if it isn't")):
         flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)
-    pull = commands.add_parser("pull", help="download a model from gpt4all's list into MODEL_PATH")
+    pull = commands.add_parser("pull", help="download a model into MODEL_PATH",
+                                description="Download a model into MODEL_PATH: one of gpt4all's list, or one of the "
+                                            "Hugging Face Hub: hf:OWNER/REPO/FILE.gguf, hf:OWNER/REPO:QUANTIZATION, "
+                                            "hf:OWNER/REPO (Q4_K_M).")
     pull.add_argument("name", metavar="NAME")
     pull.set_defaults(run=_pull)
     key = commands.add_parser("key", help="make, name and take back keys for callers from elsewhere")
@@ -129,7 +132,7 @@ def _pull(chosen: argparse.Namespace, _: Sequence[str]) -> None:
 
     _make_env_file()
     found = settings.load_settings()
-    print(pull.pull(chosen.name, found.model_path, list_url=found.model_list, keep_list=True))
+    print(pull.pull(chosen.name, found))
 
 
 def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:

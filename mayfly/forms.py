@@ -101,6 +101,18 @@ def web_address(text: str) -> str:
     return text
 
 
+def web_address_or_none(text: str) -> str:
+    """Accept an address of the web, or nothing."""
+    return web_address(text) if text else ""
+
+
+def secret(text: str) -> str:
+    """Accept what can stand in a header behind "Bearer ", or nothing."""
+    if not re.fullmatch(r"[\x21-\x7e]*", text):
+        raise Refused("visible ASCII characters without blanks")
+    return text
+
+
 def address(text: str) -> str:
     """Accept an IP address."""
     if text.lower() == "localhost":

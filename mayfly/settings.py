@@ -42,9 +42,11 @@ def _threads(text: str) -> int:
     return forms.integer(1, cores)(text)
 
 
-def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: bool = False) -> Any:
-    # The blanks and line breaks around a verbatim setting belong to it.
-    return field(metadata={"default": default, "parse": parse, "doc": doc, "verbatim": verbatim})
+def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: bool = False, secret: bool = False
+             ) -> Any:
+    # The blanks and line breaks around a verbatim setting belong to it. A secret one is never shown.
+    return field(repr=not secret,
+                 metadata={"default": default, "parse": parse, "doc": doc, "verbatim": verbatim, "secret": secret})
 
 
 def available_cores() -> int:
@@ -62,6 +64,12 @@ class Settings:
     model_list: str = _setting(
         "https://gpt4all.io/models/models3.json", forms.web_address,
         "gpt4all's list of the models that can be pulled, or a copy of it.")
+    hf_endpoint: str = _setting(
+        "", forms.web_address_or_none,
+        "Mirror of the Hugging Face Hub, from which hf:OWNER/REPO/FILE.gguf is pulled. Empty: the hub itself.")
+    hf_token: str = _setting(
+        "", forms.secret,
+        "Token of the hub, for models that it shows to some alone. Sent to the hub or its mirror only.", secret=True)
     model_name: str = _setting(
         "mayfly-nano-demo.gguf", forms.model_name,
         "Completion model: the name of a GGUF file in MODEL_PATH, or none: the service embeds only. The default one "
@@ -114,7 +122,7 @@ class Settings:
     api_keys: tuple[str, ...] = _setting(
         "", forms.api_keys,
         "Keys for callers from elsewhere, separated by commas. The first start writes a random one; the command 'key "
-        "add NAME' makes more, of which it keeps only the hash.")
+        "add NAME' makes more, of which it keeps only the hash.", secret=True)
     require_key: str = _setting(
         "auto", forms.one_of("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")
@@ -180,7 +188,7 @@ def parse(values: Mapping[str, str]) -> Settings:
         try:
             parsed[entry.name] = entry.metadata["parse"](text)
         except forms.Refused as exc:
-            shown = "(not shown)" if entry.name == "api_keys" else repr(text)
+            shown = "(not shown)" if entry.metadata["secret"] else repr(text)
             raise SettingError(f"{name} is {shown}; allowed: {exc}") from exc
     settings = Settings(**parsed)
     _check(settings)

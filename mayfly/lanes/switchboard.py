@@ -29,14 +29,17 @@ class Switchboard:
         models: which of these serves which model, by the model's id.
         new: makes other lanes; left out where there is no watchdog, and the configured models alone are served.
         known: returns the names of those that are open now.
+        dismiss: asks for the end of a model's lane, by the model's id.
     """
 
     def __init__(self, configured: Mapping[str, Lane], models: Mapping[str, str], *, new: New = _alone,
-                 known: Callable[[], Collection[str]] = tuple) -> None:
+                 known: Callable[[], Collection[str]] = tuple, dismiss: Callable[[str], None] = lambda model: None
+                 ) -> None:
         self.configured = configured
         self._models = models
         self._new = new
         self._known = known
+        self._dismiss = dismiss
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
 
@@ -66,6 +69,22 @@ class Switchboard:
         """Return a lane by its name: "embedding", "completion", or what `lane_of` or `vocabulary` returned."""
         return self.configured[name] if name in self.configured else self._lanes[name]
 
+    def unload(self, model: str) -> bool:
+        """Ask for the end of the lane that opened on demand for a model, if it is there; tell whether it isn't.
+
+        A lane that is used, or waited for, doesn't end: ask until it has, or long enough.
+        """
+        name = f"model:{model}"
+        with self._lock:
+            lane = self._lanes.get(name)
+        status = lane.status() if lane is not None else {}
+        if status.get("queue", 0) + status.get("active", 0):
+            return False
+        if name not in self._known():
+            return True
+        self._dismiss(model)
+        return False
+
     def open_lanes(self) -> dict[str, Lane]:
         """Return the lanes that are there now, by name."""
         known = self._known()
@@ -73,11 +92,12 @@ class Switchboard:
             return {**self.configured, **{name: lane for name, lane in self._lanes.items() if name in known}}
 
 
-def supervised(spec: WebSpec, ask: Callable[[str], None]) -> Switchboard:
+def supervised(spec: WebSpec, ask: Callable[[str], None], dismiss: Callable[[str], None]) -> Switchboard:
     """Return the lanes of a web process that the watchdog has started.
 
     Args:
         ask: asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
+        dismiss: asks it for the end of a model's lane.
     """
     board = Board(spec.board)
     open_lane = functools.partial(SocketLane, queue_limit=spec.settings.queue_limit)
@@ -93,4 +113,4 @@ def supervised(spec: WebSpec, ask: Callable[[str], None]) -> Switchboard:
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},
-                       new=new, known=board.lanes)
+                       new=new, known=board.lanes, dismiss=dismiss)

@@ -10,6 +10,7 @@ from mayfly.compat.files import folder_lock
 from mayfly.engines.backends import GGUF
 from mayfly.errors import ModelUnavailable
 from mayfly.models import store
+from mayfly.settings import parse
 
 
 def ensure(model_path: Path, embed_model: str, *, list_url: str) -> Path:
@@ -45,7 +46,7 @@ def _make(model_path: Path, embed_model: str, list_url: str) -> Path:
             print(f"mayfly: {exc}; trying gpt4all's own download instead", file=sys.stderr)
             reasons.append(str(exc))
     try:
-        return pull.pull(embed_model, model_path, list_url=list_url)
+        return pull.pull(embed_model, parse({"MODEL_PATH": str(model_path), "MODEL_LIST": list_url}))
     except ModelUnavailable as exc:
         reasons.append(str(exc))
     raise ModelUnavailable(

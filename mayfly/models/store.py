@@ -74,6 +74,26 @@ def unchanged(known: dict[str, int]) -> bool:
         return False
 
 
+def remove(model_path: Path, path: Path) -> None:
+    """Delete the file that opens a model, and its other parts; of a link the link alone.
+
+    Raises:
+        ModelUnavailable: one of them is a link that leaves MODEL_PATH. Nothing is deleted then.
+        OSError: the system refuses.
+    """
+    there = [file for file in parts.files(path) if os.path.lexists(file)]
+    root = model_path.resolve()
+    for file in there:
+        try:
+            inside = file.resolve().is_relative_to(root)
+        except (OSError, RuntimeError):  # links in a circle
+            inside = False
+        if not inside:
+            raise ModelUnavailable(f"{_shown(file.name)} is a link that leaves MODEL_PATH")
+    for file in there:
+        file.unlink(missing_ok=True)
+
+
 def _walk(model_path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     for folder, inside, files in os.walk(model_path):
         inside[:] = [name for name in inside if not name.startswith(".")]

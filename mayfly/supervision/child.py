@@ -181,7 +181,7 @@ class Child(Handle):
 
 def _environment() -> dict[str, str]:
     """Return the environment for a child: without keys, which travel in its spec alone."""
-    environ = {name: value for name, value in os.environ.items() if name != "API_KEYS"}
+    environ = {name: value for name, value in os.environ.items() if name not in ("API_KEYS", "HF_TOKEN")}
     environ["PYTHONUNBUFFERED"] = "1"
     environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     return environ

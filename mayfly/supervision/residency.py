@@ -78,6 +78,7 @@ class Residency:
         self._table = table
         self._wishes: dict[str, _Wish] = {}
         self._given_up: dict[str, Lane] = {}
+        self._dismissed: set[str] = set()
 
     def want(self, model: str, when: float, lanes: dict[str, Lane], now: float) -> None:
         """Take note that the web process wanted a model's lane at some time."""
@@ -90,6 +91,10 @@ class Residency:
                 self._wishes[name].renewed = now
         else:
             self._wishes[name] = self._wish(name, model, now)
+
+    def dismiss(self, model: str) -> None:
+        """Have a model's lane leave at the next look, if it is idle then."""
+        self._dismissed.add(f"model:{model}")
 
     def _wish(self, name: str, model: str, now: float) -> _Wish:
         wish = _Wish(name, model, 0, now)
@@ -113,7 +118,11 @@ class Residency:
             leaving: those that were closed and whose processes haven't ended yet.
         """
         self._forget(now)
-        gone = [lane for lane in lanes.values() if lane.use.may_leave and self._tried_enough(lane, now)]
+        gone = [lane for lane in lanes.values() if lane.use.may_leave and (
+            self._tried_enough(lane, now) or (lane.name in self._dismissed and self._idle(lane, now)))]
+        for name in self._dismissed:
+            self._wishes.pop(name, None)
+        self._dismissed.clear()
         for wish in self._wishes.values():
             if not wish.refused and wish.model:
                 gone += self._make_room(wish, [lane for lane in lanes.values() if lane not in gone], [*leaving, *gone],

@@ -21,7 +21,7 @@ from mayfly.supervision.process import Position, Process
 from mayfly.supervision.records import Records
 from mayfly.supervision.residency import Residency, Sockets
 from mayfly.wire import board, sentinel
-from mayfly.wire.events import Access, CannotLoad, Drains, Exited, Forked, Log, Ready, Served, Told, Want
+from mayfly.wire.events import Access, CannotLoad, Dismiss, Drains, Exited, Forked, Log, Ready, Served, Told, Want
 from mayfly.wire.thread_table import Allotment, Table
 
 # What goes on not to work is said once in so many seconds.
@@ -129,6 +129,8 @@ class Supervisor:
             self.drains = True
         elif isinstance(event, Want):
             self._residency.want(event.model, told.at, self.lanes, now)
+        elif isinstance(event, Dismiss):
+            self._residency.dismiss(event.model)
         elif lane is None:
             return  # the rest is a worker's to say
         elif isinstance(event, Ready):

@@ -171,6 +171,14 @@ class Unready(_Answer):
     error: ErrorDetail | None = None
 
 
+class DeletedModel(_Answer):
+    """A model whose files have been deleted."""
+
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
+
+
 class TokenizedText(_Answer):
     """A text's token ids, as its model evaluates them."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 
-from mayfly.web import docs, health, native, openai, problems, pulling, routes, tokens
+from mayfly.web import deleting, docs, health, native, openai, problems, pulling, routes, tokens
 from mayfly.web.gate import request_id
 from mayfly.web.routes import AtOnce, Route
 from mayfly.web.service import Service
@@ -70,5 +70,5 @@ def build(service: Service) -> Flask:
 
 def route_table(service: Service) -> list[Route]:
     """Return all routes of a service: the one list of them."""
-    table = [route for part in (native, openai, tokens, pulling, health) for route in part.routes(service)]
+    table = [route for part in (native, openai, tokens, pulling, deleting, health) for route in part.routes(service)]
     return [*table, *docs.routes(service.settings, lambda: table)]

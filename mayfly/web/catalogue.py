@@ -13,7 +13,7 @@ from mayfly.engines.backends import Kind
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
-from mayfly.models import inventory, nano, pull
+from mayfly.models import hub, inventory, nano, pull
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.schemas import SampledBody
@@ -99,6 +99,25 @@ class Catalogue:
         if file is None:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
+
+    def file(self, name: str) -> inventory.Model:
+        """Return the file of a model by its id, or its own name; aliases aren't looked at.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        file = self._inventory.find(name)
+        if file is None:
+            raise _unknown(name, self._settings.model_path)
+        return file
+
+    def setting_of(self, file: inventory.Model) -> str:
+        """Return the name of the setting that names a model, or ""."""
+        for setting, name in (("EMBED_MODEL", self._settings.embed_model), ("MODEL_NAME", self._settings.model_name)):
+            found = self._inventory.find(name) if name else None
+            if found is not None and found.file == file.file:
+                return setting
+        return ""
 
     def completing(self, body: SampledBody) -> Model:
         """Return the model that a request for a completion means; see `resolve`.
@@ -201,11 +220,13 @@ def _unknown(name: str, model_path: Path) -> NotFound:
     # No file of gpt4all's list is called so.
     foreign = re.search(r"[:@]", harmless) is not None
     size = None if foreign else pull.listed(name, model_path) if harmless == name else 0
-    pulled = f"'{places.COMMAND} pull {harmless}' (or POST /v1/models/{harmless}/pull) fetches it"
+    pulled = f"'{places.COMMAND} pull {harmless}' (or POST /v1/models/pull) fetches it"
     if harmless.removesuffix(".gguf") == nano.ID:
         known = f"{nano.ORIGIN}."
     elif size:
         known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
+    elif hub.is_name(harmless):
+        known = f"{pulled}, and /v1/models names it then."
     elif foreign:
         known = "/v1/models names those that are."
     elif size is None:

@@ -26,7 +26,7 @@ _ERRORS = {
     404: "There is no such path or model.",
     405: "The path takes another method.",
     408: "The request didn't arrive in time.",
-    409: "Another model is being pulled.",
+    409: "Another model is being pulled; the model is in use, or can't be deleted.",
     413: "The body is larger than MAX_BODY.",
     415: "The body isn't said to be application/json.",
     429: "Too many requests wait already: try again after Retry-After seconds.",

@@ -1,4 +1,4 @@
-"""`POST /v1/models/{id}/pull`: fetch a model of gpt4all's list, and tell of the progress as an event stream.
+"""`POST /v1/models/pull`: fetch a model by its name, and tell of the progress as an event stream.
 
 It fills the disk from the network, so it needs a key from everybody, this machine's own programs included. One download
 runs at a time. It ends when its client leaves; what has arrived stays for the next one.
@@ -15,23 +15,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from mayfly.errors import InvalidRequest, ModelUnavailable, NotFound, PullFailed
 from mayfly.flow import Flow, Wait
-from mayfly.models import pull
+from mayfly.models import hub, parts, pull
+from mayfly.models.download import NotOffered
 from mayfly.models.inventory import public_name
 from mayfly.settings import Settings
 from mayfly.web.flows import event_stream
+from mayfly.web.openai_schemas import OpenAIBody
 from mayfly.web.routes import Asked, Route
+from mayfly.web.schemas import validate
 from mayfly.web.service import Service
 
 TAG = "Models and tokens"
 
-# What a file of the list can be called. Whatever else is asked for isn't looked up anywhere.
+# What a file of gpt4all's list can be called. What is neither that nor a name of the hub isn't looked up anywhere.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 # How often a stream looks for news of the download's thread (s).
 _TICK = 0.1
 # A client hears of progress this often (s), and if there is none, that the service is still there.
 _INTERVAL = 0.5
+
+
+class PullBody(OpenAIBody):
+    """`POST /v1/models/pull`."""
+
+    model: str = Field(description="the name of a model on gpt4all's list, hf:OWNER/REPO/FILE.gguf, or hf:OWNER/REPO "
+                                   "with :QUANTIZATION or without")
 
 
 @dataclass(frozen=True)
@@ -93,9 +105,8 @@ class _Download:
 
     def _run(self) -> None:
         try:
-            path = pull.pull(self._name, self._settings.model_path, list_url=self._settings.model_list, keep_list=True,
-                             report=self._report)
-            size = path.stat().st_size
+            path = pull.pull(self._name, self._settings, self._report)
+            size = sum(size for _, _, size, _ in parts.mark(path))
             self._news.put(Progress("success", size, size, public_name(path.name)))
         except _Stopped:
             return
@@ -105,17 +116,17 @@ class _Download:
         finally:
             self._over.release()
 
-    def _report(self, status: str, completed: int, total: int) -> None:
+    def _report(self, status: str, file: str, completed: int, total: int) -> None:
         if self._stopped.is_set():
             raise _Stopped
         now = time.monotonic()
         if now >= self._next or status != self._stage:
             self._next, self._stage = now + _INTERVAL, status
-            self._news.put(Progress(status, completed, total, public_name(self._name)))
+            self._news.put(Progress(status, completed, total, public_name(file)))
 
 
 def _as_answer(exc: BaseException) -> BaseException:
-    if isinstance(exc, pull.NotListed):
+    if isinstance(exc, NotOffered):
         return NotFound(f"{exc}.", param="model", code="model_not_found")
     return PullFailed(f"{exc}.") if isinstance(exc, ModelUnavailable) else exc
 
@@ -124,17 +135,19 @@ def routes(service: Service) -> list[Route]:
     """Return the route of a service."""
     running = threading.Lock()
 
-    def pull_model(asked: Asked, name: str) -> Flow:
-        if not _PLAIN.fullmatch(name):
-            raise NotFound("This isn't the name of a model on gpt4all's list: a name there is a file's, without any "
-                           "folder.", param="model", code="model_not_found")
+    def pull_model(asked: Asked) -> Flow:
+        name = validate(PullBody, asked.sent, asked.ignored).model
+        if not _PLAIN.fullmatch(name) and not hub.is_name(name):
+            raise NotFound("This is neither the name of a model on gpt4all's list, which is a file's without any "
+                           "folder, nor one of the hub: hf:OWNER/REPO/FILE.gguf.", param="model",
+                           code="model_not_found")
         if not running.acquire(blocking=False):
             raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
                                  code="pull_in_progress")
         return event_stream(_Download(name, service.settings, running), _render, asked.id)
 
-    return [Route("POST", "/v1/models/{name}/pull", pull_model,
-                  "Fetch a model of gpt4all's list, telling of the progress", TAG, stream="sse", key="always")]
+    return [Route("POST", "/v1/models/pull", pull_model, "Fetch a model, telling of the progress", TAG, body=PullBody,
+                  stream="sse", key="always")]
 
 
 def _render(item: Progress) -> Iterator[dict[str, Any]]:

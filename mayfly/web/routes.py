@@ -59,7 +59,7 @@ class Route:
         fails_as: what is answered at a status, where that isn't the usual error.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     view: Callable[..., Answer | Flow]
     summary: str = ""

@@ -78,6 +78,13 @@ class Want:
 
 
 @dataclass(frozen=True)
+class Dismiss:
+    """The lane of a model, given by its id, is to close, if nobody uses it. Repeated while somebody waits for that."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class Log:
     """A line for the log."""
 
@@ -89,7 +96,7 @@ class Drains:
     """The web process stops, and answers whoever still comes."""
 
 
-Event = Ready | CannotLoad | Forked | Exited | Served | Access | Want | Log | Drains
+Event = Ready | CannotLoad | Forked | Exited | Served | Access | Want | Dismiss | Log | Drains
 
 
 @dataclass(frozen=True)

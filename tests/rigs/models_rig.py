@@ -26,7 +26,10 @@ class FileServer:
         cut: paths of which only the first half is sent, once for each time the path is in the list.
         stalled: paths of which the first half is sent, and then nothing until `close`.
         without_ranges: if true, every answer begins at the file's begin.
+        led_away: path -> the address to which it is redirected.
+        refused: path -> the status that it is answered with, and the hub's name for the reason.
         requests: what was asked for: (path, Range header or None).
+        tokens: the `Authorization` of each of these, or None.
     """
 
     def __init__(self) -> None:
@@ -34,6 +37,9 @@ class FileServer:
         self.cut: list[str] = []
         self.stalled: set[str] = set()
         self.without_ranges = False
+        self.led_away: dict[str, str] = {}
+        self.refused: dict[str, tuple[int, str]] = {}
+        self.tokens: list[str | None] = []
         self.requests: list[tuple[str, str | None]] = []
         self.stalling = threading.Event()
         self._closing = threading.Event()
@@ -67,6 +73,15 @@ class FileServer:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
         self.requests.append((request.path, wanted))
+        self.tokens.append(request.headers.get("Authorization"))
+        if request.path in self.led_away or request.path in self.refused:
+            status, reason = self.refused.get(request.path, (302, ""))
+            request.send_response(status)
+            request.send_header("X-Error-Code", reason)
+            request.send_header("Location", self.led_away.get(request.path, ""))
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
         content = self.files.get(request.path)
         if content is None:
             request.send_error(404)

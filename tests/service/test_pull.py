@@ -16,6 +16,7 @@ import requests
 import scripts
 import tiny_llama
 from models_rig import FileServer
+from played_hub import REPOSITORY, TOKEN, PlayedHub
 from service import Service, until
 
 KEY = "a-key-of-the-test"
@@ -51,7 +52,7 @@ def publish(server: FileServer, *entries: object) -> None:
 
 def ask(service: Service, name: str, key: str | None = KEY, **options: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return requests.post(f"{service.url}/v1/models/{name}/pull", headers=headers, timeout=60, **options)
+    return service.post("/v1/models/pull", {"model": name}, headers=headers, timeout=60, **options)
 
 
 def events(answer: requests.Response) -> list[Any]:
@@ -95,8 +96,9 @@ def test_without_any_key_in_the_settings_nobody_can_pull(
 
 
 def test_what_the_list_does_not_name_is_not_found(service: Service, server: FileServer) -> None:
-    for name in ("absent", "absent.gguf", "..%2Fescaped", "%2Fetc%2Fpasswd", "..", "https:%2F%2Fhost%2Fx.gguf",
-                 "a%00b", "a b", "C:x", "sub/inner", ".hidden"):
+    for name in ("absent", "absent.gguf", "../escaped", "/etc/passwd", "..", "https://host/x.gguf", "a\0b", "a b",
+                 "C:x", "sub/inner", ".hidden", "", "hf:", "hf:owner", "hf:../..",
+                 "hf:a/b/../c.gguf\n", "hf:a/b/c.txt"):
         assert ask(service, name).status_code == 404, name
     assert {path for path, _ in server.requests} <= {"/models3.json"}
     assert parts(service) == []
@@ -114,7 +116,7 @@ def test_the_model_that_comes_with_the_project_is_not_looked_for_elsewhere(
 def test_a_list_that_names_other_places_is_not_followed(service: Service, server: FileServer) -> None:
     for filename in ("../escaped.gguf", "/tmp/escaped.gguf", ".x.gguf"):
         publish(server, entry(server, NAME, filename=filename, url=server.url + ADDRESS))
-        for name in (filename.replace("/", "%2F"), filename.rpartition("/")[2]):
+        for name in (filename, filename.rpartition("/")[2]):
             assert ask(service, name).status_code == 404, name
     assert parts(service) == []
 
@@ -214,3 +216,33 @@ def test_the_web_process_may_die_in_the_middle(service: Service, server: FileSer
     until(lambda: service.sentinel("app").get("pid") not in (None, web))
     assert events(ask(service, "noise"))[-1] == "[DONE]"
     assert part.with_suffix("").read_bytes() == NOISE
+
+
+def test_a_model_of_the_hub_is_pulled_by_its_quantization_with_a_token_that_nothing_shows(
+        start: Callable[..., Service], tmp_path: Path) -> None:
+    hub = PlayedHub()
+    file = f"{NAME.removesuffix('.gguf')}-Q4_K_M.gguf"
+    hub.add(file, tiny_llama.make(tmp_path / "original.gguf", seed=5).read_bytes())
+    hub.cut.append(hub.address(file))
+    try:
+        service = start(MODEL_NAME="none", API_KEYS=KEY, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+        unknown = requests.get(f"{service.url}/v1/models/hf:{REPOSITORY}").json()["error"]
+        assert f"start.sh pull hf:{REPOSITORY}" in unknown["message"]
+        first, *_, success, done = events(ask(service, f"hf:{REPOSITORY}"))
+        assert (first["model"], first["completed"], success["status"], done) == (
+            "pulled-llama-Q4_K_M", 0, "success", "[DONE]")
+        assert set(hub.tokens) == {f"Bearer {TOKEN}"}, list(zip(hub.requests, hub.tokens, strict=True))
+        assert service.post("/v1/completions", {"model": success["model"], "prompt": "Hello", "max_tokens": 3}
+                            ).status_code == 200
+        absent = ask(service, f"hf:{REPOSITORY}:Q8_0")
+        assert (absent.status_code, absent.json()["error"]["code"]) == (404, "model_not_found")
+        hub.refused[hub.api] = (403, "GatedRepo")
+        gated = ask(service, f"hf:{REPOSITORY}:Q8_0")
+        assert (gated.status_code, gated.json()["error"]["code"]) == (502, "pull_failed")
+        shown = service.output() + absent.text + gated.text + "".join(
+            path.read_text() for path in service.log_folder.iterdir())
+        assert TOKEN not in shown
+        for process in ("app", "embedding"):
+            assert TOKEN not in Path(f"/proc/{service.pid(process)}/environ").read_text()
+    finally:
+        hub.close()

@@ -45,11 +45,11 @@ def test_a_misspelt_name_is_told_with_the_one_that_is_meant(name: str, meant: st
 
 
 def test_names_of_other_programs_are_no_fault_and_in_the_environment_nothing_at_all(env: Path) -> None:
-    env.write_text(f"HF_TOKEN={VALUE}\nexport OPENAI_API_KEY='{VALUE}'\nTZ=UTC\n", encoding="utf-8")
-    others = {"HF_TOKEN": VALUE, "OPENAI_API_KEY": VALUE, "HOME": "/root", "PATH": "/bin", "DEBUGINFOD_URLS": "",
+    env.write_text(f"WANDB_TOKEN={VALUE}\nexport OPENAI_API_KEY='{VALUE}'\nTZ=UTC\n", encoding="utf-8")
+    others = {"WANDB_TOKEN": VALUE, "OPENAI_API_KEY": VALUE, "HOME": "/root", "PATH": "/bin", "DEBUGINFOD_URLS": "",
               "CUDA_VISIBLE_DEVICES": "0", "VIRTUAL_ENV": "/v", "OMP_NUM_THREADS": "1", "MAYFLY_URL": "u"}
     assert said(env, **others) == [
-        (".env sets what is no setting and has no effect here: HF_TOKEN, OPENAI_API_KEY, TZ", False)]
+        (".env sets what is no setting and has no effect here: WANDB_TOKEN, OPENAI_API_KEY, TZ", False)]
 
 
 def test_every_setting_is_in_no_doubt(env: Path) -> None:
@@ -75,12 +75,12 @@ def test_the_start_names_them_and_its_log_does(start: Callable[..., Service], en
     folder = tmp_path / "scripts"
     folder.mkdir()
     model = scripts.write(folder, name="vectors", kind="embedding")
-    env.write_text(f"\ufeffMODELNAME={VALUE}\nHF_TOKEN={VALUE}\n", encoding="utf-8")
+    env.write_text(f"\ufeffMODELNAME={VALUE}\nWANDB_TOKEN={VALUE}\n", encoding="utf-8")
     service = start(MAYFLY_ENV=env, MODEL_PATH=folder, EMBED_MODEL=model, MODEL_NAME="none", listen_ip="0.0.0.0")
     service.stop()
     for text in (service.output(), (service.log_folder / "watchdog.log").read_text(encoding="utf-8")):
         assert "sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?" in text
-        assert "the environment sets listen_ip" in text and "has no effect here: HF_TOKEN" in text
+        assert "the environment sets listen_ip" in text and "has no effect here: WANDB_TOKEN" in text
         assert VALUE not in text
 
 

@@ -121,13 +121,13 @@ def test_it_finds_a_model_in_parts_by_its_name_and_names_one_that_is_not_whole(
 
 
 def test_it_names_misspelt_settings_and_what_is_there_for_others(examine: Doctor, env: Path) -> None:
-    env.write_text("\ufeffMODELNAME=a\nHF_TOKEN=a\nLISTEN_PORT: 1\n", encoding="utf-8")
+    env.write_text("\ufeffMODELNAME=a\nWANDB_TOKEN=a\nLISTEN_PORT: 1\n", encoding="utf-8")
     code, lines = examine(listen_ip="0.0.0.0")
     assert code == 1
     for line in (f"NO  {env} sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?",
                  f"NO  {env}, line 3: this isn't NAME=VALUE and has no effect",
                  "NO  the environment sets listen_ip, which is no setting and has no effect: is LISTEN_IP meant?",
-                 f"ok  {env} sets what is no setting and has no effect here: HF_TOKEN"):
+                 f"ok  {env} sets what is no setting and has no effect here: WANDB_TOKEN"):
         assert line in lines
 
 

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
-    "models": {"errors", "places", "compat", "engines.backends"},
+    "models": {"errors", "settings", "places", "compat", "engines.backends"},
     "prompts": {"errors", "wire.calls", "models.dialects"},
     "engines": {"errors", "wire.calls", "prompts", "models.dialects", "models.header", "models.wordpiece"},
     "lanes": {"errors", "wire"},
@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "places", "settings", "keys", "listening", "wire.calls",
-            "lanes.lane", "engines.backends", "lanes.switchboard", "models.inventory", "models.nano", "models.pull"},
+            "lanes.lane", "engines.backends", "lanes.switchboard", "models.download", "models.hub", "models.inventory",
+            "models.nano", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling", "models.nano",
                  "supervision", "wire"},
@@ -62,6 +63,8 @@ DOORS = {
     "dotenv": {"settings"},
     "jinja2": {"prompts.sandbox"},
     "gguf": {"models.convert"},
+    "huggingface_hub": {"models.hub"},
+    "httpx2": {"models.hub"},
 }
 
 

@@ -17,6 +17,7 @@ from models_rig import FileServer
 
 from mayfly.errors import ModelUnavailable
 from mayfly.models import pull
+from mayfly.settings import parse
 
 CONTENT = random.Random(0).randbytes(1_000_000)
 NAME = "some-model.Q4_0.gguf"
@@ -47,7 +48,12 @@ def publish(server: FileServer, *entries: object) -> None:
 
 
 def fetch(server: FileServer, models: Path, name: str = NAME) -> Path:
-    return pull.pull(name, models, list_url=server.url + "/models3.json")
+    return pull.pull(name, parse({"MODEL_PATH": str(models), "MODEL_LIST": server.url + "/models3.json"}))
+
+
+def there(models: Path) -> list[str]:
+    """Return the names of the files in the folder, but for the kept list."""
+    return sorted(path.name for path in models.iterdir() if path.name != ".list.json")
 
 
 def ranges(server: FileServer) -> list[str | None]:
@@ -56,7 +62,7 @@ def ranges(server: FileServer) -> list[str | None]:
 
 def test_a_listed_model_is_downloaded(server: FileServer, models: Path) -> None:
     assert fetch(server, models).read_bytes() == CONTENT
-    assert [path.name for path in models.iterdir()] == [NAME]
+    assert there(models) == [NAME]
 
 
 def test_the_ending_of_the_name_may_be_left_out(server: FileServer, models: Path) -> None:
@@ -90,7 +96,7 @@ def test_a_download_left_by_an_earlier_call_is_continued(server: FileServer, mod
     (models / (NAME + ".part")).write_bytes(CONTENT[:400_000])
     assert fetch(server, models).read_bytes() == CONTENT
     assert ranges(server) == ["bytes=400000-"]
-    assert [path.name for path in models.iterdir()] == [NAME]
+    assert there(models) == [NAME]
 
 
 def test_a_download_that_was_complete_needs_no_request(server: FileServer, models: Path) -> None:
@@ -108,7 +114,7 @@ def test_when_the_server_is_gone_the_part_stays_for_the_next_call(server: FileSe
         publish(server, entry(url=f"http://127.0.0.1:{held.getsockname()[1]}/nobody"))
         with pytest.raises(ModelUnavailable, match=r"400000 of 1000000 bytes .* the same command continues it"):
             fetch(server, models)
-    assert [path.name for path in models.iterdir()] == [NAME + ".part"]
+    assert there(models) == [NAME + ".part"]
     publish(server, entry())
     assert fetch(server, models).read_bytes() == CONTENT
 
@@ -117,7 +123,7 @@ def test_a_wrong_sum_leaves_nothing(server: FileServer, models: Path) -> None:
     publish(server, entry(md5sum="0" * 32))
     with pytest.raises(ModelUnavailable, match="MD5"):
         fetch(server, models)
-    assert list(models.iterdir()) == []
+    assert there(models) == []
 
 
 def test_a_part_of_another_file_is_found_out_and_removed(server: FileServer, models: Path) -> None:
@@ -125,7 +131,7 @@ def test_a_part_of_another_file_is_found_out_and_removed(server: FileServer, mod
     (models / (NAME + ".part")).write_bytes(b"x" * 400_000)
     with pytest.raises(ModelUnavailable, match="MD5"):
         fetch(server, models)
-    assert list(models.iterdir()) == []
+    assert there(models) == []
 
 
 def test_a_part_longer_than_the_file_is_begun_anew(server: FileServer, models: Path) -> None:
@@ -138,14 +144,14 @@ def test_a_file_longer_than_the_list_says_is_refused(server: FileServer, models:
     server.files[ADDRESS] = CONTENT + b"more"
     with pytest.raises(ModelUnavailable, match="more than 1000000 bytes"):
         fetch(server, models)
-    assert list(models.iterdir()) == []
+    assert there(models) == []
 
 
 def test_a_file_shorter_than_the_list_says_is_never_final(server: FileServer, models: Path) -> None:
     server.files[ADDRESS] = CONTENT[:-1]
     with pytest.raises(ModelUnavailable, match="less than 1000000 bytes"):
         fetch(server, models)
-    assert list(models.iterdir()) == []
+    assert there(models) == []
 
 
 def test_a_server_that_always_begins_anew_is_given_up(server: FileServer, models: Path) -> None:
@@ -204,13 +210,13 @@ def test_a_model_too_large_for_the_disk_is_refused_before_it_is_downloaded(serve
 def test_a_disk_that_fills_up_gives_no_file_under_the_final_name(server: FileServer, models: Path) -> None:
     script = f"""
 import resource, signal
-from pathlib import Path
 from mayfly.errors import ModelUnavailable
 from mayfly.models.pull import pull
+from mayfly.settings import parse
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
-    pull({NAME!r}, Path({str(models)!r}), list_url={server.url + "/models3.json"!r})
+    pull({NAME!r}, parse({{"MODEL_PATH": {str(models)!r}, "MODEL_LIST": {server.url + "/models3.json"!r}}}))
 except ModelUnavailable as exc:
     print(exc)
 """

@@ -31,6 +31,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "EMBED_ENGINE": (["onnx", "fast"], "auto, gpt4all, openvino"),
     "EMBED_PRECISION": (["int8", "16"], "auto, f32, bf16"),
     "MODEL_LIST": (["models3.json", "ftp://host/list.json", "https://", "https://a b/"], "https:// or http://"),
+    "HF_ENDPOINT": (["hub.example", "ftp://hub.example", "https://"], "https:// or http://"),
+    "HF_TOKEN": (["with blank inside", "na\u00efve"], "visible ASCII characters"),
     "MODEL_ALIASES": (["gpt-4", "=embedding", "a b=completion", "gpt-4="], "ALIAS=MODEL"),
     "MAX_MODELS": (["-1", "33", "all"], "a whole number from 0 to 32"),
     "MEMORY_LIMIT": (["0%", "101%", "1KB", "half", "-1"], "a part of this machine's memory"),
@@ -99,7 +101,7 @@ def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allo
     message = str(caught.value)
     assert message.startswith(f"{name} is ")
     assert REFUSED[name][1] in message.partition("; allowed: ")[2]
-    assert (value in message) is False if name == "API_KEYS" else repr(value.strip()) in message
+    assert (value in message) is False if name in ("API_KEYS", "HF_TOKEN") else repr(value.strip()) in message
     assert "\n" not in message and "\0" not in message
 
 

@@ -20,7 +20,7 @@ from mayfly.supervision.reports import Reports
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.wire import exits
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.events import CannotLoad, Drains, Event, Exited, Forked, Ready, Served, Told, Want
+from mayfly.wire.events import CannotLoad, Dismiss, Drains, Event, Exited, Forked, Ready, Served, Told, Want
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.thread_table import Table
 
@@ -524,6 +524,25 @@ def test_the_least_recently_used_model_is_told_by_when_it_was_used_and_not_by_wh
         many.send(many.spawner.latest(stem)[0], Served(1, "answered", 0.1, 1), ago)
     many.want("c")
     assert many.lanes() == {"a"}
+
+
+def test_a_model_that_is_dismissed_leaves_unless_it_is_in_use_or_configured(many: Rig) -> None:
+    web = many.spawner.latest("app")[0]
+    for name in ("a", "b"):
+        many.want(name)
+    many.come_up("model1")
+    many.rest(3)
+    many.table[many.supervisor.lanes["model:a"].places[0]] = 1
+    for name in ("a", "b", "completion-model", "absent"):
+        many.send(web, Dismiss(name))
+    many.tick()
+    assert many.lanes() == {"a"} and {"embedding", "completion"} <= set(many.supervisor.lanes)
+    many.table[many.supervisor.lanes["model:a"].places[0]] = 0
+    many.rest(3)
+    assert many.lanes() == {"a"}  # what was said while it was in use is over
+    many.send(web, Dismiss("a"))
+    many.tick()
+    assert many.lanes() == set()
 
 
 def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:
