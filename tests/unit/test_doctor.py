@@ -17,7 +17,8 @@ import pytest
 from service import PROJECT
 
 from mayfly import doctor, places, settings
-from mayfly.models import minilm, nano
+from mayfly.models import nano
+from mayfly.models.defaults import MINILM
 
 Doctor = Callable[..., tuple[int, list[str]]]
 
@@ -67,7 +68,7 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
     assert (done.returncode, done.stderr, {line[:4] for line in lines}) == (0, "", {"ok  "}), done.stdout
     for what in (f"Python {platform.python_version()} at {sys.executable}", "packages that mayfly needs",
                  f"settings in {env}", "every setting has an allowed value",
-                 f"embedding model {embedding_model.parent / minilm.FILE_NAME}",
+                 f"embedding model {embedding_model.parent / MINILM.file_name}",
                  f"{nano.FILE_NAME}, a demonstration; set MODEL_NAME in .env", f"127.0.0.1 port {port} is free"):
         assert what in done.stdout, what
     assert sorted(env.parent.iterdir()) == before

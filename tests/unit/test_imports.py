@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "settings", "spelling", "listening", "models.nano", "models.inventory"},
-    "__main__": {"errors", "places", "settings", "flags", "keys", "models.store", "models.ensure", "models.pull",
+    "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "watchdog"},
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "errors", "settings"},

