@@ -47,10 +47,11 @@ print("openai", openai.VERSION, "ok")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with the legacy client."""
     folder = tmp_path_factory.mktemp("legacy")
-    venv.create(folder, with_pip=True, symlinks=sys.platform != "win32")
+    venv.create(folder, symlinks=sys.platform != "win32")
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary",
-                           ":all:", *PACKAGES], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile",
+                           "--disable-pip-version-check", "--only-binary", ":all:", *PACKAGES],
+                          capture_output=True, text=True)
     if done.returncode:
         unavailable("openai 0.28 can't be installed: " + (done.stderr.strip().splitlines() or ["no reason"])[-1])
     return python

@@ -15,7 +15,7 @@ import tiny_llama
 from families import ANSWER, CONVERSATIONS, FAMILIES, NEXT, SMOLLM3, SYSTEM, USER, Family, pieces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -266,19 +266,25 @@ TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]),
 SOURCES = {**{name: family.template for name, family in FAMILIES.items()}, "smollm3": SMOLLM3}
 
 
+@functools.cache
+def compiled(name: str) -> tuple[ChatTemplate, Template]:
+    """Return a template as it is used here, and as its language has it."""
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    plain.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.datetime.now().strftime(form))
+    source = SOURCES[name].replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
+    return template_of(FAMILIES.get(name, FAMILIES["qwen3"]), SOURCES[name]), plain.from_string(source)
+
+
 @settings(max_examples=40, deadline=None)
 @given(turns=TURNS)
 @pytest.mark.parametrize("name", SOURCES)
 def test_any_history_is_written_as_the_templates_language_would_and_no_text_of_a_caller_is_the_templates(
         name: str, turns: list[tuple[Role, str]]) -> None:
     family = FAMILIES.get(name, FAMILIES["qwen3"])
-    template = template_of(family, SOURCES[name])
+    template, plain = compiled(name)
     segments = template.render([Message(role, text) for role, text in turns])
-    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    plain.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.datetime.now().strftime(form))
-    source = SOURCES[name].replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
     with contextlib.suppress(_Refused, TemplateError):
-        expected = plain.from_string(source).render(
+        expected = plain.render(
             messages=[{"role": role, "content": text} for role, text in turns], add_generation_prompt=True,
             bos_token=family.token("bos"), eos_token=family.token("eos"))
         # What the template leaves out is put elsewhere, what it accepts is as it writes it.
