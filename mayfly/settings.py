@@ -34,6 +34,15 @@ def _folder(text: str) -> Path:
     return places.home() / Path(text).expanduser()
 
 
+def _library(text: str) -> str:
+    if not text:
+        return ""
+    path = places.home() / Path(text.replace("\0", "")).expanduser()
+    if not path.exists():
+        raise forms.Refused("the path of libllama's file, or of the folder that it is in")
+    return str(path)
+
+
 def _threads(text: str) -> int:
     # More threads than cores is never right: gpt4all's threads spin while they wait for one another.
     cores = available_cores()
@@ -82,6 +91,14 @@ class Settings:
         "auto", forms.one_of(backends.AUTO, *sorted(backends.names("embedding"))),
         "What computes embeddings. openvino: faster, for models of the architecture bert. gpt4all: "
         "everywhere. auto: openvino where it works, else gpt4all. The vectors are the same.")
+    chat_engine: str = _setting(
+        "auto", forms.one_of(backends.AUTO, *sorted(backends.names("completion"))),
+        "What computes completions. llamacpp: models of all architectures that llama.cpp knows. gpt4all: those up to "
+        "2024, everywhere. auto: llamacpp where it is installed and loads the file, else gpt4all.")
+    llama_library: str = _setting(
+        "", _library,
+        "A build of llama.cpp for llamacpp, for this processor or a graphics card: libllama's file, or its folder. "
+        "Empty: the one in the package xllamacpp.")
     embed_precision: str = _setting(
         "auto", forms.one_of("auto", "f32", "bf16"),
         "What openvino multiplies in. auto: bf16 where the processor has instructions for it, else f32.")
@@ -277,4 +294,8 @@ def load_settings(environ: Mapping[str, str] | None = None, flags: Mapping[str, 
     # A variable that is set to nothing doesn't hide the line in `.env`.
     values.update({name: environ[name] for name in names() if environ.get(name, "").strip()})
     values.update(flags or {})
-    return parse(values)
+    settings = parse(values)
+    if settings.llama_library and environ is os.environ:
+        # The engine finds it there, in this process and in those that it starts.
+        os.environ["LLAMA_LIBRARY"] = settings.llama_library
+    return settings

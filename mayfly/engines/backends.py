@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, Literal
 Kind = Literal["completion", "embedding"]
 
 GGUF = ".gguf"
+#: What names the engine for a kind of models.
+SETTINGS: Mapping[Kind, str] = {"completion": "CHAT_ENGINE", "embedding": "EMBED_ENGINE"}
 #: Where a setting leaves the engine to the program.
 AUTO = "auto"
 
@@ -60,8 +63,7 @@ class Backend:
             return ""
         shown = architecture[:50]
         if kind_of(architecture) == kind:
-            known = ", ".join(sorted(frozenset().union(*self.architectures.values())))
-            return f"has the architecture {shown!r}, which {self.title} can't run; it runs {known}"
+            return f"has the architecture {shown!r}, which {self.title} can't run"
         if kind == "completion":
             return "is an embedding model and can't complete prompts; set MODEL_NAME to a completion model"
         known = " or ".join(sorted(self.architectures.get(kind, ())))
@@ -98,7 +100,7 @@ class OpenVino(Backend):
 
     name = title = "openvino"
     loaders: Mapping[Kind, str] = {"embedding": "mayfly.engines.openvino:OpenVinoEmbeddings"}
-    tokenizer = "mayfly.engines.vocabulary:open_tokenizer"
+    tokenizer = "mayfly.engines.gpt4all.vocabulary:open_tokenizer"
     package = "openvino"
     architectures: Mapping[Kind, frozenset[str]] = {"embedding": frozenset({"bert"})}
     features = frozenset({"precision"})
@@ -112,13 +114,13 @@ class OpenVino(Backend):
 
 
 class Gpt4All(Backend):
-    """Completions, and embeddings everywhere."""
+    """Completions and embeddings everywhere, of models that are no newer than its last release."""
 
     name = "gpt4all"
     title = "gpt4all 2.8.2"
     loaders: Mapping[Kind, str] = {"completion": "mayfly.engines.gpt4all.completions:Gpt4AllCompletions",
                                    "embedding": "mayfly.engines.gpt4all.embeddings:Gpt4AllEmbeddings"}
-    tokenizer = "mayfly.engines.vocabulary:open_tokenizer"
+    tokenizer = "mayfly.engines.gpt4all.vocabulary:open_tokenizer"
     package = "gpt4all"
     # The answer of the wheel itself: its libraries export `is_arch_supported`, which it asks before it loads a file. A
     # test asks it again.
@@ -140,6 +142,47 @@ class Gpt4All(Backend):
         if strange:
             return f"has weights of the type {strange[0]}, which {self.title} doesn't know"
         return super().objection(kind, architecture, tensor_types)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+class LlamaCpp(Backend):
+    """Completions and embeddings by the llama.cpp of today, where xllamacpp's wheel is installed or LLAMA_LIBRARY names
+    another build."""
+
+    name = "llamacpp"
+    title = "llama.cpp"
+    loaders: Mapping[Kind, str] = {"completion": "mayfly.engines.llamacpp.completions:LlamaCompletions"}
+    tokenizer = "mayfly.engines.llamacpp.vocabulary:open_tokenizer"
+    package = "xllamacpp"
+    # The answers of the wheel's library to files that have nothing but the name of an architecture. A test asks it
+    # again. Those that it has beside these neither complete a text nor make a vector of one.
+    architectures: Mapping[Kind, frozenset[str]] = {
+        "embedding": _names("""
+            bert eurobert gemma-embedding gemma-embedding2 jina-bert-v2 jina-bert-v3 llama-embed
+            modern-bert neo-bert nomic-bert nomic-bert-moe
+            """),
+        "completion": _names("""
+            afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bitnet bloom
+            chameleon chatglm clef codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek
+            deepseek2 deepseek2-ocr deepseek32 deepseek4 dots1 dots3note ernie4_5 ernie4_5-moe exaone
+            exaone-moe exaone4 falcon falcon-h1 gemma gemma2 gemma3 gemma3n gemma4 glm-dsa glm4 glm4moe
+            glm5-next gpt-oss gpt2 gptj gptneox granite granite_swa granitehybrid granitemoe graniteswitch
+            grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2 jais jais2
+            jamba k2-horizon kimi-k3 kimi-linear laguna lfm2 lfm2moe llama llama4 maincoder mamba mamba2
+            maple mellum mimo2 minicpm minicpm3 minimax-01 minimax-m2 mistral3 mistral4 mpt muse-glimmer
+            nanbeige nemotron nemotron_h nemotron_h_moe olmo olmo2 olmoe openelm orion paddleocr
+            pangu-embedded phi2 phi3 phimoe plamo plamo2 plamo3 plm qwen qwen2 qwen2moe qwen2vl qwen3
+            qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe qwen4exp refact rwkv6 rwkv6qwen2 rwkv7
+            seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 talkie xverse
+            """)}
+    features = frozenset({"seed"})
+
+    def installed(self) -> bool:
+        """See Backend."""
+        return bool(os.environ.get("LLAMA_LIBRARY")) or super().installed()
 
 
 class Scripted(Backend):
@@ -164,7 +207,7 @@ class Scripted(Backend):
 
 
 #: Every engine; of those that can take a file the first one that is installed serves it.
-BACKENDS: tuple[Backend, ...] = (OpenVino(), Gpt4All(), Scripted())
+BACKENDS: tuple[Backend, ...] = (OpenVino(), LlamaCpp(), Gpt4All(), Scripted())
 
 #: How the names of model files end.
 SUFFIXES = tuple({backend.suffix: None for backend in BACKENDS})

@@ -106,8 +106,20 @@ class CompletionEngine(Protocol):
         """The model's public name."""
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What /health shows of it: `engine`, its name."""
+
+    @property
     def context_length(self) -> int:
         """Tokens that prompt and completion share."""
+
+    def self_test(self) -> None:
+        """Evaluate and sample: what is wrong with the model shows now and not on a caller. Called once, in the process
+        that serves, or in a fork of the one that forks; that one never computes.
+
+        Raises:
+            ModelUnavailable: the model is damaged.
+        """
 
     def reseed(self) -> None:
         """Give the sampler fresh random numbers and a state in which nothing is evaluated; forks would otherwise all

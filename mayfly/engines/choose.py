@@ -5,65 +5,62 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mayfly.engines.backends import AUTO, GGUF, Backend, Kind, candidates, of_file
+from mayfly.engines.backends import AUTO, GGUF, SETTINGS, Backend, Kind, candidates, of_file
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
 from mayfly.prompts.prompt_form import PromptForm
 
+_Engine = TypeVar("_Engine")
+#: Takes a line for the log: why "auto" became another engine, or what was asked for isn't done.
+Note = Callable[[str], object]
+
 
 def load_embeddings(path: Path, threads: int, model: str, *, engine: str = AUTO, precision: str = AUTO,
-                    note: Callable[[str], object] = lambda line: None) -> EmbeddingEngine:
+                    note: Note = lambda line: None) -> EmbeddingEngine:
     """Load an embedding model.
 
     Args:
         model: the model's public name.
         engine: EMBED_ENGINE; "auto" is the first engine that works for this file.
         precision: EMBED_PRECISION.
-        note: takes a line for the log: why "auto" became another engine, or what was asked for isn't done.
 
     Raises:
         ModelUnavailable: the file isn't an embedding model that can be loaded.
     """
-    tried = _judged("embedding", path, engine)
-    last = candidates("embedding", of_file(path.name))[-1]
-    for number, (backend, objection) in enumerate(tried, 1):
+    def load(backend: Backend, objection: str) -> EmbeddingEngine:
         takes_precision = "precision" in backend.features
         options = {"precision": precision} if takes_precision else {}
-        try:
-            found: EmbeddingEngine = _load(backend, "embedding", path, objection, threads=threads, model=model,
-                                           **options)
-        except ModelUnavailable as exc:
-            if number < len(tried):
-                note(f"embeddings are computed by {tried[number][0].name}: {exc}")
-                continue
-            if backend is last:
-                raise
-            raise ModelUnavailable(f"{exc} (EMBED_ENGINE={AUTO} goes back to {last.name})") from exc
+        found: EmbeddingEngine = _load(backend, "embedding", path, objection, threads=threads, model=model, **options)
         if takes_precision and precision not in (AUTO, found.facts["precision"]):
             note(f"EMBED_PRECISION is {precision}, but this processor computes in {found.facts['precision']}")
         return found
-    raise AssertionError("there is an engine for every form of files")
+
+    return _first("embedding", path, engine, load, note)
 
 
 def load_completions(path: Path, threads: int, context_length: int, device: str, model: str,
-                     prompt_template: str = "", system_template: str = "") -> CompletionEngine:
+                     prompt_template: str = "", system_template: str = "", *, engine: str = AUTO,
+                     note: Note = lambda line: None) -> CompletionEngine:
     """Load a completion model; `model` is the model's public name.
 
     Args:
         prompt_template, system_template: in gpt4all's form (`PromptForm`); "" leaves it to the model's file.
+        engine: CHAT_ENGINE; "auto" is the first engine that loads this file.
 
     Raises:
         ModelUnavailable: the file isn't a completion model that can be loaded.
     """
     form = PromptForm(prompt_template, system_template) if prompt_template else None
-    judged = _judged("completion", path)
-    backend, objection = next((each for each in judged if not each[1]), judged[0])
-    found: CompletionEngine = _load(backend, "completion", path, objection, threads=threads, model=model,
-                                    context_length=context_length, device=device, form=form)
-    return found
+
+    def load(backend: Backend, objection: str) -> CompletionEngine:
+        found: CompletionEngine = _load(backend, "completion", path, objection, threads=threads, model=model,
+                                        context_length=context_length, device=device, form=form)
+        return found
+
+    return _first("completion", path, engine, load, note)
 
 
 def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Tokenize:
@@ -90,6 +87,28 @@ def _judged(kind: Kind, path: Path, wanted: str = AUTO) -> list[tuple[Backend, s
         return [(backend, "") for backend in able]
     header = read_header(path)
     return [(backend, backend.objection(kind, header.architecture, header.tensor_types)) for backend in able]
+
+
+def _first(kind: Kind, path: Path, wanted: str, load: Callable[[Backend, str], _Engine], note: Note) -> _Engine:
+    """Return the first engine that loads a file.
+
+    Raises:
+        ModelUnavailable: none does. What one said that tried counts more than what another one knows beforehand.
+    """
+    tried = _judged(kind, path, wanted)
+    last = candidates(kind, of_file(path.name))[-1]
+    failures: list[tuple[bool, ModelUnavailable]] = []
+    for number, (backend, objection) in enumerate(tried, 1):
+        try:
+            return load(backend, objection)
+        except ModelUnavailable as exc:
+            failures.append((bool(objection), exc))
+            if number < len(tried):
+                note(f"{kind}s are computed by {tried[number][0].name}: {exc}")
+    _, failure = min(failures, key=lambda each: each[0])
+    if len(tried) > 1 or tried[0][0] is last:
+        raise failure
+    raise ModelUnavailable(f"{failure} ({SETTINGS[kind]}={AUTO} goes back to {last.name})") from failure
 
 
 def _load(backend: Backend, kind: Kind, path: Path, objection: str, **options: Any) -> Any:

@@ -29,7 +29,7 @@ from openvino import opset13 as op  # noqa: E402
 from mayfly.engines import self_test  # noqa: E402
 from mayfly.engines.base import Part  # noqa: E402
 from mayfly.engines.bert_tokens import BertTokens  # noqa: E402
-from mayfly.engines.vocabulary import open_vocabulary  # noqa: E402
+from mayfly.engines.gpt4all.vocabulary import open_vocabulary  # noqa: E402
 from mayfly.errors import EngineFailed, ModelUnavailable  # noqa: E402
 from mayfly.models.header import Contents, Header, read_contents  # noqa: E402
 from mayfly.prompts.segments import Segment  # noqa: E402

@@ -105,8 +105,12 @@ class ScriptedCompletions:
     def __init__(self, path: Path, model: str, **unused: object) -> None:
         self._script = _Script(path, "completion")
         self.model = model
+        self.facts = {"engine": "scripted"}
         self.context_length = int(self._script.get("context_length", 2048))
         self._template = ChatTemplate(None, bos_token="", eos_token="")
+
+    def self_test(self) -> None:
+        """A script is as good as it is."""
 
     def reseed(self) -> None:
         """Nothing is random here."""

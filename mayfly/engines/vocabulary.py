@@ -1,26 +1,21 @@
-"""A model's vocabulary: what a text's tokens are, without loading the model's weights.
-
-A malformed file aborts the process here as it does in gpt4all: only workers may use this.
-"""
+"""A model's vocabulary: what a text's tokens are, whichever library of llama.cpp's kind tells."""
 
 from __future__ import annotations
 
-import ctypes
+import abc
 import functools
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from mayfly.engines import cuts, long_texts
 from mayfly.engines.base import Tokenize
-from mayfly.engines.gpt4all.llama_api import load_model, open_llama
-from mayfly.errors import InvalidRequest, ModelUnavailable
+from mayfly.errors import ContextLengthExceeded, InvalidRequest
 from mayfly.models import wordpiece
 from mayfly.prompts.segments import Segment
 
-# llama_token_attr. After an unknown, a control or a user-defined token gpt4all puts a space
+# llama_token_attr. After an unknown, a control or a user-defined token llama.cpp puts a space
 # before the next text (where the vocabulary asks for one), as it does at the start.
 _CONTROL, _USER_DEFINED, _BYTE = 1 << 3, 1 << 4, 1 << 5
 _ATTRIBUTES_BEFORE_SPACE = 1 << 0 | _CONTROL | _USER_DEFINED
@@ -30,35 +25,44 @@ _SENTENCEPIECE, _BPE = 1, 2
 
 # Tokens on either side of a cut that are tokenised together at least: what one is may depend on the next ones.
 _BESIDE_A_CUT = 4
+# A prompt that is too long is counted to its end if it isn't longer than this, which takes some tenths of a second.
+_COUNTED_BYTES = 256 << 10
 # Places where a cut is tried before a longer piece is.
 _TRIES = 16
 
 
-class Vocabulary:
+class Vocabulary(abc.ABC):
     """The tokenizer of one model file.
 
     Args:
-        path: the model file.
-
-    Raises:
-        ModelUnavailable: llama.cpp can't read the file's vocabulary.
+        kind: llama_vocab_type.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._llama = open_llama()
-        self._model = load_model(path, vocabulary_only=True)
-        if not self._model:
-            raise ModelUnavailable(f"the vocabulary of {path.name} can't be read")
-        self._kind = self._llama.llama_vocab_type(self._model)
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
         self._bytes: dict[int, bytes | None] = {}
 
-    def __del__(self) -> None:
-        """Give its memory back."""
-        if getattr(self, "_model", None):
-            self._llama.llama_free_model(self._model)
-
+    @abc.abstractmethod
     def __len__(self) -> int:
-        return int(self._llama.llama_n_vocab(self._model))
+        """Return how many tokens there are."""
+
+    @abc.abstractmethod
+    def _text(self, token: int) -> bytes:
+        """Return what a token is called in the file."""
+
+    @abc.abstractmethod
+    def _attributes(self, token: int) -> int:
+        """Return a token's llama_token_attr."""
+
+    @abc.abstractmethod
+    def _raw_ids(self, text: str, *, at_start: bool, special: bool, space: bool) -> array[int]:
+        """Return the ids of a text.
+
+        Args:
+            at_start: with the tokens that begin a prompt (and end it, in a vocabulary that frames texts).
+            special: control tokens that the text spells are these tokens.
+            space: put a space before it, if the vocabulary asks for one.
+        """
 
     @property
     def longest(self) -> int:
@@ -72,21 +76,18 @@ class Vocabulary:
         for token in range(len(self)):
             text = self._text(token)
             longest = max(longest, len(text))
-            attributes = self._llama.llama_token_get_attr(self._model, token)
+            attributes = self._attributes(token)
             if attributes & _USER_DEFINED:
                 markers.append(cuts.Marker(text.decode(errors="replace"), bool(attributes & _STRIPS_BEFORE),
                                            bool(attributes & _STRIPS_AFTER)))
         return longest, sorted(markers, key=lambda marker: len(marker.text.encode()), reverse=True)
 
-    def _text(self, token: int) -> bytes:
-        return bytes(self._llama.llama_token_get_text(self._model, token))
-
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        """Return the token ids that gpt4all evaluates for a prompt fed in these segments."""
+        """Return the token ids that are evaluated for a prompt fed in these segments."""
         return [token for _, ids in self.pieces(segments) for token in ids]
 
     def pieces(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, array[int]]]:
-        """Yield the segments of a prompt, a long text of a client in pieces, each with the ids that gpt4all evaluates.
+        """Yield the segments of a prompt, a long text of a client in pieces, each with the ids that are evaluated.
 
         The ids, one after another, are those of the segments as they are; each is some milliseconds of work.
 
@@ -98,6 +99,35 @@ class Vocabulary:
             for text, ids in self._cut(segment, last):
                 yield Segment(text, segment.special), ids
                 last = ids[-1] if ids else last
+
+    def fitted(self, segments: Sequence[Segment], window: int, on_progress: Callable[[], bool]
+               ) -> list[tuple[Segment, array[int]]]:
+        """Return the `pieces` of a prompt that fits.
+
+        Args:
+            window: tokens of prompt and answer together.
+            on_progress: called between the pieces.
+
+        Raises:
+            ContextLengthExceeded: it leaves no room in the window. That is known before the end of a very long one.
+            InvalidRequest: see `pieces`.
+        """
+        left = sum(len(segment.text.encode()) for segment in segments)
+        found = []
+        counted = seen = 0
+        for piece, ids in self.pieces(segments):
+            found.append((piece, ids))
+            counted += len(ids)
+            size = len(piece.text.encode())
+            seen, left = seen + size, left - size
+            # Each token takes some of what is left with it.
+            least = counted + left // self.longest
+            if seen > _COUNTED_BYTES and least >= window:
+                raise too_long(least, window, at_least=True)
+            on_progress()
+        if counted >= window:
+            raise too_long(counted, window)
+        return found
 
     def _cut(self, segment: Segment, last: int | None) -> Iterator[tuple[str, array[int]]]:
         """Yield the pieces of a segment and their ids; `last` is the id before them, None at the prompt's beginning."""
@@ -189,7 +219,7 @@ class Vocabulary:
         return self._bytes[token]
 
     def _find_bytes(self, token: int) -> bytes | None:
-        attributes = self._llama.llama_token_get_attr(self._model, token)
+        attributes = self._attributes(token)
         if attributes & _ATTRIBUTES_BEFORE_SPACE:
             return None
         text = self._text(token)
@@ -200,18 +230,8 @@ class Vocabulary:
 
     def _ids(self, text: str, last: int | None, *, special: bool = False) -> array[int]:
         """Return the ids of a text that follows the token `last`, or begins a prompt (None)."""
-        space = last is None or bool(
-            self._llama.llama_token_get_attr(self._model, last) & _ATTRIBUTES_BEFORE_SPACE)
+        space = last is None or bool(self._attributes(last) & _ATTRIBUTES_BEFORE_SPACE)
         return self._raw_ids(text, at_start=last is None, special=special, space=space)
-
-    def _raw_ids(self, text: str, *, at_start: bool, special: bool, space: bool) -> array[int]:
-        encoded = text.encode()
-        buffer = (ctypes.c_int32 * (len(encoded) + 4))()
-        count = self._llama.llama_tokenize_gpt4all(
-            self._model, encoded, len(encoded), buffer, len(buffer), at_start, special, space)
-        ids = array("i")
-        ids.frombytes(ctypes.string_at(buffer, ids.itemsize * max(0, count)))
-        return ids
 
 
 def _gathered(parts: Iterable[str]) -> Iterator[str]:
@@ -251,21 +271,12 @@ def _byte_level() -> dict[str, int]:
 _BYTE_LEVEL = _byte_level()
 
 
-def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
-    """Open a model's vocabulary in a process that doesn't load the model.
+def tokenizer(vocabulary: Vocabulary, kind: Literal["completion", "embedding"]) -> Tokenize:
+    """Return a function that gives the token ids for a text of a client, in which `</s>` is text.
 
     Args:
-        path: the model file.
         kind: an embedding model's text is cleaned first, and a very long one cut, as for its vectors.
-        size: how many tokens the file's header says there are.
-
-    Returns:
-        A function that gives the token ids for a text of a client, in which `</s>` is text.
-
-    Raises:
-        ModelUnavailable: the vocabulary can't be read, or the library behaves otherwise than the known one.
     """
-    vocabulary = open_vocabulary(path, size)
 
     def of_prompt(text: str) -> Iterator[array[int]]:
         return (ids for _, ids in vocabulary.pieces([Segment(text, special=False)]))
@@ -287,9 +298,9 @@ def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: i
     return of_embedded if kind == "embedding" else of_prompt
 
 
-def open_vocabulary(path: Path, size: int) -> Vocabulary:
-    """Open a model's vocabulary in a process that hasn't loaded the model by gpt4all; see `open_tokenizer`."""
-    vocabulary = Vocabulary(path)
-    if len(vocabulary) != size:
-        raise ModelUnavailable(f"the library finds {len(vocabulary)} tokens in {path.name}, its header says {size}")
-    return vocabulary
+def too_long(tokens: int | None, context_length: int, *, at_least: bool = False) -> ContextLengthExceeded:
+    """Return the error for a prompt that leaves no room in the window."""
+    size = f"{'at least ' if at_least else ''}{tokens} tokens" if tokens is not None else "more tokens"
+    return ContextLengthExceeded(
+        f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together",
+        param="prompt", tokens=tokens)

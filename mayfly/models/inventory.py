@@ -216,6 +216,7 @@ def _describe(model: Model) -> Model:
     kind = backends.kind_of(header.architecture)
     completes = kind == "completion"
     objections = {backend.name: backend.objection(kind, header.architecture, header.tensor_types)
+                  or ("" if backend.installed() else f"needs {backend.package}, which isn't installed")
                   for backend in takers if kind in backend.loaders}
     able = tuple(name for name, objection in objections.items() if not objection)
     reasons = dict.fromkeys(f"{model.path.name} {objection}" for objection in objections.values())

@@ -83,8 +83,8 @@ class Lane:
         stem: what the names of its files and processes begin with.
         memory: what it takes, as estimated, in bytes.
         served_at_once: calls that it serves at the same time.
-        embed_engine: EMBED_ENGINE for its next process; "" for a lane that doesn't embed. Where a process died in
-            native code while it loaded, auto has become gpt4all.
+        wanted_engine: EMBED_ENGINE or CHAT_ENGINE for its next process. Where a process died in native code while it
+            loaded, auto has become gpt4all.
         left: it has been closed, and its processes are to end.
         positions: that its processes fill.
         places: in the thread budget.
@@ -102,7 +102,7 @@ class Lane:
     listener: socket.socket = field(default_factory=socket.socket)
     address: LaneAddress = field(default_factory=LaneAddress)
     served_at_once: int = 1
-    embed_engine: str = ""
+    wanted_engine: str = ""
     use: Use = field(default_factory=Use)
     left: bool = False
     positions: list[Position] = field(default_factory=list)

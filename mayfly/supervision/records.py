@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mayfly.engines.backends import AUTO, names
+from mayfly.engines.backends import AUTO, SETTINGS, names
 from mayfly.supervision.journal import Journal
 from mayfly.supervision.process import Process
 from mayfly.supervision.reports import Failure, Reports
@@ -80,6 +80,8 @@ class Records:
             lane.starts.fail(process.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
                 "damaged"), now)
-            if lane.embed_engine == AUTO and exits.died_in_native_code(code) and not process.reason:
-                lane.embed_engine = names("embedding")[-1]
-                self.journal.event(f"{lane.name}: EMBED_ENGINE=auto means {lane.embed_engine} from now on")
+            if (lane.wanted_engine == AUTO and exits.died_in_native_code(code) and not process.reason
+                    and lane.kind != "vocabulary"):
+                setting = SETTINGS[lane.kind]
+                lane.wanted_engine = names(lane.kind)[-1]
+                self.journal.event(f"{lane.name}: {setting}=auto means {lane.wanted_engine} from now on")

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from mayfly.compat.sockets import readable
-from mayfly.engines.backends import AUTO, Backend
+from mayfly.engines.backends import Backend
 from mayfly.errors import ModelUnavailable
 from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
@@ -126,8 +126,10 @@ class LaneSockets:
         return found
 
     def _backend(self, model: Model, kind: Kind) -> Backend:
-        embeds = kind == "embedding"
-        return model.backend("embedding" if embeds else "completion", self._settings.embed_engine if embeds else AUTO)
+        return model.backend("embedding" if kind == "embedding" else "completion", self._wanted(kind))
+
+    def _wanted(self, kind: Kind) -> str:
+        return self._settings.embed_engine if kind == "embedding" else self._settings.chat_engine
 
     def _memory(self, model: Model, kind: Kind) -> int:
         settings = self._settings
@@ -153,7 +155,7 @@ class LaneSockets:
             name, model.id if model else "", isolation, stem=stem, kind=kind,
             model_file=model.path if model else self._settings.model_path,
             memory=self._memory(model, kind) if model else 0, listener=listener, address=address,
-            served_at_once=at_once, embed_engine=self._settings.embed_engine if kind == "embedding" else "")
+            served_at_once=at_once, wanted_engine=self._wanted(kind))
         return lane
 
 

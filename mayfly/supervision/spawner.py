@@ -52,8 +52,10 @@ class ProcessSpawner:
                           process.generation, os.getpid(), self._run_folder / "state.json", at_once, self._lanes)
             return Child([sys.executable, "-m", "mayfly.app", "--supervised"], cwd=ABOVE, spec=web,
                          sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
-        settings = dataclasses.replace(settings, api_keys=(), hf_token="",
-                                       embed_engine=lane.embed_engine or settings.embed_engine)
+        embeds = lane.kind == "embedding"
+        settings = dataclasses.replace(
+            settings, api_keys=(), hf_token="", embed_engine=lane.wanted_engine if embeds else settings.embed_engine,
+            chat_engine=settings.chat_engine if embeds else lane.wanted_engine)
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,
             model_file=lane.model_file, listen_fd=lane.listener.fileno(), address=lane.address,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly import places
-from mayfly.engines.backends import Kind
+from mayfly.engines.backends import Backend, Kind
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
@@ -127,8 +127,13 @@ class Catalogue:
         """
         model = self.resolve(body.model, "completion")
         if model.file is not None:
-            body.require_features(model.file.backend("completion"))
+            body.require_features(self._backend(model.lane, model.file))
         return model
+
+    def _backend(self, lane: str, file: inventory.Model) -> Backend:
+        """Return the engine that serves a model: what its process says, if it is loaded, else the one that is tried."""
+        loaded = self._switchboard.lane(lane).status().get("engine", "")
+        return file.backend("completion", loaded or self._settings.chat_engine)
 
     def embedding_of_any(self, name: str) -> Model:
         """Return the model for a request whose model may be called anything: the embedding model which is listed under

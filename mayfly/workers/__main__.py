@@ -47,11 +47,15 @@ def main() -> int:
         inventory = Inventory(spec.model_file, (spec.settings.embed_model, spec.settings.model_name))
         return Worker(spec, listener, table, events).count(Vocabularies(inventory))
     model_file = ModelFile(spec.model_file)
+
+    def note(line: str) -> None:
+        events.send(Log(line))
+
     try:
         if spec.kind == "embedding":
-            embedder = load_embeddings(spec, lambda line: events.send(Log(line)))
+            embedder = load_embeddings(spec, note)
         else:
-            completer = load_completions(spec)
+            completer = load_completions(spec, note)
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         # Callers are told the reason, and needn't know where on this machine the file is.

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mayfly.compat.process import die_with_parent
+from mayfly.errors import ModelUnavailable
+from mayfly.wire import exits
+
+_LONGEST = 4096
 
 
 @dataclass(eq=False)
@@ -58,6 +62,33 @@ def start(number: int, live: Callable[[socket.socket], int], let_go: Callable[[]
         _become(parent, live, theirs, let_go)
     theirs.close()
     return Fork(number, pid, mine)
+
+
+def see_through(work: Callable[[], None]) -> None:
+    """Do something in a child, for a process that never computes.
+
+    If native code ends the child, this process ends in the same way, so that what is reported is what happened.
+
+    Raises:
+        ModelUnavailable: the work did.
+    """
+    def live(channel: socket.socket) -> int:
+        try:
+            work()
+        except ModelUnavailable as exc:
+            channel.send(str(exc).encode()[:_LONGEST])
+        return exits.DONE
+
+    fork = start(0, live, lambda: None)
+    said = fork.channel.recv(_LONGEST)
+    code = fork.reap()
+    if said:
+        raise ModelUnavailable(said.decode(errors="replace"))
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    if code:
+        raise ModelUnavailable("its self-test ended with a failure")
 
 
 def _become(parent: int, live: Callable[[socket.socket], int], channel: socket.socket, let_go: Callable[[], None]

@@ -62,15 +62,20 @@ def _start(spec: Spec, worker: Worker) -> SocketLane:
     failures: list[Exception] = []
     ready = threading.Event()
 
+    def note(line: str) -> None:
+        print(line, file=sys.stderr)
+
     def run() -> None:
         # The model is loaded by the thread that uses it.
         try:
             if spec.kind == "embedding":
-                embedder = load_embeddings(spec, lambda line: print(line, file=sys.stderr))
+                embedder = load_embeddings(spec, note)
                 said.update(embedder.facts)
                 serve = functools.partial(worker.embed, embedder)
             else:
-                serve = functools.partial(worker.complete, load_completions(spec))
+                completer = load_completions(spec, note)
+                said.update(completer.facts)
+                serve = functools.partial(worker.complete, completer)
         except Exception as exc:
             failures.append(exc)
             return

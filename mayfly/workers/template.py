@@ -63,7 +63,7 @@ class Template:
         facts = {"pid": os.getpid(), "generation": self._spec.generation, "model": self._engine.model,
                  "when": time.time()}
         self._sentinel.write(facts)
-        self._events.send(Ready(self._engine.model, self._spec.generation))
+        self._events.send(Ready(self._engine.model, self._spec.generation, self._engine.facts))
         # What exists now is never collected, so a collection in a generation doesn't copy these pages.
         gc.collect()
         gc.freeze()

@@ -17,6 +17,7 @@ from mayfly.wire.events import EventPipe, Ready, Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
+from mayfly.workers import forks
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.budget import Budget
 from mayfly.workers.counting import Counter
@@ -44,15 +45,23 @@ def load_embeddings(spec: Spec, note: Callable[[str], None]) -> EmbeddingEngine:
         precision=settings.embed_precision, note=note)
 
 
-def load_completions(spec: Spec) -> CompletionEngine:
-    """Load a completion model.
+def load_completions(spec: Spec, note: Callable[[str], None]) -> CompletionEngine:
+    """Load a completion model, and test it.
+
+    Args:
+        note: told what people should know of it.
 
     Raises:
-        ModelUnavailable: it can't be loaded.
+        ModelUnavailable: it can't be loaded, or is damaged.
     """
     settings = spec.settings
-    return choose.load_completions(spec.model_file, settings.threads, settings.n_ctx, settings.device, spec.model,
-                                   *spec.templates())
+    engine = choose.load_completions(spec.model_file, settings.threads, settings.n_ctx, settings.device, spec.model,
+                                     *spec.templates(), engine=settings.chat_engine, note=note)
+    if spec.role == "template":
+        forks.see_through(engine.self_test)
+    else:
+        engine.self_test()
+    return engine
 
 
 class Worker:
@@ -74,7 +83,7 @@ class Worker:
 
     def complete(self, engine: CompletionEngine) -> int:
         """Serve completions; return the exit code."""
-        self._come_up()
+        self._come_up(engine.facts)
         if self._spec.role == "once":
             self._stand_by()
         completer = Completer(engine, generation=self._spec.generation, sentinel=self._sentinel,

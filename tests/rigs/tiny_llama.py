@@ -41,6 +41,8 @@ _TEXT = (
 WORDS = _TEXT.split()
 PUNCTUATION = list(".,!?;:-'\"()")
 
+Tensor = tuple[str, np.ndarray]
+
 _BIAS_DIMENSION = 0
 # How much larger than the rest the bias dimension is, so that the rest hardly moves the norm's divisor.
 _BIAS_SCALE = 16.0
@@ -57,7 +59,7 @@ def make(
     eos_bias: float = -30.0,
     chat_template: str | None = CHAT_TEMPLATE,
     name: str = "tiny llama",
-    numbers: Mapping[str, int] | None = None,
+    numbers: Mapping[str, int | float] | None = None,
     control: Mapping[str, float] | None = None,
     words: Mapping[str, float] | None = None,
     ids: Mapping[str, str] | None = None,
@@ -66,6 +68,8 @@ def make(
     joins: Sequence[tuple[str, str]] = (),
     markers: Sequence[str] = (),
     tensors_a_part: int = 0,
+    architecture: str = "llama",
+    changed: Callable[[list[Tensor]], list[Tensor]] = list,
 ) -> Path:
     """Write the model to `path` (2.2 MB with these sizes) and return `path`.
 
@@ -75,7 +79,7 @@ def make(
         context: tokens the model says it was trained on.
         eos_bias: added to the logit of </s>. -30: never drawn; 0: about as often as any one word; 30: at once.
         chat_template: put into the file as tokenizer.chat_template, or None for a file without one.
-        numbers: more entries for the header, as unsigned 32-bit numbers.
+        numbers: more entries for the header, as unsigned 32-bit numbers, or 32-bit floats.
         control: more control pieces, such as "<|im_end|>", with what is added to the logit of each (see eos_bias).
         words: more ordinary pieces, such as "\u2581Human", likewise.
         ids: pieces for tokens that the header names: {"eot": "<|im_end|>"} makes that the end of a turn.
@@ -86,6 +90,8 @@ def make(
         markers: pieces that are found in a text before anything else ("user-defined" tokens).
         tensors_a_part: split it into files of so many of its 21 tensors: tiny-00001-of-00003.gguf for tiny.gguf, which
             isn't written then. 0: don't.
+        architecture: what the file says that it is, and
+        changed: makes llama's tensors that one's.
     """
     more = [(piece, 0.0, int(gguf.TokenType.CONTROL), value) for piece, value in (control or {}).items()]
     # Their scores let the tokenizer prefer them to all others.
@@ -94,7 +100,7 @@ def make(
     joined = dict.fromkeys(left + right for left, right in joins)
     more += [(piece, 100.0 + len(joined) - rank, int(gguf.TokenType.NORMAL), -8.0) for rank, piece in enumerate(joined)]
     pieces, scores, types, bias = _vocabulary(eos_bias, more, byte_level=bool(pre))
-    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_a_part)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
@@ -123,8 +129,8 @@ def make(
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, number in (numbers or {}).items():
-        writer.add_uint32(key, number)
-    for tensor, values in _weights(seed, embedding, blocks, bias):
+        (writer.add_float32 if isinstance(number, float) else writer.add_uint32)(key, number)
+    for tensor, values in changed(_weights(seed, embedding, blocks, bias)):
         writer.add_tensor(tensor, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

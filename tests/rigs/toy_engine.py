@@ -36,7 +36,11 @@ class ToyCompletions:
 
     def __init__(self, path: Path, model: str, context_length: int, **unused: object) -> None:
         self.model = model
+        self.facts = {"engine": "toy"}
         self.context_length = context_length
+
+    def self_test(self) -> None:
+        """It is as good as it is."""
 
     def reseed(self) -> None:
         """Nothing is random here."""

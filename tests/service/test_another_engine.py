@@ -36,7 +36,8 @@ def test_another_engine_needs_a_module_and_an_entry_of_the_list(
     file = tiny_llama.make(model_path / "bell.gguf")
     # The same length, so that the file stays what it is but for this name.
     file.write_bytes(file.read_bytes().replace(b"llama", b"chime"))
-    service = start(project=project, MODEL_NAME="tiny-llama.gguf", EMBED_MODEL="none", MAX_MODELS=1)
+    service = start(project=project, MODEL_NAME="tiny-llama.gguf", EMBED_MODEL="none", MAX_MODELS=1,
+                    LLAMA_LIBRARY=model_path)  # where none is
     listed = {model["id"]: model for model in service.session.get(service.url + "/v1/models").json()["data"]}
     assert listed["bell"]["architecture"] == "chime" and listed["bell"]["usable"]
 

@@ -23,7 +23,7 @@ from service import PROJECT, Service
 from mayfly.engines import choose
 from mayfly.engines.bert_tokens import BertTokens
 from mayfly.engines.gpt4all.embeddings import Gpt4AllEmbeddings
-from mayfly.engines.vocabulary import open_tokenizer
+from mayfly.engines.gpt4all.vocabulary import open_tokenizer
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
 

@@ -54,8 +54,8 @@ def played(tmp_path: Path, start: Callable[..., Service], model_path: Path) -> C
 
 def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.make(model_path / "second.gguf", seed=2, context=512)
-    path = tiny_llama.make(model_path / "mamba.gguf")
-    path.write_bytes(path.read_bytes().replace(b"llama", b"mamba"))
+    path = tiny_llama.make(model_path / "chime.gguf")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"chime"))
     tiny_llama.malformed(model_path / "cut.gguf", "truncated_data")
     service = start()
     listed = {entry["id"]: entry for entry in requests.get(service.url + "/v1/models").json()["data"]}
@@ -67,8 +67,8 @@ def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., S
         "size": (model_path / "second.gguf").stat().st_size, "architecture": "llama", "quantization": "F32",
         "parameter_count": 552576, "embedding_length": 128, "context_length": 512,
         "chat_template": "file", "usable": True}
-    assert (listed["mamba"]["usable"], listed["cut"]["usable"]) == (False, False)
-    for name, reason in (("mamba", "gpt4all 2.8.2 can't run"), ("cut", "cut short")):
+    assert (listed["chime"]["usable"], listed["cut"]["usable"]) == (False, False)
+    for name, reason in (("chime", "gpt4all 2.8.2 can't run"), ("cut", "cut short")):
         assert reason in listed[name]["reason"]
         refused = ask(service, name)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_unusable")

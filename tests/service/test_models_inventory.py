@@ -164,13 +164,23 @@ def test_a_malformed_file_is_listed_as_unusable_with_the_reason(tmp_path: Path, 
     assert model.unusable.startswith("broken.gguf can't be used as a model: ")
 
 
-def test_an_architecture_that_gpt4all_does_not_run_is_unusable(tmp_path: Path) -> None:
-    path = tiny_llama.make(tmp_path / "mamba.gguf")
+def test_an_architecture_that_no_engine_runs_is_unusable(tmp_path: Path) -> None:
+    path = tiny_llama.make(tmp_path / "bell.gguf")
     # The same length, so that the file stays what it is but for this name.
+    path.write_bytes(path.read_bytes().replace(b"llama", b"chime"))
+    model = Inventory(tmp_path).require("bell")
+    assert model.architecture == "chime"
+    assert model.unusable == ("bell.gguf has the architecture 'chime', which llama.cpp can't run; "
+                              "bell.gguf has the architecture 'chime', which gpt4all 2.8.2 can't run")
+
+
+def test_what_only_an_engine_runs_that_is_not_installed_is_unusable(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_llama.make(tmp_path / "bell.gguf")
     path.write_bytes(path.read_bytes().replace(b"llama", b"mamba"))
-    model = Inventory(tmp_path).require("mamba")
-    assert model.architecture == "mamba"
-    assert "can't run" in model.unusable and "llama" in model.unusable
+    assert Inventory(tmp_path).require("bell").unusable == ""
+    monkeypatch.setattr(backends.LlamaCpp, "installed", lambda backend: False)
+    assert "bell.gguf needs xllamacpp, which isn't installed" in Inventory(tmp_path).require("bell").unusable
 
 
 def test_weights_of_a_type_that_gpt4all_does_not_know_are_read_and_refused_by_its_name(tmp_path: Path) -> None:
@@ -184,9 +194,9 @@ def test_weights_of_a_type_that_gpt4all_does_not_know_are_read_and_refused_by_it
     writer.close()
     model = Inventory(tmp_path).require("new")
     assert (model.quantization, model.parameter_count) == ("MXFP4", 64)
-    assert model.unusable == "new.gguf has weights of the type MXFP4, which gpt4all 2.8.2 doesn't know"
-    with pytest.raises(ModelUnavailable, match="MXFP4"):
-        choose.load_completions(tmp_path / "new.gguf", 1, 8, "cpu", "new")
+    assert model.engines == ("llamacpp",)
+    with pytest.raises(ModelUnavailable, match="has weights of the type MXFP4, which gpt4all"):
+        choose.load_completions(tmp_path / "new.gguf", 1, 8, "cpu", "new", engine="gpt4all")
 
 
 def test_a_header_is_read_again_only_when_its_file_has_changed(

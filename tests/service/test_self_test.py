@@ -13,6 +13,7 @@ import tiny_llama
 from service import Service
 
 from mayfly.engines import choose
+from mayfly.engines.backends import BACKENDS, GGUF
 from mayfly.errors import ModelUnavailable
 
 ALL: Callable[[str], bool] = lambda name: True  # noqa: E731
@@ -23,13 +24,18 @@ ONE: Callable[[str], bool] = lambda name: name == "blk.1.ffn_up.weight"  # noqa:
 DAMAGES = [(0, ALL), (0, MATRICES), (0, WORDS), (0, BLOCKS), (math.nan, ALL), (math.nan, ONE), (math.inf, ALL),
            (1, ALL)]
 
+#: The engines of completions that are installed here.
+COMPLETING = [engine.name for engine in BACKENDS if engine.suffix == GGUF and "completion" in engine.loaders
+              and engine.installed()]
 
+
+@pytest.mark.parametrize("engine", COMPLETING)
 @pytest.mark.parametrize(("number", "of"), DAMAGES)
-def test_a_completion_model_with_damaged_weights_fails_its_self_test(tiny_model: Path, tmp_path: Path, number: float,
-                                                                     of: Callable[[str], bool]) -> None:
+def test_a_completion_model_with_damaged_weights_fails_its_self_test(tiny_model: Path, tmp_path: Path, engine: str,
+                                                                     number: float, of: Callable[[str], bool]) -> None:
     path = damaged.overwrite(tiny_model, tmp_path / "bad.gguf", number, of)
     with pytest.raises(ModelUnavailable, match="fails its self-test"):
-        choose.load_completions(path, 1, 256, "cpu", "bad")
+        choose.load_completions(path, 1, 256, "cpu", "bad", engine=engine).self_test()
 
 
 @pytest.mark.parametrize("engine", ["gpt4all", "openvino"])
@@ -43,16 +49,18 @@ def test_an_embedding_model_with_damaged_weights_fails_its_self_test(
         choose.load_embeddings(path, 1, "bad", engine=engine)
 
 
+@pytest.mark.parametrize("engine", COMPLETING)
 @pytest.mark.parametrize("eos_bias", [-30.0, 30.0])
-def test_a_good_model_passes_whether_or_not_it_ends_every_answer_at_once(tmp_path: Path, eos_bias: float) -> None:
+def test_a_good_model_passes_whether_or_not_it_ends_every_answer_at_once(tmp_path: Path, engine: str,
+                                                                         eos_bias: float) -> None:
     path = tiny_llama.make(tmp_path / "good.gguf", eos_bias=eos_bias)
-    assert choose.load_completions(path, 1, 256, "cpu", "good").model == "good"
+    choose.load_completions(path, 1, 256, "cpu", "good", engine=engine).self_test()
 
 
 def test_a_matrix_of_zeros_alone_is_no_damage(tiny_model: Path, tmp_path: Path) -> None:
     """Blocks that were added to a model to be trained later begin with some."""
     path = damaged.overwrite(tiny_model, tmp_path / "good.gguf", 0, lambda name: name == "blk.1.attn_output.weight")
-    assert choose.load_completions(path, 1, 256, "cpu", "good").model == "good"
+    choose.load_completions(path, 1, 256, "cpu", "good").self_test()
 
 
 def test_callers_of_a_damaged_model_are_told_so_and_others_are_served(

@@ -17,7 +17,7 @@ from random_texts import random_texts
 from mayfly.engines import cuts
 from mayfly.engines.base import Generated
 from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
-from mayfly.engines.vocabulary import Vocabulary, open_vocabulary
+from mayfly.engines.gpt4all.vocabulary import Vocabulary, open_vocabulary
 from mayfly.errors import ContextLengthExceeded, InvalidRequest
 from mayfly.models.header import read_header
 from mayfly.prompts.segments import Segment

@@ -29,6 +29,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
                    "a file in MODEL_PATH"),
     "EMBED_MODEL": (["../secret.gguf", "/etc/passwd"], "a file in MODEL_PATH"),
     "EMBED_ENGINE": (["onnx", "fast"], "auto, gpt4all, openvino"),
+    "CHAT_ENGINE": (["openvino", "llama"], "auto, gpt4all, llamacpp"),
+    "LLAMA_LIBRARY": (["no/such/folder"], "libllama's file"),
     "EMBED_PRECISION": (["int8", "16"], "auto, f32, bf16"),
     "MODEL_LIST": (["models3.json", "ftp://host/list.json", "https://", "https://a b/"], "https:// or http://"),
     "HF_ENDPOINT": (["hub.example", "ftp://hub.example", "https://"], "https:// or http://"),
@@ -209,5 +211,7 @@ def test_nothing_else_reads_the_environment_or_the_env_file() -> None:
     reading = re.compile(r"os\.environ(\.get|\[[^]]+\](?! = ))|getenv|(import|from) dotenv")
     found = {path.relative_to(PROJECT).as_posix() for path in [*PROJECT.glob("mayfly/**/*.py"), *PROJECT.glob("*.py")]
              if reading.search(path.read_text(encoding="utf-8"))}
-    # The client is a single file that is copied to other machines.
-    assert found == {"mayfly/settings.py", "mayfly/places.py", "embed_client.py"}
+    # The client is a single file that is copied to other machines; LLAMA_LIBRARY travels from settings.py to the engine
+    # in the environment of the processes.
+    assert found == {"mayfly/settings.py", "mayfly/places.py", "embed_client.py", "mayfly/engines/backends.py",
+                     "mayfly/engines/llamacpp/library.py"}

@@ -51,7 +51,7 @@ def test_the_web_process_is_told_of_the_lanes_and_handed_the_keys(start: Any) ->
 
 
 def test_a_worker_is_handed_no_key_and_the_engine_that_its_lane_has_come_to(start: Any) -> None:
-    lane = Lane("embedding", "m", "none", kind="embedding", model_file=Path("/models/m.gguf"), embed_engine="gpt4all")
+    lane = Lane("embedding", "m", "none", kind="embedding", model_file=Path("/models/m.gguf"), wanted_engine="gpt4all")
     with lane.listener:
         spec = start(Position("embedding", lane, "serve", (4, 5)))
     assert spec.settings.api_keys == ()

@@ -212,15 +212,16 @@ def test_every_position_is_filled_at_the_first_tick(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("lane", "engine", "code", "then"),
     [("embedding", "auto", -4, "gpt4all"), ("embedding", "auto", -9, "auto"), ("embedding", "auto", 1, "auto"),
-     ("embedding", "openvino", -4, "openvino"), ("completion", "", -6, "")])
+     ("embedding", "openvino", -4, "openvino"), ("completion", "auto", -6, "gpt4all"),
+     ("completion", "llamacpp", -6, "llamacpp")])
 def test_only_auto_goes_on_with_gpt4all_after_a_death_in_native_code_at_the_start(
         rig: Rig, lane: str, engine: str, code: int, then: str) -> None:
-    rig.supervisor.lanes["embedding"].embed_engine = "auto" if lane == "completion" else engine
+    rig.supervisor.lanes[lane].wanted_engine = engine
     rig.spawner.latest(lane)[1].code = code
     rig.tick()
     rig.tick(30)
     assert rig.spawner.count(lane) == 2
-    assert rig.supervisor.lanes["embedding"].embed_engine == (then or "auto")
+    assert rig.supervisor.lanes[lane].wanted_engine == then
 
 
 def test_spent_generation_is_counted_without_a_report(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mayfly.engines.vocabulary import Vocabulary
+from mayfly.engines.gpt4all.vocabulary import Vocabulary
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
 from tools.nano import vocabulary

@@ -7,7 +7,7 @@ What the binding does on odd input, and what is done about it here:
 - `prompt_model` hides the tokens' bytes and always allows the context to be shifted (which silently drops the
   persona), so `llmodel_prompt` is called directly, with shifting off.
 - All forks of one loaded model draw the same random numbers: see `reseed`.
-- Only the token that the file names as eos ends an answer (`LLamaModel::loadModel`): see `_end_ids`. And any of six
+- Only the token that the file names as eos ends an answer (`LLamaModel::loadModel`): see `turn_ends`. And any of six
   texts does: see `stop_words`.
 - A segment for which the window has no room left is passed over without a word: see `_run`.
 """
@@ -33,20 +33,18 @@ from mayfly.engines.gpt4all.library import (
     library,
     load_completions,
 )
-from mayfly.engines.vocabulary import Vocabulary
+from mayfly.engines.gpt4all.vocabulary import Vocabulary
+from mayfly.engines.prompting import Prompting, turn_ends
+from mayfly.engines.vocabulary import too_long
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
-from mayfly.models.dialects import dialect_of, end_ids
-from mayfly.models.header import Header, read_contents
+from mayfly.models.header import read_contents
 from mayfly.prompts.prompt_form import PromptForm
-from mayfly.prompts.segments import Segment, without_bos, without_doubled_blanks
-from mayfly.prompts.template import ChatTemplate
+from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
 
 # Prompt tokens evaluated at once. gpt4all's default of 8 makes prompts several times slower; beyond 128 there is
 # little to win, and the heartbeat and the cancelling of a call wait for a batch to end.
 _BATCH = 128
-# A prompt that is too long is counted to its end if it isn't longer than this, which takes some tenths of a second.
-_COUNTED_BYTES = 256 << 10
 _MERSENNE_NUMBERS = 624
 
 
@@ -71,56 +69,27 @@ class Gpt4AllCompletions:
         header = contents.header
         self_test.require_weights(path, contents.tensors)
         self.model = model
+        self.facts = {"engine": "gpt4all"}
         self.context_length = min(context_length, header.context_length or context_length)
         self._gpt4all = load_completions(path, threads, self.context_length, device)
         self._llm = self._gpt4all.model
         stop_words.switch_off()
-        self._end_ids = _end_ids(header)
+        self._end_ids = turn_ends(header)
         self._saved_state = self._save_state()
         self._vocabulary = self._find_vocabulary(path)
-        self._template = form or _chat_template(header)
-        self._superfluous_bos = self._bos_added(header)
-        self._blank_follows = self._tokens_before_a_blank(header)
-        self._self_test()
+        self._prompting = Prompting(header, form, self._evaluated_ids if self._vocabulary is None
+                                    else self._vocabulary.tokenize)
         self.reseed()
 
     # -- the prompt -------------------------------------------------------------------------------------------
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
-        if call.text is not None:
-            return [Segment(call.text, special=False)]
-        segments = without_bos(self._template.render(call.messages), self._superfluous_bos)
-        return without_doubled_blanks(segments, self._blank_follows)
+        return self._prompting.prompt(call)
 
     def turn_marks(self, call: CompletionCall) -> Sequence[str]:
         """See CompletionEngine."""
-        return () if call.text is not None else self._template.turn_marks
-
-    def _bos_added(self, header: Header) -> str:
-        """Return the text of the bos token if gpt4all begins each prompt with that token, else "".
-
-        The file may leave it to the kind of its vocabulary; what a prompt really begins with says it.
-        """
-        probe = [Segment("Hello", special=True)]
-        ids = self._vocabulary.tokenize(probe) if self._vocabulary is not None else self._evaluated_ids(probe)
-        return (header.bos_token or "") if ids[:1] == [header.bos_id] else ""
-
-    def _tokens_before_a_blank(self, header: Header) -> frozenset[str]:
-        """Return the texts of the control tokens after which gpt4all puts a blank, as far as they are known.
-
-        It does so in SentencePiece vocabularies, unless the file asks for no blanks before words.
-        """
-        vocabulary = self._vocabulary
-        if vocabulary is None:
-            return frozenset()
-
-        def x_after(text: str) -> list[int]:
-            before = [Segment(text, special=True)]
-            return vocabulary.tokenize([*before, Segment("x", special=False)])[len(vocabulary.tokenize(before)):]
-
-        plain = x_after("\n")
-        return frozenset(piece for piece in header.pieces if x_after(piece) != plain)
+        return self._prompting.turn_marks(call)
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""
@@ -204,22 +173,8 @@ class Gpt4AllCompletions:
         """
         if self._vocabulary is None:
             return segments, None
-        left = sum(len(segment.text.encode()) for segment in segments)
-        pieces: list[Segment] = []
-        counted = seen = 0
-        for piece, ids in self._vocabulary.pieces(segments):
-            pieces.append(piece)
-            counted += len(ids)
-            size = len(piece.text.encode())
-            seen, left = seen + size, left - size
-            # Each token takes some of what is left with it.
-            least = counted + left // self._vocabulary.longest
-            if seen > _COUNTED_BYTES and least >= self.context_length:
-                raise too_long(least, self.context_length, at_least=True)
-            on_progress()
-        if counted >= self.context_length:
-            raise too_long(counted, self.context_length)
-        return pieces, counted
+        fitted = self._vocabulary.fitted(segments, self.context_length, on_progress)
+        return [piece for piece, _ in fitted], sum(len(ids) for _, ids in fitted)
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -268,8 +223,8 @@ class Gpt4AllCompletions:
             reason = "end"
         return Generated(reason, run.evaluated, run.sampled)
 
-    def _self_test(self) -> None:
-        """Evaluate and sample a token: whatever is wrong with the file shows now and not on a caller."""
+    def self_test(self) -> None:
+        """See CompletionEngine."""
         def likeliest(prompt: str) -> int | None:
             found: list[int] = []
 
@@ -284,6 +239,7 @@ class Gpt4AllCompletions:
             self_test.require_choice(self.model, likeliest, self._end_ids)
         except (EngineFailed, ContextLengthExceeded) as exc:
             raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
+        self.reseed()
 
 
 class _Run:
@@ -326,23 +282,3 @@ class _Run:
             self.failure = exc
             self.stopped = True
         return not self.stopped
-
-
-def _chat_template(header: Header) -> ChatTemplate:
-    source = header.chat_template or dialect_of(header.architecture, header.pieces).template
-    return ChatTemplate(source, bos_token=header.bos_token or "", eos_token=header.eos_token or "")
-
-
-def _end_ids(header: Header) -> frozenset[int]:
-    """Return the ids of all tokens by which a model ends its turn: those that the file names, and those that are known
-    by their texts."""
-    named = {number for number in (header.eos_id, header.eot_id, header.eom_id) if number is not None}
-    return end_ids(header.pieces) | named
-
-
-def too_long(tokens: int | None, context_length: int, *, at_least: bool = False) -> ContextLengthExceeded:
-    """Return the error for a prompt that leaves no room in the window."""
-    size = f"{'at least ' if at_least else ''}{tokens} tokens" if tokens is not None else "more tokens"
-    return ContextLengthExceeded(
-        f"the prompt has {size}, but the context window holds {context_length} for prompt and completion together",
-        param="prompt", tokens=tokens)

@@ -17,7 +17,7 @@ from mayfly.engines import self_test
 from mayfly.engines.base import Part
 from mayfly.engines.bert_tokens import BertTokens
 from mayfly.engines.gpt4all.llama_api import Batch, load_model, open_llama
-from mayfly.engines.vocabulary import open_vocabulary
+from mayfly.engines.gpt4all.vocabulary import open_vocabulary
 from mayfly.errors import EngineFailed, ModelUnavailable
 from mayfly.models.header import read_contents
 from mayfly.prompts.segments import Segment

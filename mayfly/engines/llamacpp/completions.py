@@ -1,0 +1,190 @@
+"""Completions by llama.cpp.
+
+The process that loads a model may be forked as long as it hasn't computed: the threads of OpenMP, which the wheel's
+library computes with, aren't there after a fork, and whoever waits for them waits for ever. So nothing is computed
+before the first call, and the self-test is a call of its own (`CompletionEngine.self_test`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mayfly.engines import self_test
+from mayfly.engines.base import Generated
+from mayfly.engines.llamacpp.library import Abort, load_model, open_library, reason
+from mayfly.engines.llamacpp.sampling import Chain
+from mayfly.engines.llamacpp.vocabulary import Vocabulary
+from mayfly.engines.prompting import Prompting, turn_ends
+from mayfly.errors import EngineFailed, ModelUnavailable
+from mayfly.models.header import read_contents
+from mayfly.prompts.prompt_form import PromptForm
+from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import CompletionCall, Sampling
+
+# Prompt tokens evaluated at once, at most.
+_BATCH = 512
+# How often a batch is interrupted for a look at the call (s); the library would ask at each of some thousand nodes.
+_LOOK_INTERVAL = 0.02
+_ABORTED = 2  # of llama_decode
+
+
+class LlamaCompletions:
+    """A completion model in this process; see CompletionEngine.
+
+    Args:
+        path: the model file.
+        threads: compute threads.
+        context_length: the window, in tokens; a smaller one in the file wins.
+        device: "cpu", "gpu", or the name of one that llama.cpp knows.
+        model: the model's public name.
+        form: how prompts are written, instead of by the file's template.
+
+    Raises:
+        ModelUnavailable: llama.cpp can't load it.
+    """
+
+    def __init__(self, path: Path, threads: int, context_length: int, device: str, model: str,
+                 form: PromptForm | None = None) -> None:
+        contents = read_contents(path)
+        header = contents.header
+        self_test.require_weights(path, contents.tensors)
+        self._llama = open_library()
+        self.model = model
+        self.facts = {"engine": "llamacpp"}
+        self.context_length = min(context_length, header.context_length or context_length)
+        loaded = load_model(path, device=device)
+        if self._llama.llama_model_has_encoder(loaded):
+            raise ModelUnavailable(f"{path.name} has an encoder, which prompts for completions have no use for")
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = self.context_length
+        params.n_batch = params.n_ubatch = min(_BATCH, self.context_length)
+        params.n_threads = params.n_threads_batch = threads
+        self._context = self._llama.llama_init_from_model(loaded, params)
+        if not self._context:
+            raise ModelUnavailable(f"llama.cpp can't load {path.name}: {reason('there is not enough memory')}")
+        self._vocabulary = Vocabulary(loaded)
+        _ = self._vocabulary.survey  # once, and not in each fork
+        self._end_ids = turn_ends(header)
+        self._prompting = Prompting(header, form, self._vocabulary.tokenize)
+        self._fresh = True
+
+    def reseed(self) -> None:
+        """Nothing is to be done: what is random is made for each call."""
+
+    def prompt(self, call: CompletionCall) -> Sequence[Segment]:
+        """See CompletionEngine."""
+        return self._prompting.prompt(call)
+
+    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+        """See CompletionEngine."""
+        return self._prompting.turn_marks(call)
+
+    def set_threads(self, threads: int) -> None:
+        """See CompletionEngine."""
+        self._llama.llama_set_n_threads(self._context, threads, threads)
+
+    def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling,
+        on_progress: Callable[[], bool],
+        on_token: Callable[[bytes], bool],
+        prompt_batch: int | None = None,
+    ) -> Generated:
+        """See CompletionEngine."""
+        prompt = array("i")
+        for _, ids in self._vocabulary.fitted(segments, self.context_length, on_progress):
+            prompt.extend(ids)
+        if not prompt:
+            raise EngineFailed("the prompt has no tokens")
+        if not self._evaluate(prompt, on_progress, min(prompt_batch or _BATCH, _BATCH)):
+            return Generated("refused", len(prompt), 0)
+        room = self.context_length - len(prompt)
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        chain = Chain(self._llama, len(self._vocabulary), sampling, prompt)
+        try:
+            for sampled in range(1, limit + 1):
+                token = chain.next(self._context)
+                if token in self._end_ids or self._vocabulary.ends(token):
+                    return Generated("end", len(prompt), sampled - 1)
+                if not on_token(self._vocabulary.shown(token)):
+                    return Generated("refused", len(prompt), sampled)
+                if sampled < limit:
+                    self._decode(array("i", [token]))
+            return Generated("limit", len(prompt), limit)
+        finally:
+            chain.close()
+
+    def self_test(self) -> None:
+        """See CompletionEngine."""
+        def likeliest(prompt: str) -> int | None:
+            ids = array("i", self._vocabulary.tokenize([Segment(prompt, special=True)]))
+            self._evaluate(ids, lambda: True, _BATCH)
+            chain = Chain(self._llama, len(self._vocabulary), Sampling(temperature=0.0, repeat_penalty=1.0), ids)
+            try:
+                return chain.next(self._context)
+            finally:
+                chain.close()
+
+        try:
+            self_test.require_choice(self.model, likeliest, self._end_ids)
+        except EngineFailed as exc:
+            raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
+
+    def _evaluate(self, ids: array[int], on_progress: Callable[[], bool], batch: int) -> bool:
+        """Evaluate a prompt in an empty window; tell whether it was evaluated to its end."""
+        if not self._fresh:
+            # Not the cache itself: what is in it isn't looked at, and writing to it all takes its time.
+            self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), False)
+        self._fresh = False
+        asking = _Asking(on_progress)
+        callback = Abort(asking)
+        self._llama.llama_set_abort_callback(self._context, callback, None)
+        try:
+            for start in range(0, len(ids), batch):
+                if not (on_progress() and self._decode(ids[start:start + batch])):
+                    if asking.failure is not None:
+                        raise asking.failure
+                    return False
+        finally:
+            # Between the nodes of a single token there is no time to ask.
+            self._llama.llama_set_abort_callback(self._context, None, None)
+        return True
+
+    def _decode(self, ids: array[int]) -> bool:
+        """Evaluate tokens after those before; tell whether that came to its end.
+
+        Raises:
+            EngineFailed: llama.cpp can't.
+        """
+        tokens = (ctypes.c_int32 * len(ids)).from_buffer(ids)
+        code = self._llama.llama_decode(self._context, self._llama.llama_batch_get_one(tokens, len(ids)))
+        if code not in (0, _ABORTED):
+            raise EngineFailed(f"the engine failed: {reason(f'llama.cpp says {code}')}")
+        return bool(code == 0)
+
+
+class _Asking:
+    """What llama.cpp asks between two nodes of a graph: whether to end."""
+
+    def __init__(self, on_progress: Callable[[], bool]) -> None:
+        self._on_progress = on_progress
+        self._next = 0.0
+        self.failure: BaseException | None = None
+
+    def __call__(self, data: int | None) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        # ctypes would print an exception and go on.
+        try:
+            going_on = self._on_progress()
+        except BaseException as exc:
+            self.failure = exc
+            return True
+        self._next = time.monotonic() + _LOOK_INTERVAL
+        return not going_on

@@ -1,0 +1,84 @@
+"""The engine of completions in a service: a real model by llama.cpp, in processes of its own, and who serves when it
+can't."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import real_models
+from service import PROJECT, Service, until
+
+pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
+
+FACT = {"prompt": "What is the capital of Germany?", "temperature": 0, "repeat_penalty": 1.0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("smollm2")
+    model = real_models.fetched(real_models.SMOLLM2)
+    running = Service(folder, {"MODEL_PATH": model.parent, "MODEL_NAME": real_models.SMOLLM2, "EMBED_MODEL": "",
+                                           "N_CTX": 8192})
+    yield running.wait_ready()
+    running.stop()
+
+
+def test_a_real_model_answers_and_the_service_says_what_computes_it(service: Service) -> None:
+    answer = service.complete(**FACT)
+    assert "Berlin" in answer["response"]
+    lane = service.lane("completion")
+    assert (lane["engine"], lane["isolation"]) == ("llamacpp", "fork")
+    listed = service.session.get(service.url + "/v1/models").json()["data"][0]
+    assert (listed["engine"], listed["usable"]) == ("llamacpp", True)
+
+
+def test_every_completion_has_a_process_of_its_own_and_at_temperature_0_all_say_the_same(service: Service) -> None:
+    answers = [service.complete(**FACT) for _ in range(8)]
+    assert len({answer["generation"] for answer in answers}) == 8
+    assert len({answer["response"] for answer in answers}) == 1
+    drawn = [service.complete("Tell me a story.", temperature=1, top_p=1, max_tokens=12) for _ in range(4)]
+    assert len({answer["response"] for answer in drawn}) == 4
+    assert service.reports() == []
+
+
+def test_a_client_that_leaves_while_its_prompt_is_evaluated_frees_its_process(service: Service) -> None:
+    spent = service.lane("completion")["restarts"]["spent"]
+    body = b'{"prompt": "' + b"the river and the hill " * 1200 + b'", "max_tokens": 1}'
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+        client.sendall(b"POST /gpt4all_api HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        until(lambda: service.lane("completion")["active"] == 1, what="a process that evaluates")
+    until(lambda: service.lane("completion")["restarts"]["spent"] > spent, what="its end")
+    service.printed(r"spent after \d+\.\d+ s, 0 tokens \(cancelled\)")
+
+
+def test_who_asks_for_a_library_that_is_not_there_is_served_by_gpt4all_and_told_so(
+        start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(LLAMA_LIBRARY=tmp_path, EMBED_MODEL="none")
+    assert service.complete("Hello", max_tokens=4)["response"]
+    assert service.lane("completion")["engine"] == "gpt4all"
+    service.printed(r"completions are computed by gpt4all: there is no library of llama.cpp at")
+    # What the engine that serves can't do is refused, though the one that was tried first could.
+    error = service.post("/gpt4all_api", {"prompt": "Hello", "seed": 7}).json()["error"]
+    assert error["message"] == "'seed' has to be left out: gpt4all takes no seed."
+
+
+def test_a_library_that_dies_while_it_loads_or_tests_a_model_is_done_without(
+        start: Callable[..., Service], tmp_path: Path) -> None:
+    # The library ends the process as an instruction does that a processor lacks.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if 'mayfly.workers' in sys.orig_argv:\n"
+        f"    sys.path.insert(0, {str(PROJECT)!r})\n"
+        "    from mayfly.engines.llamacpp import completions\n"
+        "    completions.LlamaCompletions.self_test = lambda engine: os.kill(os.getpid(), signal.SIGILL)\n")
+    service = start(PYTHONPATH=tmp_path / "site", EMBED_MODEL="none")
+    assert service.complete("Hello", max_tokens=4)["response"]
+    assert service.lane("completion")["engine"] == "gpt4all"
+    service.printed("CHAT_ENGINE=auto means gpt4all from now on")
+    (report,) = service.reports()
+    assert "SIGILL" in report.read_text()
