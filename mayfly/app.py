@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NoReturn
 from mayfly import listening, spelling
 from mayfly.draining import Draining
 from mayfly.errors import MayflyError, SettingError
-from mayfly.models import nano
 from mayfly.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -123,8 +122,6 @@ def run_alone() -> int:
                 closing.enter_context(sock)
             print("loading the models ...", flush=True)
             lanes = local_lanes(settings, Path(folder))
-            if lanes.configured["completion"].status().get("model") == nano.ID:
-                print(nano.ANNOUNCEMENT, flush=True)
             own, others = listening.urls(sockets)
             where = " and ".join(own + others)
             _serve(sockets, settings, lanes, _print_line,

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from mayfly import listening, settings, spelling
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
-from mayfly.models import nano
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 
@@ -67,8 +66,7 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
         except ModelUnavailable as exc:
             yield False, f"{kind} model: {exc}"
             continue
-        hint = ", a demonstration; set MODEL_NAME in .env for a real one" if model.id == nano.ID else ""
-        yield not model.unusable, f"{kind} model {model.path}{hint}" + (f": {model.unusable}" if model.unusable else "")
+        yield not model.unusable, f"{kind} model {model.path}" + (f": {model.unusable}" if model.unusable else "")
 
 
 def _port(ip: str, port: int) -> tuple[bool, str]:

@@ -19,12 +19,9 @@ _PACKAGE = Path(__file__).resolve().parent
 ABOVE = _PACKAGE.parent
 # A wheel has it in the package, beside which a clone has it (setup.py).
 _INSTALLED = (_PACKAGE / ".env.example").exists()
-_SHIPPED = _PACKAGE if _INSTALLED else ABOVE
 
 #: The draft of a `.env`.
-ENV_EXAMPLE = _SHIPPED / ".env.example"
-#: The models that come with mayfly.
-OWN_MODELS = _SHIPPED / "models"
+ENV_EXAMPLE = (_PACKAGE if _INSTALLED else ABOVE) / ".env.example"
 #: The command line's name, and how a person calls it.
 PROGRAM, COMMAND = ("mayfly", "mayfly") if _INSTALLED else ("start.sh", "python3 start.sh")
 

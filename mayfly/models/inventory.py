@@ -13,7 +13,7 @@ from pathlib import Path
 from mayfly.engines import backends
 from mayfly.engines.backends import AUTO, GGUF, SUFFIXES, Backend, Kind
 from mayfly.errors import ModelUnavailable
-from mayfly.models import nano, parts, store
+from mayfly.models import parts, store
 from mayfly.models.dialects import dialect_of
 from mayfly.models.header import Header, read_header
 
@@ -31,8 +31,7 @@ class Model:
 
     Attributes:
         id: the name by which callers know it.
-        file: its path below MODEL_PATH, as `store.find` takes it; for the model that comes with the project, its name.
-            That of the first part, if it is split.
+        file: its path below MODEL_PATH, as `store.find` takes it; that of the first part, if it is split.
         path: the file by that name; links aren't resolved, for engines go by the name.
         size: in bytes, of all its parts.
         modified: when the file, or the newest of its parts, was last written, in seconds since 1970.
@@ -102,8 +101,7 @@ class Inventory:
 
     Args:
         model_path: the folder.
-        first: configured files, which get a name that several files could have. If the model that comes with the
-            project is one of them, it needn't be in the folder.
+        first: configured files, which get a name that several files could have.
     """
 
     def __init__(self, model_path: Path, first: Iterable[str] = ()) -> None:
@@ -147,7 +145,7 @@ class Inventory:
         """
         model = self.find(name)
         # What the store refuses, such as a link that leads away, isn't to be opened by anybody.
-        path = self._file(name if model is None else model.file)
+        path = store.find(self._model_path, name if model is None else model.file)
         if model is None:
             # One that isn't listed, because its name is hidden or long, can still be configured.
             model = self._look(public_name(store.file_name(name)), store.file_name(name), path)
@@ -160,8 +158,6 @@ class Inventory:
 
     def _models(self) -> Iterator[Model]:
         files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]
-        if nano.FILE_NAME in self._first and nano.FILE_NAME not in files:
-            files.append(nano.FILE_NAME)
         # Of two that could have a name it goes to the configured one, else to the one that isn't split.
         files.sort(key=lambda file: (file not in self._first, parts.part(file) is not None))
         taken = set()
@@ -171,24 +167,13 @@ class Inventory:
                 name = file
             taken.add(name)
             try:
-                path = self._file(file)
+                path = store.find(self._model_path, file)
             except store.ModelAbsent:
                 continue  # it is gone this moment
             except ModelUnavailable as exc:
                 yield Model(name, file, self._model_path / file, 0, 0, unusable=str(exc))
             else:
                 yield self._look(name, file, path)
-
-    def _file(self, name: str) -> Path:
-        """Return a model's file; ModelUnavailable if there is none."""
-        try:
-            return store.find(self._model_path, name)
-        except store.ModelAbsent:
-            if store.file_name(name) != nano.FILE_NAME or nano.FILE_NAME not in self._first:
-                raise
-            if not nano.PATH.is_file():
-                raise store.ModelAbsent(nano.absent()) from None
-            return nano.PATH
 
     def _look(self, name: str, file: str, path: Path) -> Model:
         mark = parts.mark(path)

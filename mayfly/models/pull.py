@@ -1,16 +1,19 @@
-"""Download a model by its name: one of gpt4all's published list, or one of the Hugging Face Hub (see hub.py)."""
+"""Get a model by its name: one that is made from a package (see package.py), one of gpt4all's published list, or one of
+the Hugging Face Hub (see hub.py)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 from mayfly.errors import ModelUnavailable
-from mayfly.models import download, hub, nano, store
+from mayfly.models import download, hub, store
+from mayfly.models.defaults import RECIPES
 from mayfly.models.download import File, NotOffered, Report
 from mayfly.settings import Settings
 
@@ -19,22 +22,41 @@ _KEPT_LIST = ".list.json"
 
 
 def pull(name: str, settings: Settings, report: Report | None = None) -> Path:
-    """Download a model into MODEL_PATH, as far as it isn't there; return its file, or the first of its parts.
+    """Get a model into MODEL_PATH, as far as it isn't there; return its file, or the first of its parts.
 
     Args:
-        name: of gpt4all's list, with or without ".gguf", or one of the hub.
+        name: of a recipe or of gpt4all's list, with or without ".gguf", or one of the hub.
         report: told of the progress. Without it a progress bar goes to stderr, if that is a terminal.
 
     Raises:
         NotOffered: there is no model of that name.
-        ModelUnavailable: it can't be had; see `download.fetch`.
+        ModelUnavailable: it can't be had; see `download.fetch` and `package.build`.
     """
     if name.startswith(hub.PREFIX):
         return download.fetch(hub.files(name, settings), settings.model_path, report)
     with contextlib.suppress(ModelUnavailable):
         return store.find(settings.model_path, name)
-    if store.file_name(name) == nano.FILE_NAME:
-        raise NotOffered(nano.ORIGIN)
+    recipe = RECIPES.get(store.file_name(name))
+    if recipe is None:
+        return _pull_listed(name, settings, report)
+    from mayfly.models import package
+
+    print(f"mayfly: making the model {recipe.file_name}, for which {recipe.megabytes} MB are fetched once",
+          file=sys.stderr)
+    try:
+        return package.build(settings.model_path, recipe)
+    except ModelUnavailable as exc:
+        built = str(exc)
+    print(f"mayfly: {built}; trying gpt4all's own download instead", file=sys.stderr)
+    try:
+        return _pull_listed(name, settings, report)
+    except NotOffered as exc:
+        raise ModelUnavailable(built) from exc
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(f"{built}; {exc}") from exc
+
+
+def _pull_listed(name: str, settings: Settings, report: Report | None) -> Path:
     models = _read_list(settings.model_list)
     file = _file(name, models, settings.model_list)
     _keep(settings.model_path, models)

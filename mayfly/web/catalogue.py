@@ -13,7 +13,8 @@ from mayfly.engines.backends import Backend, Kind
 from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
-from mayfly.models import hub, inventory, nano, pull
+from mayfly.models import hub, inventory, pull, store
+from mayfly.models.defaults import RECIPES
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
 from mayfly.web.schemas import SampledBody
@@ -226,11 +227,9 @@ def _unknown(name: str, model_path: Path) -> NotFound:
     foreign = re.search(r"[:@]", harmless) is not None
     size = None if foreign else pull.listed(name, model_path) if harmless == name else 0
     pulled = f"'{places.COMMAND} pull {harmless}' (or POST /v1/models/pull) fetches it"
-    if harmless.removesuffix(".gguf") == nano.ID:
-        known = f"{nano.ORIGIN}."
-    elif size:
+    if size:
         known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
-    elif hub.is_name(harmless):
+    elif hub.is_name(harmless) or store.file_name(harmless) in RECIPES:
         known = f"{pulled}, and /v1/models names it then."
     elif foreign:
         known = "/v1/models names those that are."

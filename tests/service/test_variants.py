@@ -141,11 +141,10 @@ def test_app_py_alone_on_a_taken_port_is_one_line_and_exit_code_1(alone: Callabl
     assert connection.getresponse().status == 200
 
 
-def test_app_py_alone_completes_with_the_demonstration_model_unless_told_otherwise(alone: Callable[..., Alone]) -> None:
-    app = alone(MODEL_NAME="", EMBED_MODEL="none")
+def test_app_py_alone_may_do_without_embeddings(alone: Callable[..., Alone]) -> None:
+    app = alone(EMBED_MODEL="none")
     answer = requests.post(app.url() + "/gpt4all_api", json={"prompt": "Hello", "max_tokens": 4}, timeout=60)
-    assert answer.json()["model"] == "mayfly-nano-demo"
-    assert [line for line in app.lines if line.startswith("completions by mayfly-nano-demo, a demonstration model")]
+    assert answer.json()["model"] == "tiny-llama"
     refused = requests.post(app.url() + "/embed", json={"input": "a"}, timeout=60)
     assert refused.status_code == 503 and "EMBED_MODEL=none" in refused.json()["error"]["message"]
 

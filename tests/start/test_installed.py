@@ -15,7 +15,7 @@ import pytest
 from service import PROJECT, Service
 
 from mayfly import __version__
-from mayfly.models import nano
+from mayfly.models.defaults import SMOLLM2
 from mayfly.settings import names
 
 ELSEWHERE = (".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules", "logs", "run", "*.gguf")
@@ -33,8 +33,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
     # A build leaves files in the tree, and what an earlier one has left is there as a module that is gone since.
     tree = Path(shutil.copytree(PROJECT, folder / "tree", ignore=shutil.ignore_patterns(*ELSEWHERE)))
-    for name in (".env.example", f"models/{nano.FILE_NAME}"):
-        shutil.copy(PROJECT / name, tree / name)
+    shutil.copy(PROJECT / ".env.example", tree)
     (tree / "build" / "lib" / "mayfly").mkdir(parents=True)
     (tree / "build" / "lib" / "mayfly" / "gone.py").touch()
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -51,14 +50,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture
-def home(tmp_path: Path, embedding_model: Path) -> Path:
-    """A home whose embedding model is made already."""
+def home(tmp_path: Path, embedding_model: Path, smollm2: Path) -> Path:
+    """A home whose models are made already."""
     folder = tmp_path / "home"
     (folder / "models").mkdir(parents=True)
-    try:
-        os.link(embedding_model, folder / "models" / embedding_model.name)
-    except OSError:  # another file system
-        shutil.copy(embedding_model, folder / "models")
+    for model in (embedding_model, smollm2):
+        try:
+            os.link(model, folder / "models" / model.name)
+        except OSError:  # another file system
+            shutil.copy(model, folder / "models")
     return folder
 
 
@@ -76,7 +76,7 @@ def test_the_wheel_holds_the_package_and_what_comes_with_it_and_nothing_else(ins
     code = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "mayfly").rglob("*.py")}
     about = {f"mayfly-{__version__}.dist-info/{name}" for name in (
         "METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE", "licenses/NOTICE")}
-    assert held == code | about | {"mayfly/py.typed", "mayfly/.env.example", f"mayfly/models/{nano.FILE_NAME}"}
+    assert held == code | about | {"mayfly/py.typed", "mayfly/.env.example"}
     assert example == (PROJECT / ".env.example").read_bytes()
     listed = [line.partition("#")[0].strip() for line in (PROJECT / "requirements.txt").read_text().splitlines()]
     asked = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
@@ -92,7 +92,7 @@ def test_it_serves_from_its_home_whatever_lies_there(installed: Installed, home:
         service.wait_ready()
         assert service.health()["version"] == __version__
         assert len(service.embed("The cat sat on the mat.")[0]) == 384
-        assert service.complete("Hello")["model"] == nano.ID
+        assert service.complete("Hello")["model"] == SMOLLM2.file_name.removesuffix(".gguf")
         assert service.session.get(service.url + "/docs/swagger-ui.css").status_code == 200
         refused = service.post("/v1/completions", {"model": "absent", "prompt": "Hello"}).json()["error"]["message"]
         assert "'mayfly pull " in refused
@@ -116,5 +116,5 @@ def test_a_home_is_made_where_none_is_named_and_a_key_lies_there(installed: Inst
     assert "backend  hashed" in run(installed, "key", "list", cwd=PROJECT, **user).stdout
     examined = run(installed, "doctor", cwd=tmp_path, **user)
     assert f"ok  settings in {tmp_path / '.mayfly' / '.env'}" in examined.stdout
-    assert re.search(rf"ok  completion model \S.*site-packages.*{nano.FILE_NAME}", examined.stdout)
+    assert re.search(rf"NO  completion model: .*{SMOLLM2.file_name}", examined.stdout)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".env", ".mayfly"]

@@ -17,8 +17,7 @@ import pytest
 from service import PROJECT
 
 from mayfly import doctor, places, settings
-from mayfly.models import nano
-from mayfly.models.defaults import MINILM
+from mayfly.models.defaults import MINILM, SMOLLM2
 
 Doctor = Callable[..., tuple[int, list[str]]]
 
@@ -57,7 +56,7 @@ def examine(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
     return call
 
 
-def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: Path) -> None:
+def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: Path, smollm2: Path) -> None:
     port = free_port()
     clean = {name: text for name, text in os.environ.items() if name not in settings.names()}
     before = sorted(env.parent.iterdir())
@@ -69,7 +68,7 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
     for what in (f"Python {platform.python_version()} at {sys.executable}", "packages that mayfly needs",
                  f"settings in {env}", "every setting has an allowed value",
                  f"embedding model {embedding_model.parent / MINILM.file_name}",
-                 f"{nano.FILE_NAME}, a demonstration; set MODEL_NAME in .env", f"127.0.0.1 port {port} is free"):
+                 f"completion model {smollm2}", f"127.0.0.1 port {port} is free"):
         assert what in done.stdout, what
     assert sorted(env.parent.iterdir()) == before
 
@@ -144,21 +143,15 @@ def test_it_looks_at_both_loopback_addresses(examine: Doctor) -> None:
     assert code == 1 and any(line.startswith(f"NO  ::1 port {port} can't be used") for line in lines)
 
 
-def test_it_knows_that_a_model_may_be_none_and_where_the_demonstration_model_lies(
-        examine: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_knows_that_a_model_may_be_none_and_how_the_default_one_is_had(examine: Doctor, tmp_path: Path) -> None:
     for name in ("none", "None"):
         code, lines = examine(MODEL_NAME=name, EMBED_MODEL=name)
         assert (code, {line[:2] for line in lines}) == (0, {"ok"}), lines
         assert any("(MODEL_NAME=none): the service embeds only" in line for line in lines)
         assert any("(EMBED_MODEL=none): the service completes only" in line for line in lines)
-    elsewhere = {"MODEL_PATH": str(tmp_path), "EMBED_MODEL": "none"}
-    for name in ("", nano.ID):
-        code, lines = examine(**elsewhere, MODEL_NAME=name)
-        assert code == 0 and any(f"completion model {nano.PATH}, a demonstration" in line for line in lines)
-    monkeypatch.setattr(nano, "PATH", tmp_path / "gone" / nano.FILE_NAME)
-    code, lines = examine(**elsewhere)
+    code, lines = examine(MODEL_PATH=str(tmp_path), EMBED_MODEL="none", MODEL_NAME="")
     [line] = [line for line in lines if line.startswith("NO")]
-    assert code == 1 and f"git checkout models/{nano.FILE_NAME}" in line and "pull" not in line
+    assert code == 1 and SMOLLM2.file_name in line and "pull" in line
 
 
 class Health(BaseHTTPRequestHandler):

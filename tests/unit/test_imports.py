@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "forms": {"compat", "keys"},
     "settings": {"errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
-    "doctor": {"errors", "settings", "spelling", "listening", "models.nano", "models.inventory"},
+    "doctor": {"errors", "settings", "spelling", "listening", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "watchdog"},
     # What processes say to one another; nothing that runs.
@@ -48,12 +48,12 @@ ALLOWED: dict[str, set[str]] = {
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "places", "settings", "keys", "listening", "wire.calls",
-            "lanes.lane", "engines.backends", "lanes.switchboard", "models.download", "models.hub", "models.inventory",
-            "models.nano", "models.parts", "models.pull", "models.store"},
+            "lanes.lane", "engines.backends", "lanes.switchboard", "models.defaults", "models.download", "models.hub",
+            "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
-    "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling", "models.nano",
+    "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
                  "supervision", "wire"},
-    "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "models.nano", "wire", "lanes",
+    "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "wire", "lanes",
             "workers.local", "http", "web"},
 }
 # package -> the only modules that import it
@@ -194,7 +194,7 @@ def test_the_command_line_and_the_watchdog_need_no_package_but_dotenv() -> None:
     code = ("import os, sys; from mayfly import __main__; __main__.parser()\n"
             "assert 'dotenv' not in sys.modules and 'asyncio' not in sys.modules\n"
             "from mayfly import watchdog; watchdog.main = lambda arguments: 0\n"
-            "os.environ.update(EMBED_MODEL='mayfly-nano-demo', MAYFLY_ENV=os.devnull)\n"
+            "os.environ.update(EMBED_MODEL='none', MODEL_NAME='none', MAYFLY_ENV=os.devnull)\n"
             "__main__.main(['serve', '--port', '0'])\n"
             "names={m.split('.')[0] for m in sys.modules if not m.startswith('_')}-set(sys.stdlib_module_names)\n"
             "print(sorted(names-{'mayfly','dotenv','sitecustomize','usercustomize'}))")

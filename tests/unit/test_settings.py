@@ -167,7 +167,8 @@ def test_the_environment_wins_over_the_file_and_an_empty_variable_hides_nothing(
     ("THREADS", "auto", available_cores()), ("THREADS", "0", available_cores()),
     ("MODEL_PATH", "some models", PROJECT / "some models"), ("MODEL_PATH", "/srv/models", Path("/srv/models")),
     ("LISTEN_PORT", " 0 ", 0), ("MODEL_NAME", "none", ""), ("MODEL_NAME", "None", ""), ("MODEL_NAME", "a", "a"),
-    ("MODEL_NAME", "none.gguf", "none.gguf"), ("MODEL_NAME", " ", "mayfly-nano-demo.gguf"), ("EMBED_MODEL", "NONE", ""),
+    ("MODEL_NAME", "none.gguf", "none.gguf"), ("MODEL_NAME", " ", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ("EMBED_MODEL", "NONE", ""),
 ])
 def test_a_value_may_be_written_in_the_ways_people_write_it(name: str, text: str, value: Any) -> None:
     assert getattr(parse({name: text}), name.lower()) == value

@@ -13,7 +13,7 @@ TESTS = Path(__file__).resolve().parents[1]
 def test_every_test_lies_in_a_folder_of_its_kind() -> None:
     files = list(TESTS.rglob("test_*.py"))
     assert {file.parent.relative_to(TESTS).as_posix() for file in files} == {
-        "unit", "web", "service", "clients", "start", "nano"}
+        "unit", "web", "service", "clients", "start"}
     # pytest knows a file by its name alone.
     assert len({file.name for file in files}) == len(files)
 
