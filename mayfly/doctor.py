@@ -8,10 +8,11 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from mayfly import listening, settings, spelling
+from mayfly import listening, places, settings, spelling
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
-from mayfly.models.inventory import Inventory
+from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
 
 
@@ -66,7 +67,31 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
         except ModelUnavailable as exc:
             yield False, f"{kind} model: {exc}"
             continue
-        yield not model.unusable, f"{kind} model {model.path}" + (f": {model.unusable}" if model.unusable else "")
+        yield from _model(model, kind, found)
+
+
+def _model(model: Model, kind: str, found: Settings) -> Iterator[tuple[bool, str]]:
+    tried = {"reason": model.unusable} if model.unusable else _try_out(kind, found.start_seconds)
+    if tried.get("reason"):
+        yield False, f"{kind} model {model.path}: {tried['reason']}"
+        return
+    yield True, f"{kind} model {model.path} runs, in about {model.memory(found) >> 20} MB"
+    yield True, f"{kind}s by {tried['engine']}"
+    for note in tried["notes"]:
+        yield True, note
+
+
+def _try_out(kind: str, seconds: float) -> dict[str, Any]:
+    """Have a process of its own load the configured model, as its worker would; return what it told."""
+    try:
+        done = subprocess.run([sys.executable, "-m", "mayfly.workers.trial", kind], cwd=places.ABOVE, check=False,
+                              capture_output=True, encoding="utf-8", errors="replace", timeout=seconds)
+        return dict(json.loads(done.stdout))
+    except subprocess.TimeoutExpired:
+        return {"reason": f"it isn't loaded within {seconds:g} s (START_SECONDS)"}
+    except ValueError:
+        said = done.stderr.strip().splitlines()
+        return {"reason": f"the process that loads it dies (exit code {done.returncode}): {said[-1] if said else ''}"}
 
 
 def _port(ip: str, port: int) -> tuple[bool, str]:

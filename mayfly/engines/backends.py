@@ -33,6 +33,7 @@ class Backend:
             and `form` (of the prompts; None leaves it to the file). It returns an engine (mayfly.engines.base), or
             raises ModelUnavailable.
         tokenizer: what opens a model's vocabulary alone, called with a path, the kind, and how many tokens there are.
+        about: what tells of its library and what that uses of this processor; "" where that is a package's version.
         package: that it needs.
         suffix: how the names of its files end.
         architectures: the networks that it computes.
@@ -44,6 +45,7 @@ class Backend:
     title: str
     loaders: Mapping[Kind, str]
     tokenizer: str
+    about = ""
     package = ""
     suffix = GGUF
     architectures: Mapping[Kind, frozenset[str]]
@@ -156,6 +158,7 @@ class LlamaCpp(Backend):
     title = "llama.cpp"
     loaders: Mapping[Kind, str] = {"completion": "mayfly.engines.llamacpp.completions:LlamaCompletions"}
     tokenizer = "mayfly.engines.llamacpp.vocabulary:open_tokenizer"
+    about = "mayfly.engines.llamacpp.library:about"
     package = "xllamacpp"
     # The answers of the wheel's library to files that have nothing but the name of an architecture. A test asks it
     # again. Those that it has beside these neither complete a text nor make a vector of one.

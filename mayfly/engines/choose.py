@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mayfly.engines.backends import AUTO, GGUF, SETTINGS, Backend, Kind, candidates, of_file
+from mayfly.engines.backends import AUTO, BACKENDS, GGUF, SETTINGS, Backend, Kind, candidates, of_file
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
 from mayfly.errors import ModelUnavailable
 from mayfly.models.header import read_header
@@ -78,6 +79,14 @@ def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Token
     """
     found: Tokenize = _named(backend, backend.tokenizer)(path, kind, size)
     return found
+
+
+def about(name: str) -> str:
+    """Return what an engine is: its name, its library, and what that uses of this processor, as far as it says."""
+    backend = next(backend for backend in BACKENDS if backend.name == name)
+    if backend.about:
+        return f"{name}: {_named(backend, backend.about)()}"
+    return f"{name} {importlib.metadata.version(backend.package)}" if backend.package else name
 
 
 def _judged(kind: Kind, path: Path, wanted: str = AUTO) -> list[tuple[Backend, str]]:

@@ -16,6 +16,7 @@ from mayfly.errors import ModelUnavailable
 from mayfly.models import parts, store
 from mayfly.models.dialects import dialect_of
 from mayfly.models.header import Header, read_header
+from mayfly.settings import Settings
 
 # A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
 _LONGEST_NAME = 500
@@ -73,9 +74,14 @@ class Model:
         """Return the engine that serves it as a model of a kind; `wanted` is the one that a setting names."""
         return backends.serving(kind, self.engines, wanted)
 
-    def cache(self, n_ctx: int, processes: int) -> int:
-        """Return how many bytes the keys and values take of a completion model in so many processes."""
-        return processes * self.window(n_ctx) * self.cache_token_bytes
+    def memory(self, settings: Settings) -> int:
+        """Estimate the memory in bytes that it takes, with the keys and values of the completions that run at once."""
+        kind = self.kind or "completion"
+        wanted = settings.embed_engine if kind == "embedding" else settings.chat_engine
+        # A template's own cache, or a standby's, comes to those of the completions that run at once.
+        processes = 1 if settings.isolation == "none" else settings.chat_processes + 1
+        cache = processes * self.window(settings.n_ctx) * self.cache_token_bytes
+        return self.backend(kind, wanted).memory(self.size, cache, settings.threads)
 
 
 def unconfigured(kind: str, setting: str) -> str:

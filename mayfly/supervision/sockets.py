@@ -69,8 +69,7 @@ class LaneSockets:
         Raises:
             ModelUnavailable: there is no such model, or no engine can run it.
         """
-        found = self._find(model)
-        return self._memory(found, found.kind or "completion")
+        return self._find(model).memory(self._settings)
 
     def open(self, name: str, model: str) -> Lane:
         """Open a lane for a model, or for counting tokens (`VOCABULARY`).
@@ -131,12 +130,6 @@ class LaneSockets:
     def _wanted(self, kind: Kind) -> str:
         return self._settings.embed_engine if kind == "embedding" else self._settings.chat_engine
 
-    def _memory(self, model: Model, kind: Kind) -> int:
-        settings = self._settings
-        # A template's own cache, or a standby's, comes to those of the completions that run at once.
-        processes = 1 if settings.isolation == "none" else settings.chat_processes + 1
-        return self._backend(model, kind).memory(model.size, model.cache(settings.n_ctx, processes), settings.threads)
-
     def _bind(self, name: str, path: Path) -> tuple[socket.socket, LaneAddress]:
         listener, address = LaneAddress.bind(path)
         if address.path:
@@ -154,7 +147,7 @@ class LaneSockets:
         lane = self.lanes[name] = Lane(
             name, model.id if model else "", isolation, stem=stem, kind=kind,
             model_file=model.path if model else self._settings.model_path,
-            memory=self._memory(model, kind) if model else 0, listener=listener, address=address,
+            memory=model.memory(self._settings) if model else 0, listener=listener, address=address,
             served_at_once=at_once, wanted_engine=self._wanted(kind))
         return lane
 

@@ -21,7 +21,7 @@ from mayfly.engines import backends, choose
 from mayfly.errors import ModelUnavailable
 from mayfly.models.defaults import MINILM
 from mayfly.models.inventory import Inventory
-from mayfly.settings import available_cores
+from mayfly.settings import available_cores, parse
 
 
 def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None:
@@ -39,8 +39,8 @@ def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None
 def test_memory_is_the_file_and_a_cache_for_each_process(model_path: Path) -> None:
     tiny = Inventory(model_path).require("tiny-llama")
     # Keys and values, 2 blocks, 128 numbers of 2 bytes each a token.
-    assert tiny.cache(100, 3) == 3 * 100 * 2 * 2 * 128 * 2
-    assert tiny.backend("completion").memory(tiny.size, tiny.cache(100, 3), 1) == tiny.size + tiny.cache(100, 3)
+    processes = parse({"N_CTX": "100", "CHAT_PROCESSES": "2"})  # and the template
+    assert tiny.memory(processes) == tiny.size + 3 * 100 * 2 * 2 * 128 * 2
 
 
 @pytest.mark.parametrize("threads", [1, 2])

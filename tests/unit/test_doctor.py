@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import scripts
+import tiny_llama
 from service import PROJECT
 
 from mayfly import doctor, places, settings
@@ -37,8 +39,9 @@ def env(tmp_path: Path) -> Path:
 @pytest.fixture
 def examine(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
             capsys: pytest.CaptureFixture[str]) -> Doctor:
-    """Call it where everything is in place; `pip check`, which takes seconds, is content."""
+    """Call it where everything is in place; what takes seconds, `pip check` and loading models, is content."""
     monkeypatch.setattr(doctor, "_packages", lambda: (True, "packages"))
+    monkeypatch.setattr(doctor, "_try_out", lambda kind, seconds: {"engine": "an engine", "notes": []})
 
     def call(**values: str) -> tuple[int, list[str]]:
         chosen = {"MAYFLY_ENV": str(env), "MODEL_PATH": str(embedding_model.parent), "LISTEN_PORT": free_port(),
@@ -68,9 +71,29 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
     for what in (f"Python {platform.python_version()} at {sys.executable}", "packages that mayfly needs",
                  f"settings in {env}", "every setting has an allowed value",
                  f"embedding model {embedding_model.parent / MINILM.file_name}",
-                 f"completion model {smollm2}", f"127.0.0.1 port {port} is free"):
+                 f"completion model {smollm2} runs, in about ", "completions by llamacpp: llama.cpp ",
+                 "embeddings by openvino ", f"127.0.0.1 port {port} is free"):
         assert what in done.stdout, what
     assert sorted(env.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(("how", "model", "message"), [
+    ("zeros", "tiny.gguf", "zeros"), ("abort", "played.script.json", "dies (exit code -6): scripted assertion"),
+    ("hang", "played.script.json", "it isn't loaded within 3 s (START_SECONDS)")])
+def test_it_says_why_a_model_does_not_run(env: Path, tmp_path: Path, how: str, model: str, message: str) -> None:
+    if how == "zeros":
+        path = tiny_llama.make(tmp_path / model)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1_500_000] + bytes(1_500_000))
+    else:
+        scripts.write(tmp_path, load=how)
+    clean = {name: text for name, text in os.environ.items() if name not in settings.names()}
+    done = subprocess.run(
+        [sys.executable, "-m", "mayfly", "doctor"], cwd=PROJECT, capture_output=True, text=True,
+        env={**clean, "MAYFLY_ENV": str(env), "MODEL_PATH": str(tmp_path), "LISTEN_PORT": free_port(),
+             "EMBED_MODEL": "none", "MODEL_NAME": model, "START_SECONDS": "3" if how == "hang" else "60"})
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("NO")]
+    assert done.returncode == 1 and f"completion model {tmp_path / model}: " in line and message in line
 
 
 def test_it_says_what_is_missing(examine: Doctor, tmp_path: Path) -> None:
@@ -112,7 +135,7 @@ def test_it_finds_a_model_in_parts_by_its_name_and_names_one_that_is_not_whole(
     os.link(embedding_model, tmp_path / embedding_model.name)
     shutil.copy(tiny_model, tmp_path / "tiny.gguf")
     _, lines = examine(MODEL_PATH=str(tmp_path), MODEL_NAME="tiny")
-    assert f"ok  completion model {tmp_path / 'tiny.gguf'}" in lines
+    assert any(line.startswith(f"ok  completion model {tmp_path / 'tiny.gguf'} runs, in about ") for line in lines)
     (tmp_path / "large-00001-of-00002.gguf").write_bytes(tiny_model.read_bytes())
     for name in ("large", "large.gguf", "large-00001-of-00002"):
         code, lines = examine(MODEL_PATH=str(tmp_path), MODEL_NAME=name)

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "forms": {"compat", "keys"},
     "settings": {"errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
-    "doctor": {"errors", "settings", "spelling", "listening", "models.inventory"},
+    "doctor": {"errors", "places", "settings", "spelling", "listening", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "watchdog"},
     # What processes say to one another; nothing that runs.
@@ -44,6 +44,8 @@ ALLOWED: dict[str, set[str]] = {
                 "prompts.stop_filter"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
     "workers.local": {"errors", "settings", "wire", "lanes", "models.inventory", "workers"},
+    # For the doctor: a worker that serves nobody.
+    "workers.trial": {"errors", "settings", "compat", "engines", "models.inventory"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},

@@ -14,6 +14,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,6 +192,13 @@ def open_library() -> ctypes.CDLL:
             load(str(file.parent).encode())
     llama.llama_backend_init()
     return llama
+
+
+def about() -> str:
+    """Return the library's version and file, and the instructions of this processor that it has code for."""
+    llama = open_library()
+    instructions = re.findall(r"(\w+) = 1", llama.llama_print_system_info().decode(errors="replace"))
+    return f"llama.cpp {llama.llama_version().decode(errors='replace')} in {_find()}, with {' '.join(instructions)}"
 
 
 def load_model(path: Path, *, vocabulary_only: bool = False, device: str = "cpu") -> int:
