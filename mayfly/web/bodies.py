@@ -105,6 +105,8 @@ def kind(value: object) -> str:
     """Return what JSON calls the kind of a value."""
     if value is None:
         return "null"
+    if type(value) is float and abs(value) >= 1 << 63:
+        return "a number beyond 64 bits"  # the parser makes whole numbers of that size floats, too
     names = {bool: "a boolean", int: "a whole number", float: "a number with a fraction or exponent",
              str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "something else")

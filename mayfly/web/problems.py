@@ -55,6 +55,9 @@ def _of_http_exception(exc: HTTPException, status: int, path: str) -> Problem:
 def no_such_path(path: str) -> Problem:
     """Return the answer to a path that doesn't exist."""
     meant = next((end for end in _OPENAI if path.endswith(end)), "")
-    advice = (f"What is meant is at /v1{meant}: end the client's base URL in /v1, once." if meant
-              else "OpenAI's routes are below /v1, which a client's base URL ends in; /docs shows all.")
+    advice = "/docs shows all paths."
+    if meant:
+        advice = f"What is meant is at /v1{meant}: end the client's base URL in /v1, once."
+    elif not path.startswith("/v1/"):
+        advice = "OpenAI's routes are below /v1, which a client's base URL ends in; /docs shows all."
     return Problem(404, f"There is nothing at this path. {advice}", "not_found_error", "path_not_found")

@@ -101,7 +101,7 @@ class EmbedBody(Body):
     """`POST /embed`."""
 
     input: Texts = Field(description="a string or a non-empty list of strings")
-    model: str = Field("", description="a string")
+    model: str = Field("", description=UNUSED)
     encoding_format: Literal["float", "base64"] = Field("float", description='"float" or "base64"')
     long_text: Literal["mean", "truncate"] = Field("mean", description='"mean" or "truncate"')
     dimensions: int | None = Field(None, ge=1, description="the length of the model's vectors, or left out")

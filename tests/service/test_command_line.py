@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 from models_rig import FileServer, index_environment
-from service import PROJECT, Service
+from service import PATIENCE, PROJECT, Service
 
 from mayfly.models.defaults import SMOLLM2
 from mayfly.settings import names
@@ -133,7 +133,8 @@ def test_a_signal_while_the_model_is_fetched_ends_all_that_was_started(
         number: int, to_all: bool, listed: FileServer, environ: dict[str, str], tmp_path: Path) -> None:
     """As a terminal sends it, to all processes, or to the one that was started."""
     listed.stalled.add(ADDRESS)
-    process = subprocess.Popen([*COMMAND, "serve", "--embed-model", NAME], env=environ, cwd=tmp_path, text=True,
+    process = subprocess.Popen([*COMMAND, "serve", "--embed-model", NAME], cwd=tmp_path, text=True,
+                               env={**environ, "PYTHONFAULTHANDLER": "1"},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                start_new_session=True)
     assert listed.stalling.wait(60)
@@ -141,7 +142,11 @@ def test_a_signal_while_the_model_is_fetched_ends_all_that_was_started(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    out, error = process.communicate(timeout=60)
+    try:
+        out, error = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # for the stacks
+        raise AssertionError("it didn't end", *process.communicate()) from None
     assert (process.returncode, out, error) == (128 + number, "", "")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

@@ -163,13 +163,20 @@ def test_the_file_of_a_lock_that_was_removed_and_left_by_another_one_is_taken_ba
     _answers(service)
 
 
+def _put_a_file_in_its_place(service: Service) -> None:
+    """Replace the run folder by a file, while the watchdog sleeps: it would make the folder again in between."""
+    service.process.send_signal(signal.SIGSTOP)
+    until(lambda: state(service.process.pid) == "T", what="the watchdog's sleep")
+    service.run_folder.rename(service.run_folder.with_name("moved"))
+    service.run_folder.write_text("a file\n")
+    service.process.send_signal(signal.SIGCONT)
+
+
 def test_a_run_folder_in_whose_place_is_a_file_ends_the_service_with_a_sentence(
         scripted: Callable[..., Service]) -> None:
     service = scripted()
     family = service.family()
-    moved = service.run_folder.with_name("moved")
-    service.run_folder.rename(moved)
-    service.run_folder.write_text("a file\n")
+    _put_a_file_in_its_place(service)
     line = _ended(service, EXIT_FOLDER)
     assert str(service.run_folder) in line and "RUN_FOLDER_NAME" in line
     assert service.run_folder.read_text() == "a file\n"
@@ -180,8 +187,7 @@ def test_a_call_in_flight_is_answered_when_the_run_folder_is_lost_for_good(scrip
     service = scripted()
     stream = service.stream("slow", max_tokens=100)
     assert next(stream)
-    service.run_folder.rename(service.run_folder.with_name("moved"))
-    service.run_folder.write_text("a file\n")
+    _put_a_file_in_its_place(service)
     assert list(stream)[-1] == "[DONE]"
     _ended(service, EXIT_FOLDER)
 

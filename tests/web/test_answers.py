@@ -263,6 +263,7 @@ def test_unknown_path_is_404(path: str, method: str) -> None:
                                         .encode()))
     assert answer.status == 404
     assert answer.error()["type"] == "not_found_error"
+    assert ("below /v1" in answer.error()["message"]) == (path != "/v1/nothing")
     assert "location" not in answer.headers
 
 
