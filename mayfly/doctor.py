@@ -12,6 +12,7 @@ from typing import Any
 
 from mayfly import listening, places, settings, spelling
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
+from mayfly.models.ensure import absent
 from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
 
@@ -22,8 +23,6 @@ def main() -> int:
     for right, line in _examine():
         good &= right
         print(f"{'ok' if right else 'NO':4}{line}")
-    if not good:
-        print("The next start makes what is missing where it can.")
     return 0 if good else 1
 
 
@@ -32,7 +31,7 @@ def _examine() -> Iterator[tuple[bool, str]]:
     yield True, f"Python {platform.python_version()} at {sys.executable}"
     yield _packages()
     file = settings.env_file()
-    yield (True, f"settings in {file}") if file.exists() else (False, f"settings: no file {file} yet")
+    yield (True, f"settings in {file}") if file.exists() else (False, f"settings: no file {file} yet; the next start makes it")
     try:
         for doubt in spelling.doubts():
             yield not doubt.misspelt, doubt.message
@@ -56,11 +55,15 @@ def _packages() -> tuple[bool, str]:
 
 def _models(found: Settings) -> Iterator[tuple[bool, str]]:
     inventory = Inventory(found.model_path, (found.embed_model, found.model_name))
+    to_make = absent(found)
     for kind, name, none in (
             ("embedding", found.embed_model, "EMBED_MODEL=none): the service completes only"),
             ("completion", found.model_name, "MODEL_NAME=none): the service embeds only")):
         if not name:
             yield True, f"no {kind} model is configured ({none}"
+            continue
+        if kind in to_make:
+            yield False, f"{kind} model {name}: the next start makes it"
             continue
         try:
             model = inventory.require(name)

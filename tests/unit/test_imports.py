@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "forms": {"compat", "keys"},
     "settings": {"errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
-    "doctor": {"errors", "places", "settings", "spelling", "listening", "models.inventory"},
+    "doctor": {"errors", "places", "settings", "spelling", "listening", "models.ensure", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "watchdog"},
     # What processes say to one another; nothing that runs.

@@ -178,7 +178,7 @@ def test_failure_of_a_lane_has_its_status(failure: CallError, status: int, kind:
             assert got == status
             message, param = failure.message, None
             if code == "context_length_exceeded" and path != "/embed":
-                message, param = f"'prompt' is too long: {failure.message}; shorten it.", "prompt"
+                message, param = f"'prompt' is too long: {failure.message}; shorten it or raise N_CTX.", "prompt"
             assert answer == {"error": {"message": message, "type": kind, "param": param, "code": code}}
             if status in (429, 503):
                 assert int(headers["Retry-After"]) == (8 if failure.retry_after == 7.2 else
