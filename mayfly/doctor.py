@@ -31,7 +31,8 @@ def _examine() -> Iterator[tuple[bool, str]]:
     yield True, f"Python {platform.python_version()} at {sys.executable}"
     yield _packages()
     file = settings.env_file()
-    yield (True, f"settings in {file}") if file.exists() else (False, f"settings: no file {file} yet; the next start makes it")
+    there = file.exists()
+    yield there, f"settings in {file}" if there else f"settings: no file {file} yet; the next start makes it"
     try:
         for doubt in spelling.doubts():
             yield not doubt.misspelt, doubt.message
