@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
@@ -31,14 +33,17 @@ from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.keys import env_file, ring
 
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+# Signals within so many seconds are one stop; a process that was told to stop is told again after so many.
+_SAME_STOP = 2.0
+_TELL_AGAIN = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for number in _STOPS:
-        signal.signal(number, _stop)
+    stop = _Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         if settings.env_file() != places.home() / ".env":  # a path from where the person is
             os.environ["MAYFLY_ENV"] = str(settings.env_file().absolute())
@@ -107,8 +112,10 @@ def _make_ready(arguments: Sequence[str]) -> None:
     try:
         code = made.wait()
     except BaseException:
-        made.terminate()  # it takes along what it has started
-        made.wait()
+        while made.poll() is None:
+            made.terminate()  # it takes along what it has started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                made.wait(_TELL_AGAIN)
         raise
     if code and (code != 1 or "embedding" in absent(found)):
         raise SystemExit(code)
@@ -151,12 +158,22 @@ def _doctor(_: argparse.Namespace, __: Sequence[str]) -> int:
     return doctor.main()
 
 
-def _stop(signum: int, frame: object) -> None:
-    # As an exception, so that temporary files are removed on the way out, and what was started is ended: which a second
-    # signal isn't to break off, such as that of a parent who was told to stop as well.
-    for number in _STOPS:
-        signal.signal(number, lambda _number, _frame: None)
-    raise SystemExit(128 + signum)
+class _Stop:
+    """Handles a signal to end: as an exception, so that temporary files are removed on the way out, and what was
+    started is ended.
+
+    That isn't to be broken off by the same stop coming once more, such as from a parent who was told to stop as well. A
+    later signal raises again: an exception that happens to come while Python finalises an object is lost.
+    """
+
+    def __init__(self) -> None:
+        self._since = -math.inf
+
+    def __call__(self, signum: int, frame: object) -> None:
+        now = time.monotonic()
+        if now - self._since >= _SAME_STOP:
+            self._since = now
+            raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":
