@@ -1,6 +1,6 @@
 """What a fresh process for each completion costs: ISOLATION=fork and respawn against none, in one run.
 
-    python bench/restart.py [--completions 12] [--model FILE.gguf]
+    python bench/restart.py [--completions 12] [--model FILE.gguf] [--engine llamacpp]
 
 Two services run side by side, one forking and one not, and answer the same prompt in turn, so that what the machine
 does meanwhile falls on both. Then the gap is measured at the lane itself: with a second call waiting in the queue,
@@ -12,6 +12,7 @@ alone, because loading the next process would disturb the others. The default mo
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -48,7 +49,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--completions", type=int, default=12, help="counted completions of each kind")
     arguments.add_argument("--model", type=Path, help="a completion model (default: random 1.1 B)")
+    arguments.add_argument("--engine", default="auto", help="CHAT_ENGINE")
     chosen = arguments.parse_args()
+    os.environ["CHAT_ENGINE"] = chosen.engine
     described = results.machine()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
         folder = Path(name)

@@ -89,8 +89,8 @@ class Settings:
         "is made at the first start.")
     embed_engine: str = _setting(
         "auto", forms.one_of(backends.AUTO, *sorted(backends.names("embedding"))),
-        "What computes embeddings. openvino: faster, for models of the architecture bert. gpt4all: "
-        "everywhere. auto: openvino where it works, else gpt4all. The vectors are the same.")
+        "What computes embeddings. openvino: faster, for models of the architecture bert. llamacpp: of newer ones too. "
+        "gpt4all: everywhere. auto: the first of these that works. The vectors are the same.")
     chat_engine: str = _setting(
         "auto", forms.one_of(backends.AUTO, *sorted(backends.names("completion"))),
         "What computes completions. llamacpp: models of all architectures that llama.cpp knows. gpt4all: those up to "
@@ -165,7 +165,10 @@ class Settings:
     chat_processes: int = _setting("1", forms.integer(1, 64), "How many completions run at once.")
     threads: int = _setting(
         "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores.")
-    n_ctx: int = _setting("2048", forms.integer(16, 1_048_576), "Context window for completions, in tokens.")
+    n_ctx: int = _setting(
+        "8192", forms.integer(16, 1_048_576),
+        "Context window for completions, in tokens at most: a model's own may be smaller, and it is where MEMORY_LIMIT "
+        "has no room for it. /v1/models tells each model's.")
     device: str = _setting(
         "cpu", forms.device, "Where completions are computed: cpu, gpu, cuda, kompute, or a device name.")
     queue_limit: int = _setting(
@@ -184,6 +187,12 @@ class Settings:
     debug: bool = _setting(
         "false", forms.truth, "Also print what the worker processes write, and let crashed processes leave core dumps, "
         "which may hold keys and prompts.")
+
+    @property
+    def windows(self) -> int:
+        """How many processes keep keys and values of a completion model: a template, or a standby, besides those of the
+        completions that run at once."""
+        return 1 if self.isolation == "none" else self.chat_processes + 1
 
 
 def names() -> list[str]:

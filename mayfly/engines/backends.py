@@ -19,6 +19,8 @@ Kind = Literal["completion", "embedding"]
 GGUF = ".gguf"
 #: What names the engine for a kind of models.
 SETTINGS: Mapping[Kind, str] = {"completion": "CHAT_ENGINE", "embedding": "EMBED_ENGINE"}
+# How completion models pool that were trained to make vectors.
+_POOLED = ("mean", "cls", "last")
 #: Where a setting leaves the engine to the program.
 AUTO = "auto"
 
@@ -59,8 +61,12 @@ class Backend:
         """
         return None
 
-    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str]) -> str:
-        """Return why it can't take a file as a model of a kind, after the file's name; "" if it can."""
+    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
+        """Return why it can't take a file as a model of a kind, after the file's name; "" if it can.
+
+        Args:
+            pooling: how it makes one vector of many, if its file says that it does.
+        """
         if architecture in self.architectures.get(kind, ()):
             return ""
         shown = architecture[:50]
@@ -138,12 +144,12 @@ class Gpt4All(Backend):
         "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64",
         "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"})
 
-    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str]) -> str:
+    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend."""
         strange = sorted(tensor_types - self.tensor_types)
         if strange:
             return f"has weights of the type {strange[0]}, which {self.title} doesn't know"
-        return super().objection(kind, architecture, tensor_types)
+        return super().objection(kind, architecture, tensor_types, pooling)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -156,7 +162,8 @@ class LlamaCpp(Backend):
 
     name = "llamacpp"
     title = "llama.cpp"
-    loaders: Mapping[Kind, str] = {"completion": "mayfly.engines.llamacpp.completions:LlamaCompletions"}
+    loaders: Mapping[Kind, str] = {"completion": "mayfly.engines.llamacpp.completions:LlamaCompletions",
+                                   "embedding": "mayfly.engines.llamacpp.embeddings:LlamaEmbeddings"}
     tokenizer = "mayfly.engines.llamacpp.vocabulary:open_tokenizer"
     about = "mayfly.engines.llamacpp.library:about"
     package = "xllamacpp"
@@ -181,7 +188,13 @@ class LlamaCpp(Backend):
             qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe qwen4exp refact rwkv6 rwkv6qwen2 rwkv7
             seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 talkie xverse
             """)}
-    features = frozenset({"seed"})
+    features = frozenset({"seed", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "dry_multiplier",
+                          "xtc_probability"})
+
+    def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
+        """See Backend. What completes can be trained to make vectors too."""
+        trained = kind == "embedding" and pooling in _POOLED and architecture in self.architectures["completion"]
+        return "" if trained else super().objection(kind, architecture, tensor_types, pooling)
 
     def installed(self) -> bool:
         """See Backend."""
@@ -221,10 +234,14 @@ def of_file(name: str) -> list[Backend]:
     return [backend for backend in BACKENDS if name.endswith(backend.suffix)]
 
 
-def kind_of(architecture: str) -> Kind:
-    """Return what a network does; one that nobody knows completes."""
-    embeds = any(architecture in backend.architectures.get("embedding", ()) for backend in BACKENDS)
-    return "embedding" if embeds else "completion"
+def kind_of(architecture: str, pooling: str | None = None) -> Kind:
+    """Return what a network does; one that nobody knows completes.
+
+    Args:
+        pooling: how it makes one vector of many, if its file says that it does.
+    """
+    embedding = {name for backend in BACKENDS for name in backend.architectures.get("embedding", ())}
+    return "embedding" if pooling in _POOLED or architecture in embedding else "completion"
 
 
 def names(kind: Kind) -> list[str]:

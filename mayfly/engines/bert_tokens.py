@@ -10,6 +10,9 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from mayfly.engines import long_texts
 from mayfly.engines.base import Part
 from mayfly.models import wordpiece
@@ -19,6 +22,15 @@ from mayfly.wire.calls import LongText
 _OVERLAP = 8
 _PLACEHOLDER = "24df574ea1c998de59d5be15e769658e"
 
+# What gpt4all puts before a text, by the name in the model's file (`EMBEDDING_MODEL_SPECS`).
+_PREFIXES = {
+    r"nomic-embed-text-v1(-ablated|-unsupervised|\.5)?": "search_document:",
+    r"e5-(small|base|large)(-unsupervised|-v2)?": "passage:",
+    r"llm-embedder": "Represent this document for retrieval:",
+}
+# The model whose vectors gpt4all moves so that their numbers' mean is 0 (`matryoshkaCapable`).
+_CENTRED = "nomic-embed-text-v1.5"
+
 _WORD = re.compile(r"[^ \t\r\n]+")
 # Bytes of words in which a text's first chunk is looked for.
 _MOST_READ = 64_000
@@ -26,6 +38,19 @@ _MOST_READ = 64_000
 # A language's common words fit; what they take is some 20 MB at most.
 _MOST_WORDS = 100_000
 _LONGEST_WORD = 40
+
+
+def prefix_of(name: str | None) -> str:
+    """Return what stands before each text of a model of this name."""
+    return next((prefix for names, prefix in _PREFIXES.items() if re.fullmatch(names, name or "")), "")
+
+
+def finished(rows: npt.NDArray[np.float32], name: str | None) -> npt.NDArray[np.float32]:
+    """Return the vectors that a model of this name has computed, one a row, with norm 1."""
+    if name == _CENTRED:
+        rows = rows - rows.mean(axis=1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 class BertTokens:

@@ -95,7 +95,8 @@ def _judged(kind: Kind, path: Path, wanted: str = AUTO) -> list[tuple[Backend, s
     if able[0].suffix != GGUF:
         return [(backend, "") for backend in able]
     header = read_header(path)
-    return [(backend, backend.objection(kind, header.architecture, header.tensor_types)) for backend in able]
+    return [(backend, backend.objection(kind, header.architecture, header.tensor_types, header.pooling))
+            for backend in able]
 
 
 def _first(kind: Kind, path: Path, wanted: str, load: Callable[[Backend, str], _Engine], note: Note) -> _Engine:

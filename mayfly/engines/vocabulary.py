@@ -7,7 +7,6 @@ import functools
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
 from mayfly.engines import cuts, long_texts
 from mayfly.engines.base import Tokenize
@@ -271,23 +270,25 @@ def _byte_level() -> dict[str, int]:
 _BYTE_LEVEL = _byte_level()
 
 
-def tokenizer(vocabulary: Vocabulary, kind: Literal["completion", "embedding"]) -> Tokenize:
-    """Return a function that gives the token ids for a text of a client, in which `</s>` is text.
+def of_prompts(vocabulary: Vocabulary) -> Tokenize:
+    """Return a function that gives the token ids for a text of a client in a prompt, in which `</s>` is text."""
+    return lambda text: (ids for _, ids in vocabulary.pieces([Segment(text, special=False)]))
+
+
+def of_words(framed: Callable[[str], list[int]]) -> Tokenize:
+    """Return a function that gives the token ids for a text whose vector is to be made; it is cleaned first, and a very
+    long one cut, as for its vector.
 
     Args:
-        kind: an embedding model's text is cleaned first, and a very long one cut, as for its vectors.
+        framed: gives the ids of a text between those that begin and end it.
     """
-
-    def of_prompt(text: str) -> Iterator[array[int]]:
-        return (ids for _, ids in vocabulary.pieces([Segment(text, special=False)]))
-
     def of_embedded(text: str) -> Iterator[array[int]]:
-        """Each part is tokenised between the tokens that begin and end a text; those in the middle don't count."""
+        """The tokens that begin and end a part in the middle don't count."""
         held: array[int] | None = None
         for parts in long_texts.cleaned_parts(text):
             yield array("i")
             for part in parts:
-                ids = array("i", vocabulary.tokenize([Segment(wordpiece.normalise(part), special=False)]))
+                ids = array("i", framed(wordpiece.normalise(part)))
                 if held is not None:
                     yield held[:-1]
                     ids = ids[1:]
@@ -295,7 +296,7 @@ def tokenizer(vocabulary: Vocabulary, kind: Literal["completion", "embedding"]) 
         assert held is not None
         yield held
 
-    return of_embedded if kind == "embedding" else of_prompt
+    return of_embedded
 
 
 def too_long(tokens: int | None, context_length: int, *, at_least: bool = False) -> ContextLengthExceeded:

@@ -91,7 +91,8 @@ class Header:
     def embedding_window(self) -> int:
         """How many tokens an embedding model takes at once; of a longer text parts are made, or it is cut."""
         # sentence-transformers cuts a text at 256 tokens for the models that this architecture is used for here.
-        return min(256, self.context_length) if self.architecture == "bert" else self.context_length
+        # Of the windows of newer ones no more is taken than what the keys and values of a text may cost.
+        return min(256 if self.architecture == "bert" else 2048, self.context_length)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mayfly.settings import Settings
 
 # A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
 _LONGEST_NAME = 500
+_LEAST_WINDOW = 2048
 # What llama.cpp keeps of a key or a value in its cache: 16-bit floats.
 _CACHE_BYTES = 2
 # What is told of a header as it stands there.
@@ -64,11 +65,16 @@ class Model:
     engines: tuple[str, ...] = ()
     unusable: str = ""
 
-    def window(self, n_ctx: int) -> int:
-        """Return how many tokens it takes at once, where N_CTX, which is for completions, is `n_ctx`."""
+    def window(self, settings: Settings) -> int:
+        """Return how many tokens it takes at once: of those of N_CTX, which is for completions, as many as MEMORY_LIMIT
+        has room for beside the weights, but not less than a usual conversation has."""
         if self.kind == "embedding":
             return self.context_length
-        return min(n_ctx, self.context_length or n_ctx)
+        window = min(settings.n_ctx, self.context_length or settings.n_ctx)
+        room, token = settings.memory_limit, settings.windows * self.cache_token_bytes
+        while room and window > _LEAST_WINDOW and self.size + window * token > room:
+            window = max(_LEAST_WINDOW, window // 2)
+        return window
 
     def backend(self, kind: Kind, wanted: str = AUTO) -> Backend:
         """Return the engine that serves it as a model of a kind; `wanted` is the one that a setting names."""
@@ -78,9 +84,7 @@ class Model:
         """Estimate the memory in bytes that it takes, with the keys and values of the completions that run at once."""
         kind = self.kind or "completion"
         wanted = settings.embed_engine if kind == "embedding" else settings.chat_engine
-        # A template's own cache, or a standby's, comes to those of the completions that run at once.
-        processes = 1 if settings.isolation == "none" else settings.chat_processes + 1
-        cache = processes * self.window(settings.n_ctx) * self.cache_token_bytes
+        cache = settings.windows * self.window(settings) * self.cache_token_bytes
         return self.backend(kind, wanted).memory(self.size, cache, settings.threads)
 
 
@@ -204,9 +208,9 @@ def _describe(model: Model) -> Model:
         header = read_header(model.path)
     except (ModelUnavailable, OSError, ValueError) as exc:
         return replace(described, unusable=str(exc))
-    kind = backends.kind_of(header.architecture)
+    kind = backends.kind_of(header.architecture, header.pooling)
     completes = kind == "completion"
-    objections = {backend.name: backend.objection(kind, header.architecture, header.tensor_types)
+    objections = {backend.name: backend.objection(kind, header.architecture, header.tensor_types, header.pooling)
                   or ("" if backend.installed() else f"needs {backend.package}, which isn't installed")
                   for backend in takers if kind in backend.loaders}
     able = tuple(name for name, objection in objections.items() if not objection)

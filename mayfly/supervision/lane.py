@@ -82,6 +82,7 @@ class Lane:
         isolation: "fork", "respawn" or "none".
         stem: what the names of its files and processes begin with.
         memory: what it takes, as estimated, in bytes.
+        window: tokens that its model takes at once.
         served_at_once: calls that it serves at the same time.
         wanted_engine: EMBED_ENGINE or CHAT_ENGINE for its next process. Where a process died in native code while it
             loaded, auto has become gpt4all.
@@ -99,6 +100,7 @@ class Lane:
     kind: Kind = "completion"
     model_file: Path = Path()
     memory: int = 0
+    window: int = 0
     listener: socket.socket = field(default_factory=socket.socket)
     address: LaneAddress = field(default_factory=LaneAddress)
     served_at_once: int = 1

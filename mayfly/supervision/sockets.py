@@ -147,7 +147,8 @@ class LaneSockets:
         lane = self.lanes[name] = Lane(
             name, model.id if model else "", isolation, stem=stem, kind=kind,
             model_file=model.path if model else self._settings.model_path,
-            memory=model.memory(self._settings) if model else 0, listener=listener, address=address,
+            memory=model.memory(self._settings) if model else 0,
+            window=model.window(self._settings) if model else 0, listener=listener, address=address,
             served_at_once=at_once, wanted_engine=self._wanted(kind))
         return lane
 

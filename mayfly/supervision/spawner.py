@@ -54,7 +54,8 @@ class ProcessSpawner:
                          sockets=self._public, on_event=on_event, on_line=on_line, gather=_GATHER)
         embeds = lane.kind == "embedding"
         settings = dataclasses.replace(
-            settings, api_keys=(), hf_token="", embed_engine=lane.wanted_engine if embeds else settings.embed_engine,
+            settings, api_keys=(), hf_token="", n_ctx=lane.window or settings.n_ctx,
+            embed_engine=lane.wanted_engine if embeds else settings.embed_engine,
             chat_engine=settings.chat_engine if embeds else lane.wanted_engine)
         spec = Spec(
             lane=position.name, kind=lane.kind, model=lane.model, role=position.role, settings=settings,

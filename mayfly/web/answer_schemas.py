@@ -61,13 +61,15 @@ class EmbeddingList(_Answer):
 
 
 class Completed(_Answer):
-    """A completion of the native route; `generation` is the number of the process that made it."""
+    """A completion of the native route; `generation` is the number of the process that made it, `seed` what the engine
+    drew with, if it takes one."""
 
     response: str
     model: str
     finish_reason: Reason
     generation: Count
     usage: Usage
+    seed: int | None = None
 
 
 class ListedModel(_Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Model:
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
         chat_template: where the template of its prompts is from; "" if it has none.
+        takes_seed: whether its engine does.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Model:
     file: inventory.Model | None
     window: int = 0
     chat_template: str = ""
+    takes_seed: bool = False
 
 
 class Catalogue:
@@ -128,7 +130,9 @@ class Catalogue:
         """
         model = self.resolve(body.model, "completion")
         if model.file is not None:
-            body.require_features(self._backend(model.lane, model.file))
+            engine = self._backend(model.lane, model.file)
+            body.require_features(engine)
+            return replace(model, takes_seed="seed" in engine.features)
         return model
 
     def _backend(self, lane: str, file: inventory.Model) -> Backend:
@@ -207,7 +211,7 @@ class Catalogue:
         template = file.chat_template
         if lane == "completion" and self._settings.prompt_template:
             template = "setting"
-        return Model(file.id, kind, lane, file, file.window(self._settings.n_ctx), template)
+        return Model(file.id, kind, lane, file, file.window(self._settings), template)
 
     def _of_kind(self, model: Model, kind: Kind | None) -> Model:
         if kind is None:

@@ -18,7 +18,7 @@ from mayfly.settings import ANY, NO_ORIGIN, Settings
 # How long a browser may remember a preflight's answer (s).
 _REMEMBERED = 600
 # Headers of answers that a page may read beside the usual ones.
-_EXPOSED = "X-Request-Id, X-Ignored-Fields, Retry-After"
+_EXPOSED = "X-Request-Id, X-Ignored-Fields, X-Seed, Retry-After"
 
 
 @dataclass(frozen=True)

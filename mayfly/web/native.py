@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mayfly.flow import Flow
@@ -13,8 +14,11 @@ from mayfly.web.flows import as_json, event_stream
 from mayfly.web.openai_answers import usage
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import CompletionBody, EmbedBody, validate
+from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
 from mayfly.wire.calls import CompletionCall, Finished, Piece
+
+_Answer = Callable[[str, Finished], dict[str, Any]]
 
 TAG = "mayfly's own"
 #: Bodies for embeddings, for the document.
@@ -40,9 +44,12 @@ def routes(service: Service) -> list[Route]:
         body = validate(CompletionBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         model = catalogue.completing(body)
         call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx))
+        [call] = seeded(asked, model, [call])
         choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
                           in_pieces=body.stream)
-        made = event_stream(choices, _events, asked.id) if body.stream else _whole(choices)
+        answer = functools.partial(_answer, seed=call.sampling.seed)
+        made = event_stream(choices, functools.partial(_events, answer), asked.id) if body.stream else _whole(
+            choices, answer)
         return catalogue.naming("prompt", model, made)
 
     return [
@@ -53,24 +60,25 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _whole(choices: Choices) -> Flow:
+def _whole(choices: Choices, answer: _Answer) -> Flow:
     [completion] = yield from choices.completions()
-    yield as_json(_answer(completion.text, completion.finished))
+    yield as_json(answer(completion.text, completion.finished))
 
 
-def _answer(text: str, finished: Finished) -> dict[str, Any]:
+def _answer(text: str, finished: Finished, seed: int | None) -> dict[str, Any]:
     return {
         "response": text,
         "model": finished.model,
         "finish_reason": finished.reason,
         "generation": finished.generation,
         "usage": usage([finished], 1),
+        **({} if seed is None else {"seed": seed}),
     }
 
 
-def _events(part: Part) -> Iterable[dict[str, Any]]:
+def _events(answer: _Answer, part: Part) -> Iterable[dict[str, Any]]:
     item = part.item
     if isinstance(item, Piece):
         yield {"response": item.text}
     elif isinstance(item, Finished):
-        yield _answer("", item)
+        yield answer("", item)

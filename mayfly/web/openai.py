@@ -17,6 +17,7 @@ from mayfly.web.openai_answers import Chunks, Form, answer
 from mayfly.web.openai_schemas import ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
+from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
 from mayfly.wire.calls import CompletionCall
 
@@ -68,6 +69,7 @@ def routes(service: Service) -> list[Route]:
                   candidates: int, echoes: Sequence[str]) -> Flow:
         found = catalogue.completing(body)
         include_usage = body.include_usage()
+        calls = seeded(asked, found, calls, candidates)
         choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
                           at_once=settings.chat_processes)
         if body.stream:

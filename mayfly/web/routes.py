@@ -33,6 +33,7 @@ class Asked:
         deadline: when its answer has to be there, on the clock of `time.monotonic`.
         trusted: whether its caller may use everything.
         ignored: the view adds the names of fields that mean nothing here.
+        headers: the view adds those of the answer.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Asked:
     deadline: float
     trusted: bool
     ignored: list[str] = field(default_factory=list)
+    headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _flask_view(route: Route, service: Service) -> Callable[..., Response]:
         made = route.view(asked, **parameters)
         if isinstance(made, Answer):
             return Response(made.body, status=made.status, headers=made.headers)
-        return FlowResponse(made, asked.id)
+        response = FlowResponse(made, asked.id)
+        response.headers.extend(asked.headers)
+        return response
 
     return view
 
@@ -128,7 +132,7 @@ class AtOnce:
         sent = parsed(body, len(body)) if route.body is not None else {}
         asked = Asked(name, environ, sent, self._service.deadline(), trusted)
         made = route.view(asked)
-        headers.extend(self._service.ignored.headers(asked.ignored))
+        headers.extend((*self._service.ignored.headers(asked.ignored), *asked.headers))
         if isinstance(made, Answer):
             yield made
         else:

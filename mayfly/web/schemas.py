@@ -125,6 +125,7 @@ def _few(value: Any) -> Any:
 _TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 _Biases = Annotated[dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
+_WHERE_SAMPLER = "where the model's engine has such a sampler"
 _PENALTY = "a number from -2 to 2, where the model's engine has such a penalty"
 
 #: Fields that an engine may have nothing for: how a refusal ends then. What they are left out is their default.
@@ -133,6 +134,9 @@ _LACKING = {
     "logit_bias": "empty or left out: {engine} can't bias tokens",
     "frequency_penalty": "0 or left out: {engine} has repeat_penalty instead",
     "presence_penalty": "0 or left out: {engine} has repeat_penalty instead",
+    "typical_p": "1 or left out: {engine} has no such filter",
+    "dry_multiplier": "0 or left out: {engine} has repeat_penalty instead",
+    "xtc_probability": "0 or left out: {engine} has no such sampler",
     "suffix": "left out: {engine} can't fill gaps",
     "logprobs": "left out: {engine} gives no probabilities",
     "top_logprobs": "0 or left out: {engine} gives no probabilities",
@@ -155,7 +159,15 @@ class SampledBody(Body):
     repeat_last_n: int = Field(_GPT4ALL.repeat_last_n, ge=0, description="a whole number from 0 to {n_ctx} (N_CTX)")
     stop: Stops = Field([], description=STOPS)
     stream: bool = Field(False, description="true or false")
-    seed: int | None = Field(None, description="a whole number, where the model's engine takes one")
+    seed: int | None = Field(
+        None, ge=-1 << 63, lt=1 << 63, description="a whole number of 64 bits, where the model's engine takes one")
+    typical_p: float = Field(
+        1.0, gt=0, le=1, description="a number above 0, up to 1, where the model's engine has such a filter")
+    dry_multiplier: float = Field(0.0, ge=0, le=10, description=f"a number from 0 to 10, {_WHERE_SAMPLER}")
+    dry_base: float = Field(1.75, ge=1, le=10, description="a number from 1 to 10")
+    dry_allowed_length: int = Field(2, ge=1, le=1000, description="a whole number from 1 to 1000")
+    xtc_probability: float = Field(0.0, ge=0, le=1, description=f"a number from 0 to 1, {_WHERE_SAMPLER}")
+    xtc_threshold: float = Field(0.1, ge=0, le=0.5, description="a number from 0 to 0.5")
     logit_bias: _Biases = Field(
         {}, description=f"an object of up to {MOST_BIASES} token ids, each with a number from -100 to 100, where the "
                         "model's engine can bias tokens")

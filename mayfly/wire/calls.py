@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,8 +28,9 @@ class Message:
 class Sampling:
     """How the next token is chosen; the defaults are gpt4all's own (`GPT4All.generate`).
 
-    `temperature` 0 is greedy. `max_tokens` None means: up to the end of the context window. `seed` makes what is random
-    the same again, where the engine takes one.
+    `temperature` 0 is greedy. `max_tokens` None means: up to the end of the context window. What follows `stop` is for
+    the engines that have it: `seed` makes what is random the same again, `logit_bias` is by token ids, the penalties
+    count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp.
     """
 
     max_tokens: int | None = 200
@@ -41,6 +42,15 @@ class Sampling:
     repeat_last_n: int = 64
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    typical_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[str, float] = field(default_factory=dict)
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ is ever used by two threads. A crash in native code takes the whole process down
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -17,7 +18,7 @@ from mayfly.errors import ModelUnavailable
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
 from mayfly.lanes.switchboard import Switchboard
-from mayfly.models.inventory import Inventory, unconfigured
+from mayfly.models.inventory import Inventory, Model, unconfigured
 from mayfly.settings import Settings
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.calls import MOST_CALLS_HELD
@@ -48,12 +49,17 @@ def local_lanes(settings: Settings, folder: Path) -> Switchboard:
         found = inventory.require(model)
         listener, address = LaneAddress.bind(folder / f"{kind}.sock")
         listener.setblocking(False)
-        spec = Spec(lane=kind, kind=kind, model=found.id, role="serve", settings=settings, model_file=found.path,
-                    listen_fd=listener.fileno(), address=address, run_folder=folder, budget=table.handle,
+        spec = Spec(lane=kind, kind=kind, model=found.id, role="serve", settings=_for(found, settings),
+                    model_file=found.path, listen_fd=listener.fileno(), address=address, run_folder=folder,
+                    budget=table.handle,
                     places=(place,), generation=1, parent=os.getpid())
         lanes[kind] = _start(spec, Worker(spec, listener, table, events))
         models[found.id] = kind
     return Switchboard(lanes, models)
+
+
+def _for(model: Model, settings: Settings) -> Settings:
+    return dataclasses.replace(settings, n_ctx=model.window(settings))
 
 
 def _start(spec: Spec, worker: Worker) -> SocketLane:

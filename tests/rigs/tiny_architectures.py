@@ -65,8 +65,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-def make(path: Path, name: str) -> Path:
-    """Write a model of an architecture of `ARCHITECTURES` to `path` and return `path`."""
+def make(path: Path, name: str, numbers: Mapping[str, int] | None = None) -> Path:
+    """Write a model of an architecture of `ARCHITECTURES` to `path`, with more entries in its header; return `path`."""
     made = ARCHITECTURES[name]
     random = np.random.default_rng(1)
 
@@ -80,7 +80,7 @@ def make(path: Path, name: str) -> Path:
             kept += [(block + tensor, _matrix(random, tensor, shape)) for tensor, shape in made.matrices.items()]
         return kept
 
-    keys = {f"{name}.{key}": number for key, number in made.keys.items()}
+    keys = {f"{name}.{key}": number for key, number in made.keys.items()} | dict(numbers or {})
     return tiny_llama.make(path, architecture=name, embedding=_WIDTH, heads=_HEADS, numbers=keys, changed=changed)
 
 

@@ -243,7 +243,8 @@ class Service:
 def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None, *, grace: float = 5.0,
             backlog: int = 128, **values: str) -> Iterator[Service]:
     """Run a server with the given settings (environment names) while the block runs."""
-    settings = parse({"API_KEYS": KEY, **values})
+    # An engine that takes no seed: what the web process draws for others differs from call to call.
+    settings = parse({"API_KEYS": KEY, "CHAT_ENGINE": "gpt4all", **values})
     lanes = {"embedding": embed or ScriptedLane("embedding"), "completion": chat or ScriptedLane("completion")}
     listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
     port = listener.getsockname()[1]

@@ -255,13 +255,16 @@ def test_a_file_that_the_fast_engine_cannot_compute_is_refused_with_the_reason(t
         choose.load_embeddings(tiny_model, 1, "tiny", engine="openvino")
 
 
-def test_auto_goes_back_to_gpt4all_with_a_line_for_the_log(embedding_model: Path,
+def test_auto_goes_back_to_the_next_engine_with_a_line_for_the_log(embedding_model: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mayfly.engines.openvino", None)  # as where there is no wheel
+    for engine in ("openvino", "llamacpp.embeddings"):
+        monkeypatch.setitem(sys.modules, f"mayfly.engines.{engine}", None)  # as where there is no wheel
     said: list[str] = []
-    engine = choose.load_embeddings(embedding_model, 1, "m", engine="auto", note=said.append)
-    assert engine.facts["engine"] == "gpt4all"
-    assert len(said) == 1 and said[0].startswith("embeddings are computed by gpt4all: openvino isn't installed")
+    loaded = choose.load_embeddings(embedding_model, 1, "m", engine="auto", note=said.append)
+    assert loaded.facts["engine"] == "gpt4all"
+    assert [line.partition(": ")[0] for line in said] == ["embeddings are computed by llamacpp",
+                                                          "embeddings are computed by gpt4all"]
+    assert "openvino isn't installed" in said[0] and "llamacpp isn't installed" in said[1]
     with pytest.raises(ModelUnavailable, match="openvino isn't installed"):
         choose.load_embeddings(embedding_model, 1, "m", engine="openvino")
 

@@ -7,18 +7,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import real_models
 import tiny_architectures
 import tiny_llama
+from fidelity.texts import FOLDER, alike
 from random_texts import random_texts
-from service import PROJECT
+from service import PROJECT, Service
 
 from mayfly.engines import backends, choose
+from mayfly.engines.base import EmbeddingEngine
 from mayfly.engines.gpt4all.vocabulary import open_vocabulary
 from mayfly.errors import ContextLengthExceeded, ModelUnavailable
 from mayfly.models.header import read_header
@@ -163,6 +166,44 @@ def test_the_ids_of_a_prompt_in_segments_are_those_that_gpt4all_evaluates(
         segments = [Segment("<|im_end|>the\n" if blanks else "the", special=True), Segment(text, special=False),
                     Segment("<|im_end|>", special=True), Segment(text, special=False)]
         assert ours.tokenize(segments) == theirs.tokenize(segments), text
+
+
+# -- embeddings ---------------------------------------------------------------------------------------------------
+
+
+def of_texts(engine: EmbeddingEngine, texts: Sequence[str]) -> np.ndarray:
+    """Return the vectors of texts that fit the window, one a row."""
+    parts = [part for text in texts for part in engine.plan(text, "truncate") if part]
+    return np.stack([engine.compute(part.chunks)[0] for part in parts])
+
+
+def test_the_vectors_of_the_reference_are_those_of_sentence_transformers(embedding_model: Path) -> None:
+    engine = choose.load_embeddings(embedding_model, 1, "m", engine="llamacpp")
+    assert engine.facts == {"engine": "llamacpp", "precision": "f16"}
+    texts = [sample.text for sample in alike()]
+    reference = np.load(FOLDER / "reference.npy")[:len(texts)]
+    assert float(np.sum(of_texts(engine, texts) * reference, axis=1).min()) > 0.9999
+    # Several at once are what they are one by one.
+    chunks = [part.chunks[0] for text in texts[:6] for part in engine.plan(text, "truncate") if part]
+    few = [chunk for chunk in chunks if len(chunk) < 20][:4]
+    together, apart = engine.compute(few), np.concatenate([engine.compute([chunk]) for chunk in few])
+    assert float(np.sum(together * apart, axis=1).min()) > 0.99999
+
+
+@pytest.mark.parametrize("pooling", [gguf.PoolingType.MEAN, gguf.PoolingType.LAST])
+def test_a_decoder_whose_file_says_how_it_pools_makes_vectors(
+        start: Callable[..., Service], model_path: Path, pooling: gguf.PoolingType) -> None:
+    tiny_architectures.make(model_path / "vectors.gguf", "qwen3", {"qwen3.pooling_type": int(pooling)})
+    service = start(EMBED_MODEL="vectors.gguf", MODEL_NAME="none", N_CTX=256)
+    (listed,) = [model for model in service.session.get(service.url + "/v1/models").json()["data"]
+                 if model["id"] == "vectors"]
+    assert (listed["kind"], listed["engine"], listed["architecture"]) == ("embedding", "llamacpp", "qwen3")
+    texts = ["the river", "the hill", "the river", "", "the light " * 3000]
+    vectors = np.array(service.embed(texts))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert vectors[0] @ vectors[2] > 0.9999 > vectors[0] @ vectors[1]
+    counted = service.post("/v1/tokenize", {"model": "vectors", "input": "the river"}).json()["data"][0]["tokens"]
+    assert len(counted) == 2
 
 
 # -- models ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib.util
 import os
 import re
@@ -32,8 +33,19 @@ def test_every_model_says_what_it_is(model_path: Path, tiny_model: Path) -> None
     assert (tiny.id, tiny.file, tiny.kind, tiny.architecture) == (
         "tiny-llama", "tiny-llama.gguf", "completion", "llama")
     assert tiny.size == tiny_model.stat().st_size
-    assert tiny.window(512) == 512
-    assert tiny.window(1 << 20) == 2048
+    assert [tiny.window(parse({"N_CTX": most})) for most in ("512", "1000000")] == [512, 2048]
+
+
+def test_a_window_is_the_models_own_as_far_as_there_is_memory_for_it(model_path: Path) -> None:
+    tiny = Inventory(model_path).require("tiny-llama")
+    large = dataclasses.replace(tiny, context_length=32_768, cache_token_bytes=1 << 10)
+    room = tiny.size + (10 << 20)  # for 5,120 tokens in two processes
+
+    def window(most: int, limit: object) -> int:
+        return large.window(parse({"N_CTX": str(most), "MEMORY_LIMIT": str(limit)}))
+
+    assert [window(most, room) for most in (512, 4096, 8192, 1 << 20)] == [512, 4096, 4096, 4096]
+    assert (large.window(parse({"MEMORY_LIMIT": "none"})), window(8192, 1 << 20)) == (8192, 2048)
 
 
 def test_memory_is_the_file_and_a_cache_for_each_process(model_path: Path) -> None:
@@ -199,7 +211,7 @@ def test_scripts_say_what_they_stand_for(tmp_path: Path) -> None:
     scripts.write(tmp_path, name="vectors", kind="embedding")
     (tmp_path / "broken.script.json").write_text("{")
     found = {model.id: model for model in Inventory(tmp_path).models()}
-    assert (found["chatty"].kind, found["chatty"].window(2048)) == ("completion", 64)
+    assert (found["chatty"].kind, found["chatty"].window(parse({}))) == ("completion", 64)
     assert found["vectors"].kind == "embedding"
     assert "no script" in found["broken"].unusable
 

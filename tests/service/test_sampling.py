@@ -10,6 +10,8 @@ import pytest
 import tiny_llama
 from service import Service
 
+from mayfly.engines import backends
+
 # As free as it gets: every token may be drawn, and none is penalised.
 FREELY = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "max_tokens": 24}
 GREEDY = {**FREELY, "temperature": 0}
@@ -101,3 +103,76 @@ def test_max_tokens_is_the_number_of_words(service: Service, ask: Any, most: int
     full = ask(service, {**GREEDY, "max_tokens": 20})
     assert full.startswith(words) and len(full) > len(words)
     assert service.complete(PROMPT, **{**GREEDY, "max_tokens": most})["usage"]["completion_tokens"] == most
+
+
+# -- what only llama.cpp has ----------------------------------------------------------------------------------------
+
+WITH_SEEDS = pytest.mark.skipif(not backends.LlamaCpp().installed(), reason="there is no wheel of llama.cpp here")
+
+
+@WITH_SEEDS
+@pytest.mark.parametrize("ask", ROUTES)
+def test_the_same_seed_gives_the_same_answer_and_others_give_others(service: Service, ask: Any) -> None:
+    first, other, again = (ask(service, {**FREELY, "seed": seed}) for seed in (7, 8, 7))
+    assert first == again != other
+    assert ask(service, {**FREELY, "seed": -(1 << 63)}) == ask(service, {**FREELY, "seed": -(1 << 63)})
+
+
+@WITH_SEEDS
+def test_an_answer_names_the_seed_that_makes_it_again(service: Service) -> None:
+    made = service.post("/gpt4all_api", {"prompt": PROMPT, **FREELY})
+    seed = made.json()["seed"]
+    assert made.headers["X-Seed"] == str(seed)
+    assert native(service, {**FREELY, "seed": seed}) == made.json()["response"]
+    assert list(service.stream(PROMPT, **FREELY, seed=seed))[-2]["seed"] == seed  # type: ignore[index]
+    for path, body in (("/v1/completions", {"prompt": PROMPT}),
+                       ("/v1/chat/completions", {"messages": [{"role": "user", "content": PROMPT}]})):
+        asked = {**body, **FREELY, "n": 3}
+        drawn = service.post(path, asked)
+        again = service.post(path, {**asked, "seed": int(drawn.headers["X-Seed"])})
+        assert again.json()["choices"] == drawn.json()["choices"]
+        assert len({str({**choice, "index": 0}) for choice in drawn.json()["choices"]}) == 3
+        streamed_answer = service.post(path, {**asked, "stream": True, "seed": 5})
+        assert streamed_answer.headers["X-Seed"] == "5"
+
+
+@WITH_SEEDS
+@pytest.mark.parametrize("ask", ROUTES)
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+def test_a_penalty_makes_what_was_said_less_likely_and_a_negative_one_likelier(
+        service: Service, ask: Any, penalty: str) -> None:
+    fewer, free, more = (len(set(ask(service, {**GREEDY, "max_tokens": 100, penalty: value}).split()))
+                         for value in (-2, 0, 2))
+    assert fewer <= free < more
+
+
+@WITH_SEEDS
+@pytest.mark.parametrize("ask", ROUTES)
+def test_a_bias_makes_a_token_certain_or_impossible(service: Service, ask: Any) -> None:
+    free = ask(service, GREEDY).split()
+    [said] = service.post("/v1/tokenize", {"input": free[0]}).json()["data"]
+    [token] = said["tokens"][-1:]
+    assert free[0] not in ask(service, {**GREEDY, "logit_bias": {str(token): -100}}).split()
+    assert set(ask(service, {**FREELY, "logit_bias": {str(token): 100}}).split()) == {free[0]}
+    # One that the vocabulary hasn't biases nothing.
+    assert ask(service, {**GREEDY, "logit_bias": {"999999999": 100}}).split() == free
+
+
+@WITH_SEEDS
+@pytest.mark.parametrize("ask", ROUTES)
+def test_the_other_samplers_do_what_they_are_for(service: Service, ask: Any) -> None:
+    seeded = {**FREELY, "seed": 3}
+    free = ask(service, seeded)
+    # The likeliest tokens are left out, where others are likely too; and only typical ones are drawn.
+    assert ask(service, {**seeded, "xtc_probability": 1.0, "xtc_threshold": 0.0}) != free
+    assert ask(service, {**seeded, "typical_p": 0.01}) != free
+    # What would repeat a run of tokens is penalised: a greedy answer that goes in circles doesn't.
+    circling = {**GREEDY, "max_tokens": 200}
+    words, dry = (ask(service, {**circling, "dry_multiplier": value}).split() for value in (0, 5))
+    assert _runs(dry) < _runs(words)
+
+
+def _runs(words: list[str]) -> int:
+    """Return how many runs of four words have been there before."""
+    runs = [tuple(words[index:index + 4]) for index in range(len(words) - 3)]
+    return len(runs) - len(set(runs))

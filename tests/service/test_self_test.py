@@ -24,9 +24,10 @@ ONE: Callable[[str], bool] = lambda name: name == "blk.1.ffn_up.weight"  # noqa:
 DAMAGES = [(0, ALL), (0, MATRICES), (0, WORDS), (0, BLOCKS), (math.nan, ALL), (math.nan, ONE), (math.inf, ALL),
            (1, ALL)]
 
-#: The engines of completions that are installed here.
-COMPLETING = [engine.name for engine in BACKENDS if engine.suffix == GGUF and "completion" in engine.loaders
-              and engine.installed()]
+#: The engines that are installed here.
+INSTALLED = [engine for engine in BACKENDS if engine.suffix == GGUF and engine.installed()]
+COMPLETING = [engine.name for engine in INSTALLED if "completion" in engine.loaders]
+EMBEDDING = [engine.name for engine in INSTALLED if "embedding" in engine.loaders]
 
 
 @pytest.mark.parametrize("engine", COMPLETING)
@@ -38,12 +39,10 @@ def test_a_completion_model_with_damaged_weights_fails_its_self_test(tiny_model:
         choose.load_completions(path, 1, 256, "cpu", "bad", engine=engine).self_test()
 
 
-@pytest.mark.parametrize("engine", ["gpt4all", "openvino"])
+@pytest.mark.parametrize("engine", EMBEDDING)
 @pytest.mark.parametrize(("number", "of"), DAMAGES)
 def test_an_embedding_model_with_damaged_weights_fails_its_self_test(
         embedding_model: Path, tmp_path: Path, engine: str, number: float, of: Callable[[str], bool]) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO isn't installed here")
     path = damaged.overwrite(embedding_model, tmp_path / "bad.gguf", number, of)
     with pytest.raises(ModelUnavailable, match="fails its self-test"):
         choose.load_embeddings(path, 1, "bad", engine=engine)

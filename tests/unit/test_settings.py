@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "MODEL_NAME": (["../secret.gguf", "/etc/passwd", "a/../../b", "http://host/a.gguf", "a\0b"],
                    "a file in MODEL_PATH"),
     "EMBED_MODEL": (["../secret.gguf", "/etc/passwd"], "a file in MODEL_PATH"),
-    "EMBED_ENGINE": (["onnx", "fast"], "auto, gpt4all, openvino"),
+    "EMBED_ENGINE": (["onnx", "fast"], "auto, gpt4all, llamacpp, openvino"),
     "CHAT_ENGINE": (["openvino", "llama"], "auto, gpt4all, llamacpp"),
     "LLAMA_LIBRARY": (["no/such/folder"], "libllama's file"),
     "EMBED_PRECISION": (["int8", "16"], "auto, f32, bf16"),

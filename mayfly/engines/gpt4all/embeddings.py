@@ -6,7 +6,6 @@ for 100,000 words. So what it does is done here, chunk by chunk (`embedInternal`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from mayfly.engines import self_test
 from mayfly.engines.base import Part
-from mayfly.engines.bert_tokens import BertTokens
+from mayfly.engines.bert_tokens import BertTokens, finished, prefix_of
 from mayfly.engines.gpt4all.llama_api import Batch, load_model, open_llama
 from mayfly.engines.gpt4all.vocabulary import open_vocabulary
 from mayfly.errors import EngineFailed, ModelUnavailable
@@ -26,14 +25,6 @@ from mayfly.wire.calls import LongText
 # Tokens that are computed at once at most. llama.cpp lets each token of a batch look at all of them and hides the other
 # texts' afterwards, so more aren't faster.
 _BATCH_TOKENS = 64
-# What gpt4all puts before a text, by the name in the model's file (`EMBEDDING_MODEL_SPECS`).
-_PREFIXES = {
-    r"nomic-embed-text-v1(-ablated|-unsupervised|\.5)?": "search_document:",
-    r"e5-(small|base|large)(-unsupervised|-v2)?": "passage:",
-    r"llm-embedder": "Represent this document for retrieval:",
-}
-# The model whose vectors gpt4all moves so that their numbers' mean is 0 (`matryoshkaCapable`).
-_CENTRED = "nomic-embed-text-v1.5"
 
 
 class Gpt4AllEmbeddings:
@@ -54,18 +45,17 @@ class Gpt4AllEmbeddings:
         contents = read_contents(path)
         header = contents.header
         self.model = model
+        self._name = header.name
         # Its weights are as the file has them; it multiplies in the file's precision and adds in f32.
         self.facts = {"engine": "gpt4all", "precision": header.quantization.lower()}
         self.dimensions = header.embedding_length
         self_test.require_weights(path, contents.tensors)
-        name = header.name or ""
-        prefix = next((prefix for names, prefix in _PREFIXES.items() if re.fullmatch(names, name)), "")
-        self._centred = name == _CENTRED
         vocabulary = open_vocabulary(path, header.vocabulary_size)
         window = header.embedding_window
         self.batch_tokens = min(_BATCH_TOKENS, window)
         try:
-            self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]), window, prefix)
+            self._tokens = BertTokens(lambda text: vocabulary.tokenize([Segment(text, special=False)]), window,
+                                      prefix_of(header.name))
             self._load(path, window)
             self.set_threads(threads)
             self_test.require_vectors(path, self)
@@ -112,10 +102,7 @@ class Gpt4AllEmbeddings:
             if not found:
                 raise EngineFailed("the embedding engine made no vector")
             rows[number] = np.ctypeslib.as_array(found, (self.dimensions,))
-        if self._centred:
-            rows -= rows.mean(axis=1, keepdims=True)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows
+        return finished(rows, self._name)
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""

@@ -14,6 +14,7 @@ from mayfly.engines import vocabulary
 from mayfly.engines.base import Tokenize
 from mayfly.engines.gpt4all.llama_api import load_model, open_llama
 from mayfly.errors import ModelUnavailable
+from mayfly.prompts.segments import Segment
 
 
 class Vocabulary(vocabulary.Vocabulary):
@@ -75,4 +76,7 @@ def open_vocabulary(path: Path, size: int) -> Vocabulary:
 
 def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
     """Open a model's vocabulary in a process that doesn't load the model; see `choose.open_tokenizer`."""
-    return vocabulary.tokenizer(open_vocabulary(path, size), kind)
+    opened = open_vocabulary(path, size)
+    if kind == "completion":
+        return vocabulary.of_prompts(opened)
+    return vocabulary.of_words(lambda text: opened.tokenize([Segment(text, special=False)]))

@@ -105,7 +105,7 @@ class LlamaCompletions:
             return Generated("refused", len(prompt), 0)
         room = self.context_length - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        chain = Chain(self._llama, len(self._vocabulary), sampling, prompt)
+        chain = Chain(self._llama, self._vocabulary, sampling, prompt, self.context_length)
         try:
             for sampled in range(1, limit + 1):
                 token = chain.next(self._context)
@@ -124,7 +124,8 @@ class LlamaCompletions:
         def likeliest(prompt: str) -> int | None:
             ids = array("i", self._vocabulary.tokenize([Segment(prompt, special=True)]))
             self._evaluate(ids, lambda: True, _BATCH)
-            chain = Chain(self._llama, len(self._vocabulary), Sampling(temperature=0.0, repeat_penalty=1.0), ids)
+            greedy = Sampling(temperature=0.0, repeat_penalty=1.0)
+            chain = Chain(self._llama, self._vocabulary, greedy, ids, self.context_length)
             try:
                 return chain.next(self._context)
             finally:

@@ -5,47 +5,34 @@ from __future__ import annotations
 import ctypes
 import secrets
 from array import array
+from collections.abc import Iterator
 
-from mayfly.engines.llamacpp.library import ChainParams
+from mayfly.engines.llamacpp.library import ChainParams, LogitBias
+from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.wire.calls import Sampling
 
 # Of each filter at least so many tokens stay.
 _KEPT = 1
 _SEEDS = (1 << 32) - 1
+# What ends a repetition for DRY: llama.cpp's own choice.
+_BREAKERS = (b"\n", b":", b'"', b"*")
 
 
 class Chain:
     """The samplers of one call.
 
     Args:
-        tokens: in the vocabulary.
         prompt: its ids; what is repeated may be of the prompt.
+        window: tokens that prompt and answer share.
     """
 
-    def __init__(self, llama: ctypes.CDLL, tokens: int, sampling: Sampling, prompt: array[int]) -> None:
+    def __init__(self, llama: ctypes.CDLL, vocabulary: Vocabulary, sampling: Sampling, prompt: array[int], window: int
+                 ) -> None:
         self._llama = llama
-        # Any whole number is a seed; the largest that llama.cpp takes means to it that it is to draw one.
-        self.seed = (secrets.randbits(32) if sampling.seed is None else sampling.seed) % _SEEDS
+        self._vocabulary = vocabulary
         self._chain = llama.llama_sampler_chain_init(ChainParams(True))
-        if sampling.repeat_penalty != 1 and sampling.repeat_last_n:
-            repeated = llama.llama_sampler_init_penalties(tokens, sampling.repeat_last_n, sampling.repeat_penalty, 0, 0)
-            for token in prompt[-sampling.repeat_last_n:]:
-                llama.llama_sampler_accept(repeated, token)
-            self._add(repeated)
-        if sampling.temperature <= 0:
-            self._add(llama.llama_sampler_init_greedy())
-            return
-        if sampling.top_k:
-            self._add(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            self._add(llama.llama_sampler_init_top_p(sampling.top_p, _KEPT))
-        if sampling.min_p:
-            self._add(llama.llama_sampler_init_min_p(sampling.min_p, _KEPT))
-        self._add(llama.llama_sampler_init_temp(sampling.temperature))
-        self._add(llama.llama_sampler_init_dist(self.seed))
-
-    def _add(self, sampler: int) -> None:
-        self._llama.llama_sampler_chain_add(self._chain, sampler)
+        for sampler in (*self._weighing(sampling, prompt, window), *self._choosing(sampling)):
+            llama.llama_sampler_chain_add(self._chain, sampler)
 
     def next(self, context: int) -> int:
         """Return the token that comes after what the context has evaluated last."""
@@ -54,3 +41,48 @@ class Chain:
     def close(self) -> None:
         """Free it."""
         self._llama.llama_sampler_free(self._chain)
+
+    def _weighing(self, sampling: Sampling, prompt: array[int], window: int) -> Iterator[int]:
+        """Yield what makes tokens likelier or less likely."""
+        llama, size = self._llama, len(self._vocabulary)
+        biases = [LogitBias(int(token), bias) for token, bias in sampling.logit_bias.items() if int(token) < size]
+        if biases:
+            yield llama.llama_sampler_init_logit_bias(size, len(biases), (LogitBias * len(biases))(*biases))
+        if sampling.repeat_penalty != 1 and sampling.repeat_last_n:
+            repeated = llama.llama_sampler_init_penalties(size, sampling.repeat_last_n, sampling.repeat_penalty, 0, 0)
+            yield self._told(repeated, prompt[-sampling.repeat_last_n:])
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            # Those count what was sampled, as OpenAI's do, and not the prompt.
+            yield llama.llama_sampler_init_penalties(size, window, 1, sampling.frequency_penalty,
+                                                     sampling.presence_penalty)
+        if sampling.dry_multiplier:
+            dry = llama.llama_sampler_init_dry(
+                self._vocabulary.pointer, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
+                window, (ctypes.c_char_p * len(_BREAKERS))(*_BREAKERS), len(_BREAKERS))
+            yield self._told(dry, prompt)
+
+    def _choosing(self, sampling: Sampling) -> Iterator[int]:
+        """Yield what makes the choice, in llama.cpp's own order."""
+        llama = self._llama
+        if sampling.temperature <= 0:
+            yield llama.llama_sampler_init_greedy()
+            return
+        # Any whole number is a seed; the largest that llama.cpp takes means to it that it is to draw one.
+        seed = (secrets.randbits(32) if sampling.seed is None else sampling.seed) % _SEEDS
+        if sampling.top_k:
+            yield llama.llama_sampler_init_top_k(sampling.top_k)
+        if sampling.typical_p < 1:
+            yield llama.llama_sampler_init_typical(sampling.typical_p, _KEPT)
+        if sampling.top_p < 1:
+            yield llama.llama_sampler_init_top_p(sampling.top_p, _KEPT)
+        if sampling.min_p:
+            yield llama.llama_sampler_init_min_p(sampling.min_p, _KEPT)
+        if sampling.xtc_probability:
+            yield llama.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, _KEPT, seed)
+        yield llama.llama_sampler_init_temp(sampling.temperature)
+        yield llama.llama_sampler_init_dist(seed)
+
+    def _told(self, sampler: int, tokens: array[int]) -> int:
+        for token in tokens:
+            self._llama.llama_sampler_accept(sampler, token)
+        return sampler
