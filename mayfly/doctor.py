@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def _try_out(kind: str, seconds: float) -> dict[str, Any]:
     """Have a process of its own load the configured model, as its worker would; return what it told."""
     try:
         done = subprocess.run([sys.executable, "-m", "mayfly.workers.trial", kind], cwd=places.ABOVE, check=False,
-                              capture_output=True, encoding="utf-8", errors="replace", timeout=seconds)
+                              env={**os.environ, "MAYFLY_HOME": str(places.home())}, capture_output=True,
+                              encoding="utf-8", errors="replace", timeout=seconds)
         return dict(json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         return {"reason": f"it isn't loaded within {seconds:g} s (START_SECONDS)"}
