@@ -46,12 +46,13 @@ def held(service: Service) -> int:
 
 
 def test_calls_that_wait_take_no_threads_whatever_their_size(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 0.05})
+    # Long enough that a starved machine sends the last ones while the first are computed.
+    service = begin({"when": "alone", "seconds": 0.5}, {"when": "together", "seconds": 0.06})
     service.health()
     before = threads(service)
-    for texts in (1, MANY):
+    for texts, what in ((1, "alone"), (MANY, "together")):
         with ThreadPoolExecutor(20) as pool:
-            asked = [pool.submit(service.embed, [f"slow {number}"] * texts) for number in range(20)]
+            asked = [pool.submit(service.embed, [f"{what} {number}"] * texts) for number in range(20)]
             until(lambda: held(service) >= 16, what="calls that wait together")
             assert threads(service) <= before + THREADS
             answers = [answer.result() for answer in asked]

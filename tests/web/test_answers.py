@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,9 +170,11 @@ FAILURES: list[tuple[CallError, int, str, str]] = [
 
 
 @pytest.mark.parametrize(("failure", "status", "kind", "code"), FAILURES)
-def test_failure_of_a_lane_has_its_status(failure: CallError, status: int, kind: str, code: str) -> None:
+def test_failure_of_a_lane_has_its_status(
+        tmp_path: Path, failure: CallError, status: int, kind: str, code: str) -> None:
     lanes = ScriptedLane(fails=failure), ScriptedLane("embedding", fails=failure)
-    with serving(*lanes) as service:
+    # A model that isn't there has no window of its own that forbids to raise N_CTX.
+    with serving(*lanes, MODEL_PATH=str(tmp_path)) as service:
         for path, body in (("/embed", {"input": "x"}), ("/gpt4all_api", {"prompt": "x"}),
                            ("/gpt4all_api", {"prompt": "x", "stream": True})):
             got, headers, answer = service.post(path, body)
