@@ -117,7 +117,9 @@ def run_alone() -> int:
         if not settings.debug:
             forbid_core_dumps()
         sockets = listening.listen(settings.listen_ip, settings.listen_port)
-        with contextlib.ExitStack() as closing, tempfile.TemporaryDirectory(prefix="mayfly-") as folder:
+        # The workers' threads live to the process's end, and put a sentinel back that is taken away from them.
+        temporary = tempfile.TemporaryDirectory(prefix="mayfly-", ignore_cleanup_errors=True)
+        with contextlib.ExitStack() as closing, temporary as folder:
             for sock in sockets:
                 closing.enter_context(sock)
             print("loading the models ...", flush=True)

@@ -122,9 +122,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("name", TIME)
-def test_a_template_that_never_ends_is_ended(name: str) -> None:
+def test_a_template_that_never_ends_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "it takes too long" in failure(TIME[name])
-    # Nothing of it is left: neither a limit nor a timer.
+    # Nothing of it is left: neither a limit nor a timer. What is done now may take its time.
+    monkeypatch.undo()
     plain = ChatTemplate("{% for i in range(99999) %}{% endfor %}{{ messages[0].content }}", bos_token="", eos_token="")
     assert plain.render([Message("user", "x" * 10_000_000)])[0].text[-1] == "x"
 

@@ -87,6 +87,7 @@ class Alone:
         """Wait for its end; return the exit code."""
         code = self.process.wait(60)
         self._reader.join(10)
+        print("\n".join(self.lines))
         return code
 
 
