@@ -17,6 +17,7 @@ from mayfly.engines.base import Part
 from mayfly.engines.bert_tokens import BertTokens, finished, prefix_of
 from mayfly.engines.gpt4all.llama_api import Batch, load_model, open_llama
 from mayfly.engines.gpt4all.vocabulary import open_vocabulary
+from mayfly.engines.llama_batch import vectors
 from mayfly.errors import EngineFailed, ModelUnavailable
 from mayfly.models.header import read_contents
 from mayfly.prompts.segments import Segment
@@ -83,26 +84,11 @@ class Gpt4AllEmbeddings:
 
     def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """See EmbeddingEngine."""
-        lengths = [len(chunk) for chunk in chunks]
-        count = sum(lengths)
-        ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
-        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-        # Which chunk each token belongs to, and where that is told.
-        owners = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
-        told = owners.ctypes.data + owners.itemsize * np.arange(count, dtype=np.uintp)
-        ones, wanted = np.ones(count, np.int32), np.ones(count, np.int8)
-        arrays = [array.ctypes.data for array in (positions, ones, told, wanted)]
-        if self._llama.llama_decode(self._context, Batch(count, ids.ctypes.data, None, *arrays)):
-            raise EngineFailed("the embedding engine failed")
-        rows = np.empty((len(chunks), self.dimensions), np.float32)
-        for number, end in enumerate(np.cumsum(lengths)):
-            # A model that makes no one vector of many has that of the last token.
-            found = (self._llama.llama_get_embeddings_seq(self._context, number)
-                     or self._llama.llama_get_embeddings_ith(self._context, int(end) - 1))
-            if not found:
-                raise EngineFailed("the embedding engine made no vector")
-            rows[number] = np.ctypeslib.as_array(found, (self.dimensions,))
-        return finished(rows, self._name)
+        def evaluate(*fields: object) -> None:
+            if self._llama.llama_decode(self._context, Batch(*fields)):
+                raise EngineFailed("the embedding engine failed")
+
+        return finished(vectors(self._llama, self._context, chunks, self.dimensions, evaluate), self._name)
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""

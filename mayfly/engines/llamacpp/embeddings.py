@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mayfly.engines import self_test
 from mayfly.engines.base import Part
 from mayfly.engines.bert_tokens import BertTokens, finished, prefix_of
+from mayfly.engines.llama_batch import vectors
 from mayfly.engines.llamacpp.library import Batch, load_model, open_library, reason
 from mayfly.engines.llamacpp.vocabulary import Vocabulary, of_words
 from mayfly.errors import EngineFailed, ModelUnavailable
@@ -75,30 +76,15 @@ class LlamaEmbeddings:
 
     def compute(self, chunks: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """See EmbeddingEngine."""
-        lengths = [len(chunk) for chunk in chunks]
-        count = sum(lengths)
-        ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
-        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-        # Which chunk each token belongs to, and where that is told.
-        owners = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
-        told = owners.ctypes.data + owners.itemsize * np.arange(count, dtype=np.uintp)
-        ones, wanted = np.ones(count, np.int32), np.ones(count, np.int8)
-        batch = Batch(count, ids.ctypes.data, None,
-                      *(column.ctypes.data for column in (positions, ones, told, wanted)))
         if self._memory:
             self._llama.llama_memory_clear(self._memory, False)
-        evaluate = self._llama.llama_decode if self._memory else self._llama.llama_encode
-        if code := evaluate(self._context, batch):
-            raise EngineFailed(f"the embedding engine failed: {reason(f'llama.cpp says {code}')}")
-        rows = np.empty((len(chunks), self.dimensions), np.float32)
-        for number, end in enumerate(np.cumsum(lengths)):
-            # A model that makes no one vector of many has that of the last token.
-            found = (self._llama.llama_get_embeddings_seq(self._context, number)
-                     or self._llama.llama_get_embeddings_ith(self._context, int(end) - 1))
-            if not found:
-                raise EngineFailed("the embedding engine made no vector")
-            rows[number] = np.ctypeslib.as_array(found, (self.dimensions,))
-        return finished(rows, self._name)
+
+        def evaluate(*fields: object) -> None:
+            call = self._llama.llama_decode if self._memory else self._llama.llama_encode
+            if code := call(self._context, Batch(*fields)):
+                raise EngineFailed(f"the embedding engine failed: {reason(f'llama.cpp says {code}')}")
+
+        return finished(vectors(self._llama, self._context, chunks, self.dimensions, evaluate), self._name)
 
     def set_threads(self, threads: int) -> None:
         """See EmbeddingEngine."""
