@@ -5,6 +5,7 @@ The parent is single-threaded, and so is the child: a fork beside threads is how
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -85,7 +86,8 @@ def see_through(work: Callable[[], None]) -> None:
     if said:
         raise ModelUnavailable(said.decode(errors="replace"))
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # nobody can handle SIGKILL, nor say that it won't
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     if code:
         raise ModelUnavailable("its self-test ended with a failure")
