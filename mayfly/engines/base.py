@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from mayfly.prompts.segments import Segment
-from mayfly.wire.calls import CompletionCall, LongText, Sampling
+from mayfly.wire.calls import CompletionCall, LongText, Sampling, ScoredToken
 
 if TYPE_CHECKING:  # not needed by the workers that complete
     import numpy as np
@@ -98,6 +98,18 @@ class EmbeddingEngine(Protocol):
         """Use this many compute threads from the next call on."""
 
 
+class OnToken(Protocol):
+    """What takes the tokens of a completion."""
+
+    def __call__(self, piece: bytes | None, /, *scores: ScoredToken) -> bool:
+        """Take a token's bytes (which may end inside a character); return False to stop.
+
+        Args:
+            piece: None brings the scores of the prompt's tokens, before any other.
+            scores: the token's, where `sampling.logprobs` asks for it.
+        """
+
+
 class CompletionEngine(Protocol):
     """Makes completions. One call at a time; several forks of one loaded engine may work side by side."""
 
@@ -137,7 +149,7 @@ class CompletionEngine(Protocol):
         segments: Sequence[Segment],
         sampling: Sampling,
         on_progress: Callable[[], bool],
-        on_token: Callable[[bytes], bool],
+        on_token: OnToken,
         prompt_batch: int | None = None,
     ) -> Generated:
         """Evaluate a prompt and sample tokens.
@@ -147,7 +159,7 @@ class CompletionEngine(Protocol):
             sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
             prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
             on_progress: called while the prompt is tokenised and evaluated, at least once a batch; False stops.
-            on_token: called with each token's bytes (which may end inside a character); False stops.
+            on_token: called with each token.
 
         Raises:
             ContextLengthExceeded: the prompt doesn't fit.

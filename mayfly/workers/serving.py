@@ -14,7 +14,7 @@ from typing import Any
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import CallError
 from mayfly.prompts.stop_filter import TextFilter
-from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, request_of
+from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
 from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
@@ -42,18 +42,22 @@ class Completer:
         """Answer one call and close its connection."""
         started = time.monotonic()
         outcome: Outcome = "cancelled"
-        tokens = 0
+        tokens, logprobs = 0, 0.0
 
         def on_progress() -> bool:
             self._step(line, request.deadline)
             return True
 
-        def on_token(piece: bytes) -> bool:
-            nonlocal tokens
-            tokens += 1
+        def on_token(piece: bytes | None, *scores: ScoredToken) -> bool:
+            nonlocal tokens, logprobs
             self._step(line, request.deadline)
-            if shown := text.feed(piece):
-                line.send(Piece(shown))
+            if piece is None:
+                line.send(Piece("", scores))
+                return True
+            tokens += 1
+            logprobs += sum(score.logprob or 0.0 for score in scores)
+            if shown := text.feed(piece, *scores):
+                line.send(Piece(shown, text.tokens()))
             return not text.stopped
 
         with line.connection:
@@ -68,11 +72,13 @@ class Completer:
                     text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
                     made = self._engine.generate(self._engine.prompt(call), call.sampling, on_progress, on_token,
                                                  call.prompt_batch)
-                    if rest := text.finish():
-                        line.send(Piece(rest))
+                    rest, left = text.finish(), text.tokens()
+                    if rest or left:
+                        line.send(Piece(rest, left))
                     limited = made.reason == "limit" and not text.stopped
                     line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
-                                       made.prompt_tokens, made.completion_tokens))
+                                       made.prompt_tokens, made.completion_tokens,
+                                       logprobs / tokens if tokens and call.sampling.logprobs is not None else None))
                     outcome = "answered"
                 finally:
                     self._budget.leave()

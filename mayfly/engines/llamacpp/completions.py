@@ -7,6 +7,7 @@ before the first call, and the self-test is a call of its own (`CompletionEngine
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from array import array
@@ -14,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mayfly.engines import self_test
-from mayfly.engines.base import Generated
+from mayfly.engines.base import Generated, OnToken
 from mayfly.engines.llamacpp.library import Abort, load_model, open_library, reason
+from mayfly.engines.llamacpp.likelihood import PromptScorer, Scorer
 from mayfly.engines.llamacpp.sampling import Chain
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.prompting import Prompting, turn_ends
@@ -27,6 +29,9 @@ from mayfly.wire.calls import CompletionCall, Sampling
 
 # Prompt tokens evaluated at once, at most.
 _BATCH = 512
+# And where the likelihood of each is asked for: the library keeps what it found for all the vocabulary, a megabyte for
+# each token.
+_SCORED_BATCH = 32
 # How often a batch is interrupted for a look at the call (s); the library would ask at each of some thousand nodes.
 _LOOK_INTERVAL = 0.02
 _ABORTED = 2  # of llama_decode
@@ -92,7 +97,7 @@ class LlamaCompletions:
         segments: Sequence[Segment],
         sampling: Sampling,
         on_progress: Callable[[], bool],
-        on_token: Callable[[bytes], bool],
+        on_token: OnToken,
         prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
@@ -101,23 +106,31 @@ class LlamaCompletions:
             prompt.extend(ids)
         if not prompt:
             raise EngineFailed("the prompt has no tokens")
-        if not self._evaluate(prompt, on_progress, min(prompt_batch or _BATCH, _BATCH)):
-            return Generated("refused", len(prompt), 0)
         room = self.context_length - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        chain = Chain(self._llama, self._vocabulary, sampling, prompt, self.context_length)
-        try:
+        with contextlib.ExitStack() as stack:
+            scorer = None
+            if sampling.logprobs is not None:
+                scorer = stack.enter_context(
+                    contextlib.closing(Scorer(self._llama, self._vocabulary, self._context, sampling.logprobs)))
+            seen = scorer.of_prompt(prompt) if scorer is not None and sampling.prompt_logprobs else None
+            if not self._evaluate(prompt, on_progress, min(prompt_batch or _BATCH, _SCORED_BATCH if seen else _BATCH),
+                                  seen):
+                return Generated("refused", len(prompt), 0)
+            if seen is not None and not on_token(None, *seen.scores(segments)):
+                return Generated("refused", len(prompt), 0)
+            chain = stack.enter_context(
+                contextlib.closing(Chain(self._llama, self._vocabulary, sampling, prompt, self.context_length)))
             for sampled in range(1, limit + 1):
                 token = chain.next(self._context)
                 if token in self._end_ids or self._vocabulary.ends(token):
                     return Generated("end", len(prompt), sampled - 1)
-                if not on_token(self._vocabulary.shown(token)):
+                scores = () if scorer is None else (scorer.score(token),)
+                if not on_token(self._vocabulary.shown(token), *scores):
                     return Generated("refused", len(prompt), sampled)
                 if sampled < limit:
                     self._decode(array("i", [token]))
             return Generated("limit", len(prompt), limit)
-        finally:
-            chain.close()
 
     def self_test(self) -> None:
         """See CompletionEngine."""
@@ -136,8 +149,13 @@ class LlamaCompletions:
         except EngineFailed as exc:
             raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
 
-    def _evaluate(self, ids: array[int], on_progress: Callable[[], bool], batch: int) -> bool:
-        """Evaluate a prompt in an empty window; tell whether it was evaluated to its end."""
+    def _evaluate(self, ids: array[int], on_progress: Callable[[], bool], batch: int,
+                  seen: PromptScorer | None = None) -> bool:
+        """Evaluate a prompt in an empty window; tell whether it was evaluated to its end.
+
+        Args:
+            seen: called after each batch, with where it begins and how many tokens it has.
+        """
         if not self._fresh:
             # Not the cache itself: what is in it isn't looked at, and writing to it all takes its time.
             self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), False)
@@ -147,23 +165,32 @@ class LlamaCompletions:
         self._llama.llama_set_abort_callback(self._context, callback, None)
         try:
             for start in range(0, len(ids), batch):
-                if not (on_progress() and self._decode(ids[start:start + batch])):
+                part = ids[start:start + batch]
+                if not (on_progress() and self._decode(part, all_results=seen is not None)):
                     if asking.failure is not None:
                         raise asking.failure
                     return False
+                if seen is not None:
+                    seen(start, len(part))
         finally:
             # Between the nodes of a single token there is no time to ask.
             self._llama.llama_set_abort_callback(self._context, None, None)
         return True
 
-    def _decode(self, ids: array[int]) -> bool:
+    def _decode(self, ids: array[int], *, all_results: bool = False) -> bool:
         """Evaluate tokens after those before; tell whether that came to its end.
+
+        Args:
+            all_results: the results after each token are wanted, and not those after the last alone.
 
         Raises:
             EngineFailed: llama.cpp can't.
         """
         tokens = (ctypes.c_int32 * len(ids)).from_buffer(ids)
-        code = self._llama.llama_decode(self._context, self._llama.llama_batch_get_one(tokens, len(ids)))
+        batch = self._llama.llama_batch_get_one(tokens, len(ids))
+        wanted = (ctypes.c_int8 * len(ids))(*[1] * len(ids)) if all_results else None
+        batch.logits = ctypes.addressof(wanted) if wanted is not None else None
+        code = self._llama.llama_decode(self._context, batch)
         if code not in (0, _ABORTED):
             raise EngineFailed(f"the engine failed: {reason(f'llama.cpp says {code}')}")
         return bool(code == 0)

@@ -96,6 +96,19 @@ class ChainParams(ctypes.Structure):
     _fields_ = _fields((_BOOL, "no_perf"))
 
 
+class TokenData(ctypes.Structure):
+    """llama_token_data"""
+
+    _fields_ = _fields((_INT, "id"), (_FLOAT, "logit p"))
+
+
+class TokenDataArray(ctypes.Structure):
+    """llama_token_data_array"""
+
+    _fields_ = [("data", ctypes.POINTER(TokenData)), ("size", ctypes.c_size_t), ("selected", ctypes.c_int64),
+                ("sorted", _BOOL)]
+
+
 #: Asked between the nodes of a graph: true ends the evaluation.
 Abort = ctypes.CFUNCTYPE(_BOOL, _POINTER)
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, _POINTER)
@@ -138,6 +151,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
     "sampler_free": (None, [_POINTER]),
     "sampler_accept": (None, [_POINTER, _INT]),
     "sampler_sample": (_INT, [_POINTER, _POINTER, _INT]),
+    "sampler_apply": (None, [_POINTER, ctypes.POINTER(TokenDataArray)]),
     "sampler_init_greedy": (_POINTER, []),
     "sampler_init_dist": (_POINTER, [_COUNT]),
     "sampler_init_top_k": (_POINTER, [_INT]),
