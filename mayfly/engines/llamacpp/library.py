@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -275,9 +274,11 @@ def _check(llama: ctypes.CDLL, file: Path) -> None:
 
 
 def _wanted() -> str:
+    from importlib import metadata  # a slow import, and for a refusal alone
+
     try:
-        return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
         return "(not installed)"
 
 
