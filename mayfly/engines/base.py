@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mayfly.engines.prefixes import Prefixes
 from mayfly.prompts.segments import Segment
-from mayfly.wire.calls import CompletionCall, LongText, Sampling
+from mayfly.wire.calls import CompletionCall, LongText, Sampling, ScoredToken
 
 if TYPE_CHECKING:  # not needed by the workers that complete
     import numpy as np
@@ -99,6 +98,18 @@ class EmbeddingEngine(Protocol):
         """Use this many compute threads from the next call on."""
 
 
+class OnToken(Protocol):
+    """What takes the tokens of a completion."""
+
+    def __call__(self, piece: bytes | None, /, *scores: ScoredToken) -> bool:
+        """Take a token's bytes (which may end inside a character); return False to stop.
+
+        Args:
+            piece: None brings the scores of the prompt's tokens, before any other.
+            scores: the token's, where `sampling.logprobs` asks for it.
+        """
+
+
 class CompletionEngine(Protocol):
     """Makes completions. One call at a time; several forks of one loaded engine may work side by side."""
 
@@ -138,9 +149,8 @@ class CompletionEngine(Protocol):
         segments: Sequence[Segment],
         sampling: Sampling,
         on_progress: Callable[[], bool],
-        on_token: Callable[[bytes], bool],
+        on_token: OnToken,
         prompt_batch: int | None = None,
-        prefixes: Prefixes | None = None,
     ) -> Generated:
         """Evaluate a prompt and sample tokens.
 
@@ -148,9 +158,8 @@ class CompletionEngine(Protocol):
             segments: the prompt.
             sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
             prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
-            prefixes: what an engine may use instead of evaluating the prompt's beginning, which changes no answer.
             on_progress: called while the prompt is tokenised and evaluated, at least once a batch; False stops.
-            on_token: called with each token's bytes (which may end inside a character); False stops.
+            on_token: called with each token.
 
         Raises:
             ContextLengthExceeded: the prompt doesn't fit.

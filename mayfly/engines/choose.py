@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +85,11 @@ def about(name: str) -> str:
     backend = next(backend for backend in BACKENDS if backend.name == name)
     if backend.about:
         return f"{name}: {_named(backend, backend.about)()}"
-    return f"{name} {importlib.metadata.version(backend.package)}" if backend.package else name
+    if not backend.package:
+        return name
+    from importlib.metadata import version  # as long an import as all of this program's own together
+
+    return f"{name} {version(backend.package)}"
 
 
 def _judged(kind: Kind, path: Path, wanted: str = AUTO) -> list[tuple[Backend, str]]:

@@ -32,6 +32,7 @@ from mayfly.wire.calls import (
     Item,
     Piece,
     Request,
+    ScoredToken,
 )
 from mayfly.wire.codec import NoMessage, from_wire
 
@@ -162,6 +163,7 @@ class SocketCall:
         self._received = bytearray()
         self._generation: int | None = None  # of the process that has begun with it
         self._text: list[str] = []
+        self._tokens: list[ScoredToken] = []
         self._deaths: set[int] = set()  # the generations of the processes that died while they served it
         self._died: int | None = None  # the generation whose death ends the call, once its report is there
         self._report_due = 0.0
@@ -250,6 +252,7 @@ class SocketCall:
         self._unsent = memoryview(self._request)
         self._received.clear()
         self._text.clear()
+        self._tokens.clear()
 
     def _begin(self, generation: int) -> None:
         if self._generation is None:
@@ -321,10 +324,12 @@ class SocketCall:
             self._text.append(answer.text)
             if self._in_pieces:
                 items.append(answer)
+            else:
+                self._tokens += answer.tokens
         else:
             self._answered = True
             if isinstance(answer, Finished) and not self._in_pieces:
-                items.append(Completion("".join(self._text), answer))
+                items.append(Completion("".join(self._text), answer, tuple(self._tokens)))
             else:
                 items.append(answer)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Sequence
+
+from mayfly.wire.calls import ScoredToken
 
 
 class TextFilter:
@@ -20,17 +23,34 @@ class TextFilter:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(stop)
         self._held = ""
+        self._shown = 0
+        self._scored: deque[tuple[int, ScoredToken]] = deque()  # with the character that each begins in
+        self._ended = False
         self.stopped = False
 
-    def feed(self, piece: bytes) -> str:
-        """Take a token's bytes; return what may be shown now. Nothing comes after a stop string."""
+    def feed(self, piece: bytes, *scores: ScoredToken) -> str:
+        """Take a token's bytes; return what may be shown now. Nothing comes after a stop string.
+
+        Args:
+            scores: the token's, if it has one; see `tokens`.
+        """
+        self._scored.extend((self._shown + len(self._held), score) for score in scores)
         return self._show(self._decoder.decode(piece))
 
     def finish(self) -> str:
         """Return what was held back, at the end of the completion."""
         shown = self._show(self._decoder.decode(b"", final=True))
         shown, self._held = shown + self._held, ""
+        self._ended = not self.stopped
         return shown
+
+    def tokens(self) -> tuple[ScoredToken, ...]:
+        """Return the scores of tokens whose text has begun to be shown, each once; at the end of a completion that no
+        stop string has cut, all that are left."""
+        found = []
+        while self._scored and (self._ended or self._scored[0][0] < self._shown):
+            found.append(self._scored.popleft()[1])
+        return tuple(found)
 
     def _show(self, text: str) -> str:
         if self.stopped:
@@ -39,10 +59,12 @@ class TextFilter:
         ends = [position for position in (self._held.find(stop) for stop in self._stop) if position >= 0]
         if ends:
             shown, self._held, self.stopped = self._held[:min(ends)], "", True
+            self._shown += len(shown)
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         cut = len(self._held) - keep
         shown, self._held = self._held[:cut], self._held[cut:]
+        self._shown += len(shown)
         return shown
 
 

@@ -103,12 +103,21 @@ class ModelList(_Answer):
     data: list[ListedModel]
 
 
+class TextLogprobs(_Answer):
+    """How likely the tokens of a completion were, in lists of the same length."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[Count]
+
+
 class TextChoice(_Answer):
     """A completion of a text."""
 
     index: Count
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Reason
 
 
@@ -134,12 +143,33 @@ class AssistantMessage(_Answer):
     refusal: None
 
 
+class TokenLogprob(_Answer):
+    """How likely a token was; `bytes` is null for one that adds nothing to a text."""
+
+    token: str
+    logprob: float
+    bytes: list[Count] | None
+
+
+class ContentLogprob(TokenLogprob):
+    """How likely a token of an answer was, and the likeliest in its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(_Answer):
+    """How likely the tokens of an answer were."""
+
+    content: list[ContentLogprob]
+    refusal: None
+
+
 class ChatChoice(_Answer):
     """A completion of a conversation."""
 
     index: Count
     message: AssistantMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Reason
 
 

@@ -38,7 +38,7 @@ class Model:
         file: what its file says of it; None if there is no such file.
         window: tokens that it takes at once; 0 if that isn't known.
         chat_template: where the template of its prompts is from; "" if it has none.
-        takes_seed: whether its engine does.
+        features: what its engine can, of what not every engine can.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Model:
     file: inventory.Model | None
     window: int = 0
     chat_template: str = ""
-    takes_seed: bool = False
+    features: frozenset[str] = frozenset()
 
 
 class Catalogue:
@@ -132,7 +132,7 @@ class Catalogue:
         if model.file is not None:
             engine = self._backend(model.lane, model.file)
             body.require_features(engine)
-            return replace(model, takes_seed="seed" in engine.features)
+            return replace(model, features=engine.features)
         return model
 
     def _backend(self, lane: str, file: inventory.Model) -> Backend:

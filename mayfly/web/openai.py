@@ -13,7 +13,7 @@ from mayfly.web.choices import Choices
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, event_stream
 from mayfly.web.native import TEXTS
-from mayfly.web.openai_answers import Chunks, Form, answer
+from mayfly.web.openai_answers import Chunks, Form, Shown, answer, ranked
 from mayfly.web.openai_schemas import ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
@@ -56,28 +56,27 @@ def routes(service: Service) -> list[Route]:
         refuse_token_ids("prompt", asked.sent.get("prompt"))
         body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
-        call = _call(service, asked, body)
+        call = _call(asked, body, settings.n_ctx)
         calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
-        return _complete("text", asked, calls, body, candidates, body.prompt if body.echo else [])
+        return _complete("text", asked, calls, body, candidates, body.prompt)
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
-        call = replace(_call(service, asked, body), messages=body.turns())
+        call = replace(_call(asked, body, settings.n_ctx), messages=body.turns())
         return _complete("chat", asked, [call] * body.n, body, body.n, [])
 
     def _complete(form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
-                  candidates: int, echoes: Sequence[str]) -> Flow:
+                  candidates: int, prompts: Sequence[str]) -> Flow:
         found = catalogue.completing(body)
         include_usage = body.include_usage()
         calls = seeded(asked, found, calls, candidates)
+        if candidates > body.n:
+            calls = ranked(found, calls)
+        shown = Shown(form, prompts, candidates, body.echoes(), logprobs=body.alternatives() is not None)
         choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
                           at_once=settings.chat_processes)
-        if body.stream:
-            chunks = Chunks(form, found.id, len(calls), candidates=candidates, include_usage=include_usage,
-                            echoes=echoes)
-            made = event_stream(choices, chunks.render, asked.id)
-        else:
-            made = _whole(form, choices, candidates, body.n, echoes)
+        chunks = Chunks(shown, found.id, len(calls), include_usage=include_usage)
+        made = event_stream(choices, chunks.render, asked.id) if body.stream else _whole(shown, choices, body.n)
         return catalogue.naming("prompt" if form == "text" else "messages", found, made)
 
     return [
@@ -95,12 +94,11 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _call(service: Service, asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
-    return CompletionCall(asked.id, sampling=body.sampling(service.settings.n_ctx), threads=body.thread_count,
-                          prompt_batch=body.prompt_batch_size,
-                          namespace=service.gate.access.namespace(asked.environ))
+def _call(asked: Asked, body: TextBody | ChatBody, n_ctx: int) -> CompletionCall:
+    return CompletionCall(asked.id, sampling=body.sampling(n_ctx), threads=body.thread_count,
+                          prompt_batch=body.prompt_batch_size)
 
 
-def _whole(form: Form, choices: Choices, candidates: int, wanted: int, echoes: Sequence[str]) -> Flow:
+def _whole(shown: Shown, choices: Choices, wanted: int) -> Flow:
     made = yield from choices.completions()
-    yield as_json(answer(form, made, candidates=candidates, wanted=wanted, echoes=echoes))
+    yield as_json(answer(shown, made, wanted))

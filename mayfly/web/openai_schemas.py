@@ -6,13 +6,15 @@ known one that this service has nothing for is taken with its neutral value and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, Body, EmbedBody, SampledBody, Text, listed
-from mayfly.wire.calls import Message
+from mayfly.wire.calls import Message, Sampling
 
 MOST_CHOICES = 16
 # LangChain asks for 20 prompts at a time; each may be asked for several choices.
@@ -58,6 +60,10 @@ class _Sampled(SampledBody, OpenAIBody):
     reload: bool = Field(True, description="true or false; every completion begins with an empty state anyway")
     user: str = Field("", description=UNUSED)
 
+    def echoes(self) -> bool:
+        """Tell whether each completion begins with its prompt."""
+        return False
+
     def include_usage(self) -> bool:
         """Tell whether a stream ends with its usage.
 
@@ -89,6 +95,26 @@ class TextBody(_Sampled):
     suffix: str = Field("", description="a string, where the model's engine can fill gaps")
     logprobs: int | None = Field(
         None, ge=0, le=5, description="a whole number from 0 to 5, where the model's engine gives probabilities")
+
+    def echoes(self) -> bool:
+        """See the base."""
+        return self.echo
+
+    def alternatives(self) -> int | None:
+        """See SampledBody."""
+        return self.logprobs
+
+    def sampling(self, n_ctx: int) -> Sampling:
+        """See SampledBody. Where the prompt is echoed and log-probabilities are asked for, they are told of it too.
+
+        Raises:
+            InvalidRequest: as SampledBody, or what would be echoed isn't what is evaluated.
+        """
+        scored = self.echo and self.logprobs is not None
+        if scored and self.prompt_template != "%1":
+            raise InvalidRequest("'prompt_template' has to be left out where 'logprobs' and 'echo' are asked for: the "
+                                 "prompt's are those of its own tokens alone.", param="prompt_template")
+        return replace(super().sampling(n_ctx), prompt_logprobs=scored)
 
     def candidates(self) -> int:
         """Return how many completions are made for each prompt; the best `n` of them are the answer.
@@ -204,6 +230,20 @@ class ChatBody(_Sampled):
     store: Literal[False] = Field(False, description="false or left out: nothing is kept here")
     metadata: _Nothing = Field({}, description="empty or left out: nothing is kept here")
     service_tier: Literal["auto", "default"] = Field("auto", description='"auto", "default" or left out')
+
+    def alternatives(self) -> int | None:
+        """See SampledBody."""
+        return self.top_logprobs if self.logprobs else None
+
+    def require_features(self, engine: Backend) -> None:
+        """See SampledBody.
+
+        Raises:
+            InvalidRequest: as SampledBody, or alternatives are asked for, but not the log-probabilities.
+        """
+        super().require_features(engine)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("'top_logprobs' has to be left out unless 'logprobs' is true.", param="top_logprobs")
 
     def turns(self) -> tuple[Message, ...]:
         """Return the conversation.

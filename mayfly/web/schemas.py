@@ -188,10 +188,15 @@ class SampledBody(Body):
             raise InvalidRequest(f"'repeat_last_n' has to be {_allowed(type(self), 'repeat_last_n', n_ctx)}.",
                                  param="repeat_last_n")
         most = self.most_tokens()
-        chosen = {each.name: getattr(self, each.name) for each in dataclasses.fields(Sampling)}
+        chosen = {each.name: getattr(self, each.name) for each in dataclasses.fields(Sampling)
+                  if each.name in type(self).model_fields}
         chosen.update(max_tokens=most and min(most, n_ctx), repeat_last_n=min(self.repeat_last_n, n_ctx),
-                      stop=tuple(self.stop))
+                      stop=tuple(self.stop), logprobs=self.alternatives())
         return Sampling(**chosen)
+
+    def alternatives(self) -> int | None:
+        """Return how many of the likeliest tokens are told with the log-probability of each; None tells none."""
+        return None
 
     def require_features(self, engine: Backend) -> None:
         """Check what is asked for against what the engine can that will serve it.

@@ -20,7 +20,7 @@ def seeded(asked: Asked, model: Model, calls: Sequence[CompletionCall], candidat
     Args:
         candidates: of each prompt. They have seeds that follow one another, as those of the next prompt have.
     """
-    if not model.takes_seed:
+    if "seed" not in model.features:
         return list(calls)
     given = calls[0].sampling.seed
     first = secrets.randbits(_BITS) if given is None else given

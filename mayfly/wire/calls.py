@@ -30,7 +30,9 @@ class Sampling:
 
     `temperature` 0 is greedy. `max_tokens` None means: up to the end of the context window. What follows `stop` is for
     the engines that have it: `seed` makes what is random the same again, `logit_bias` is by token ids, the penalties
-    count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp.
+    count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp. With `logprobs` each token
+    is told with its log-probability and so many of the likeliest in its place, and with `prompt_logprobs` the prompt's
+    tokens are too.
     """
 
     max_tokens: int | None = 200
@@ -51,6 +53,8 @@ class Sampling:
     dry_allowed_length: int = 2
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,6 @@ class CompletionCall:
     Attributes:
         threads: compute threads at most, within the lane's share; None leaves it to the lane.
         prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
-        namespace: what of earlier prompts it may use: that of the caller's own.
     """
 
     id: str
@@ -69,7 +72,6 @@ class CompletionCall:
     sampling: Sampling = field(default_factory=Sampling)
     threads: int | None = None
     prompt_batch: int | None = None
-    namespace: str = ""
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
@@ -157,29 +159,59 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How likely the model finds a token, whatever samplers make of that.
+
+    Attributes:
+        piece: the bytes that it adds to the text.
+        name: of a token that adds none, such as "<|im_end|>".
+        logprob: the natural logarithm of its probability; None if nothing comes before it.
+    """
+
+    piece: tuple[int, ...]
+    name: str
+    logprob: float | None
+
+
+@dataclass(frozen=True)
+class ScoredToken(Likelihood):
+    """A token of an answer, or of a prompt; `alternatives` are the likeliest in its place, the best first."""
+
+    alternatives: tuple[Likelihood, ...] = ()
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A part of a completion's text: whole characters, never the beginning of a stop string."""
+    """A part of a completion's text: whole characters, never the beginning of a stop string.
+
+    Attributes:
+        tokens: those that begin in this part, where log-probabilities are asked for; those of the prompt come first,
+            without text.
+    """
 
     text: str
+    tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a completion."""
+    """The end of a completion; `mean_logprob` is that of its tokens, where log-probabilities are asked for."""
 
     reason: FinishReason
     model: str
     generation: int
     prompt_tokens: int
     completion_tokens: int
+    mean_logprob: float | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion in one piece."""
+    """A completion in one piece; see Piece."""
 
     text: str
     finished: Finished
+    tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)

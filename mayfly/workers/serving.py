@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mayfly.engines.base import CompletionEngine
-from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import CallError
 from mayfly.prompts.stop_filter import TextFilter
-from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, request_of
+from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
 from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
 from mayfly.workers.budget import Budget
-from mayfly.workers.prefix_store import Lend
 
 
 class Completer:
@@ -29,36 +27,37 @@ class Completer:
     Args:
         generation: of this process.
         facts: what the sentinel says of this process; the request's id and sizes are added.
-        lend: returns what a call may use of the prefix store, if there is one.
     """
 
     def __init__(self, engine: CompletionEngine, *, generation: int, sentinel: Sentinel, budget: Budget,
-                 facts: Mapping[str, Any], lend: Lend | None = None) -> None:
+                 facts: Mapping[str, Any]) -> None:
         self._engine = engine
         self._generation = generation
         self._sentinel = sentinel
         self._budget = budget
         self._facts = facts
-        self._lend = lend
-        self._prefixes: Prefixes | None = None
         self._next_look = 0.0
 
     def serve(self, line: Line, request: Request) -> Served:
         """Answer one call and close its connection."""
         started = time.monotonic()
         outcome: Outcome = "cancelled"
-        tokens = 0
+        tokens, logprobs = 0, 0.0
 
         def on_progress() -> bool:
             self._step(line, request.deadline)
             return True
 
-        def on_token(piece: bytes) -> bool:
-            nonlocal tokens
-            tokens += 1
+        def on_token(piece: bytes | None, *scores: ScoredToken) -> bool:
+            nonlocal tokens, logprobs
             self._step(line, request.deadline)
-            if shown := text.feed(piece):
-                line.send(Piece(shown))
+            if piece is None:
+                line.send(Piece("", scores))
+                return True
+            tokens += 1
+            logprobs += sum(score.logprob or 0.0 for score in scores)
+            if shown := text.feed(piece, *scores):
+                line.send(Piece(shown, text.tokens()))
             return not text.stopped
 
         with line.connection:
@@ -71,14 +70,15 @@ class Completer:
                 self._budget.enter(call.threads)
                 try:
                     text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
-                    self._prefixes = self._lend(call.namespace) if self._lend is not None else None
                     made = self._engine.generate(self._engine.prompt(call), call.sampling, on_progress, on_token,
-                                                 call.prompt_batch, self._prefixes)
-                    if rest := text.finish():
-                        line.send(Piece(rest))
+                                                 call.prompt_batch)
+                    rest, left = text.finish(), text.tokens()
+                    if rest or left:
+                        line.send(Piece(rest, left))
                     limited = made.reason == "limit" and not text.stopped
                     line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
-                                       made.prompt_tokens, made.completion_tokens))
+                                       made.prompt_tokens, made.completion_tokens,
+                                       logprobs / tokens if tokens and call.sampling.logprobs is not None else None))
                     outcome = "answered"
                 finally:
                     self._budget.leave()
@@ -87,11 +87,6 @@ class Completer:
             except Gone:
                 pass
         return Served(self._generation, outcome, round(time.monotonic() - started, 4), tokens)
-
-    def hand_back(self) -> None:
-        """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""
-        if self._prefixes is not None:
-            self._prefixes.hand_back()
 
     def _step(self, line: Line, deadline: float) -> None:
         """Between two steps: beat, share the threads, and see whether the call is still wanted."""

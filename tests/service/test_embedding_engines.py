@@ -146,15 +146,20 @@ def test_a_models_window_bounds_the_padding(fast: openvino.OpenVinoEmbeddings, m
     assert shapes == [(1, 70), (1, 71)]
 
 
-def renamed(source: Path, target: Path, name: str) -> Path:
+@pytest.fixture(scope="module")
+def content(embedding_model: Path) -> gguf.GGUFReader:
+    return gguf.GGUFReader(embedding_model)  # takes it a second
+
+
+def renamed(content: gguf.GGUFReader, target: Path, name: str) -> Path:
     """Write a model file anew as that of a model with another name."""
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(target, "bert")
-    for field in reader.fields.values():
+    writer = gguf.GGUFWriter(target, "bert")
+    for field in content.fields.values():
         if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.name"):
             writer.add_key_value(field.name, field.contents(), field.types[0],
                                  sub_type=field.types[-1] if len(field.types) > 1 else None)
     writer.add_name(name)
-    for tensor in reader.tensors:
+    for tensor in content.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -166,9 +171,9 @@ def renamed(source: Path, target: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "nomic-embed-text-v1.5", "nomic-embed-text-v1", "e5-small-v2",
                                   "multilingual-e5-small", "llm-embedder", "bge-small-en"])
 def test_vectors_are_those_of_gpt4alls_own_call_whatever_it_knows_of_the_model(
-        embedding_model: Path, tmp_path: Path, name: str) -> None:
+        content: gguf.GGUFReader, tmp_path: Path, name: str) -> None:
     """It puts words before the texts of some models, and moves the vectors of one."""
-    path = renamed(embedding_model, tmp_path / "model.gguf", name)
+    path = renamed(content, tmp_path / "model.gguf", name)
     engine = Gpt4AllEmbeddings(path, 1, "m")
     own = Embed4All(path.name, model_path=path.parent, allow_download=False, n_threads=1, device="cpu", n_ctx=256)
     for text in ("the light", "the keeper of the lighthouse walks down to the harbour " * 40):
@@ -180,8 +185,8 @@ def test_vectors_are_those_of_gpt4alls_own_call_whatever_it_knows_of_the_model(
 
 
 def test_a_model_that_gpt4all_does_not_know_is_embedded_without_a_prefix(
-        embedding_model: Path, tmp_path: Path, plain: Gpt4AllEmbeddings) -> None:
-    engine = Gpt4AllEmbeddings(renamed(embedding_model, tmp_path / "model.gguf", "of my own"), 1, "m")
+        content: gguf.GGUFReader, tmp_path: Path, plain: Gpt4AllEmbeddings) -> None:
+    engine = Gpt4AllEmbeddings(renamed(content, tmp_path / "model.gguf", "of my own"), 1, "m")
     assert embed(engine, "the light") == embed(plain, "the light")
 
 

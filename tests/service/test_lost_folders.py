@@ -96,32 +96,42 @@ def _remove(*names: str) -> Callable[[Path], None]:
     return lambda run: [(run / name).unlink(missing_ok=True) for name in names] and None
 
 
-@pytest.mark.parametrize("isolation", ["fork", "respawn"])
+@pytest.fixture(scope="module", params=["fork", "respawn"])
+def losing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with scripted models from which one thing after the other is taken away."""
+    folder = tmp_path_factory.mktemp("losing")
+    vectors = scripts.write(folder, name="vectors", kind="embedding")
+    service = Service(folder / "service", {
+        "ISOLATION": request.param, "MODEL_PATH": folder, "EMBED_MODEL": vectors,
+        "MODEL_NAME": scripts.write(folder, {"when": "", "pieces": ["Hello", " there."]})})
+    yield service.wait_ready()
+    assert service.reports() == []
+    assert service.stop() == 0
+    assert [path.name for path in service.run_folder.iterdir()] == ["watchdog.lock"]
+
+
 @pytest.mark.parametrize("take_away", [
     _remove_all, _empty, _move, _remove("completion.sock"), _remove("embedding.sock", "completion.sock"),
     _remove("state.json"),
     _remove("watchdog.lock"), _remove("app.watchdog", "embedding.watchdog", "completion.watchdog"),
 ], ids=["folder", "all in it", "moved", "one socket", "sockets", "board", "lock", "sentinels"])
 def test_what_is_removed_from_the_run_folder_is_made_again(
-        scripted: Callable[..., Service], take_away: Callable[[Path], None], isolation: str) -> None:
-    service = scripted(ISOLATION=isolation)
+        losing: Service, take_away: Callable[[Path], None]) -> None:
     wanted = {"watchdog.lock", "state.json", "embedding.sock", "completion.sock", "app.watchdog", "embedding.watchdog"}
-    with _answering(service):
-        said = len(service.lines)
-        take_away(service.run_folder)
-        until(lambda: wanted <= {path.name for path in service.run_folder.glob("*")}, what="everything there again")
-    service.wait_ready()
-    _answers(service)
-    assert service.run_folder.stat().st_mode & 0o777 == 0o700
-    assert [line for line in service.lines[said:] if "Traceback" in line] == []
-    assert len([line for line in service.lines[said:] if "spent" not in line and "HTTP/1.1" not in line]) < 20
-    assert service.reports() == []
+    with _answering(losing):
+        said = len(losing.lines)
+        take_away(losing.run_folder)
+        until(lambda: wanted <= {path.name for path in losing.run_folder.glob("*")}, what="everything there again")
+    losing.wait_ready()
+    _answers(losing)
+    assert losing.run_folder.stat().st_mode & 0o777 == 0o700
+    assert [line for line in losing.lines[said:] if "Traceback" in line] == []
+    assert len([line for line in losing.lines[said:] if "spent" not in line and "HTTP/1.1" not in line]) < 20
+    assert losing.reports() == []
     # And nobody else comes in.
-    again = scripted(ISOLATION=isolation, wait=False)
-    assert f"pid {service.process.pid}" in _ended(again, EXIT_SECOND)
-    _answers(service)
-    assert service.stop() == 0
-    assert [path.name for path in service.run_folder.iterdir()] == ["watchdog.lock"]
+    again = Service(losing.folder, losing.settings)
+    assert f"pid {losing.process.pid}" in _ended(again, EXIT_SECOND)
+    _answers(losing)
 
 
 def test_a_run_folder_is_lost_again_and_again_and_made_again_each_time(scripted: Callable[..., Service]) -> None:

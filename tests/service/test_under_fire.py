@@ -26,7 +26,7 @@ T = TypeVar("T")
 CLIENTS = 8
 REQUESTS = 160
 # While any model process is hit, and not only one that serves: this many requests, and so many must get a 200.
-STRUCK = {"fork": 160, "respawn": 40}  # respawn starts a process for each completion
+STRUCK = {"fork": 48, "respawn": 16}  # respawn starts a process for each completion
 STRUCK_SERVED = 7 / 8
 STRUCK_FOR = 90.0
 TOKENS = 40

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from mayfly.prompts.stop_filter import TextFilter
+from mayfly.wire.calls import ScoredToken
 
 
 def _shown(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], TextFilter]:
@@ -89,3 +90,26 @@ def test_however_the_bytes_are_cut_the_shown_text_ends_at_a_stop_string_or_is_wh
             assert any(whole.startswith(shown + mark) for mark in stop), case
         else:
             assert shown == whole, case
+
+
+def _score(piece: bytes) -> ScoredToken:
+    return ScoredToken(tuple(piece), "", -1.0)
+
+
+def test_the_scores_of_tokens_come_with_the_text_that_they_begin_in() -> None:
+    text = TextFilter(["stop"])
+    seen = []
+    for piece in (b"a\xc3", b"\xa9", b" s", b"to", b"ne", b"", b"x s", b"top y", b"z"):
+        seen.append((text.feed(piece, _score(piece)), [bytes(score.piece) for score in text.tokens()]))
+    assert seen == [("a", [b"a\xc3"]), ("\u00e9", [b"\xa9"]), (" ", [b" s"]), ("", []), ("stone", [b"to", b"ne"]),
+                    ("", []), ("x ", [b"", b"x s"]), ("", []), ("", [])]
+    assert text.finish() == "" and text.tokens() == ()
+
+
+def test_at_the_end_the_scores_of_all_tokens_are_told_that_no_stop_string_has_cut() -> None:
+    text = TextFilter(["stop"])
+    for piece in (b"a sto", b"", b"\xc3"):
+        text.feed(piece, _score(piece))
+    assert [bytes(score.piece) for score in text.tokens()] == [b"a sto"]
+    assert text.finish() == "sto\ufffd"
+    assert [bytes(score.piece) for score in text.tokens()] == [b"", b"\xc3"]

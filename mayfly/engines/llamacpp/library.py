@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -96,6 +95,19 @@ class ChainParams(ctypes.Structure):
     _fields_ = _fields((_BOOL, "no_perf"))
 
 
+class TokenData(ctypes.Structure):
+    """llama_token_data"""
+
+    _fields_ = _fields((_INT, "id"), (_FLOAT, "logit p"))
+
+
+class TokenDataArray(ctypes.Structure):
+    """llama_token_data_array"""
+
+    _fields_ = [("data", ctypes.POINTER(TokenData)), ("size", ctypes.c_size_t), ("selected", ctypes.c_int64),
+                ("sorted", _BOOL)]
+
+
 #: Asked between the nodes of a graph: true ends the evaluation.
 Abort = ctypes.CFUNCTYPE(_BOOL, _POINTER)
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, _POINTER)
@@ -116,12 +128,6 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
     "init_from_model": (_POINTER, [_POINTER, ContextParams]),
     "get_memory": (_POINTER, [_POINTER]),
     "memory_clear": (None, [_POINTER, _BOOL]),
-    "memory_seq_rm": (_BOOL, [_POINTER, _INT, _INT, _INT]),
-    "model_is_recurrent": (_BOOL, [_POINTER]),
-    "model_is_hybrid": (_BOOL, [_POINTER]),
-    "state_seq_get_size": (_SIZE, [_POINTER, _INT]),
-    "state_seq_get_data": (_SIZE, [_POINTER, _POINTER, _SIZE, _INT]),
-    "state_seq_set_data": (_SIZE, [_POINTER, _POINTER, _SIZE, _INT]),
     "set_n_threads": (None, [_POINTER, _INT, _INT]),
     "set_abort_callback": (None, [_POINTER, _POINTER, _POINTER]),
     "decode": (_INT, [_POINTER, Batch]),
@@ -144,6 +150,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
     "sampler_free": (None, [_POINTER]),
     "sampler_accept": (None, [_POINTER, _INT]),
     "sampler_sample": (_INT, [_POINTER, _POINTER, _INT]),
+    "sampler_apply": (None, [_POINTER, ctypes.POINTER(TokenDataArray)]),
     "sampler_init_greedy": (_POINTER, []),
     "sampler_init_dist": (_POINTER, [_COUNT]),
     "sampler_init_top_k": (_POINTER, [_INT]),
@@ -267,9 +274,11 @@ def _check(llama: ctypes.CDLL, file: Path) -> None:
 
 
 def _wanted() -> str:
+    from importlib import metadata  # a slow import, and for a refusal alone
+
     try:
-        return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
         return "(not installed)"
 
 

@@ -56,6 +56,15 @@ class Vocabulary(vocabulary.Vocabulary):
                 return buffer.raw[:length]
             size = -length
 
+    def name(self, token: int) -> str:
+        """Return what a token is called that adds nothing to an answer."""
+        return self._text(token).decode(errors="replace")
+
+    @property
+    def begins(self) -> bool:
+        """Whether a token stands before each prompt that isn't of its text."""
+        return bool(self._bos)
+
     @property
     def words(self) -> bool:
         """Whether it is a WordPiece vocabulary, as a BERT has."""
