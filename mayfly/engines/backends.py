@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,7 +189,7 @@ class LlamaCpp(Backend):
             seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 talkie xverse
             """)}
     features = frozenset({"seed", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "dry_multiplier",
-                          "xtc_probability", "logprobs", "top_logprobs"})
+                          "xtc_probability", "logprobs", "top_logprobs", "n_ctx"})
 
     def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend. What completes can be trained to make vectors too."""
@@ -227,6 +227,12 @@ BACKENDS: tuple[Backend, ...] = (OpenVino(), LlamaCpp(), Gpt4All(), Scripted())
 
 #: How the names of model files end.
 SUFFIXES = tuple({backend.suffix: None for backend in BACKENDS})
+
+
+def lacking(features: Sequence[str], engine: str) -> str | None:
+    """Return the first of some features that an engine of this name hasn't, if there is one."""
+    able = next((backend.features for backend in BACKENDS if backend.name == engine), frozenset())
+    return next((name for name in features if name not in able), None)
 
 
 def of_file(name: str) -> list[Backend]:

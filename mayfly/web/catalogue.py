@@ -126,14 +126,18 @@ class Catalogue:
         """Return the model that a request for a completion means; see `resolve`.
 
         Raises:
-            InvalidRequest: its engine has nothing for a field of the request.
+            InvalidRequest: its engine has nothing for a field of the request, or its window is smaller than is asked.
         """
         model = self.resolve(body.model, "completion")
-        if model.file is not None:
-            engine = self._backend(model.lane, model.file)
-            body.require_features(engine)
-            return replace(model, features=engine.features)
-        return model
+        if model.file is None:
+            return model
+        engine = self._backend(model.lane, model.file)
+        body.require_features(engine)
+        window = body.n_ctx or model.window
+        if window > model.window:
+            raise InvalidRequest(f"'n_ctx' has to be a whole number from 1 to {model.window}: that is the window of "
+                                 f"'{model.id}'.", param="n_ctx")
+        return replace(model, features=engine.features, window=window)
 
     def _backend(self, lane: str, file: inventory.Model) -> Backend:
         """Return the engine that serves a model: what its process says, if it is loaded, else the one that is tried."""
@@ -167,6 +171,8 @@ class Catalogue:
             made_for = asked.file.context_length if asked.file is not None else 0
             wider = not made_for or made_for > max(self._settings.n_ctx, exc.tokens or 0)
             advice = " or raise N_CTX" if wider else ""
+            if asked.file is not None and asked.window < asked.file.window(self._settings):
+                advice = " or raise 'n_ctx'"
             raise ContextLengthExceeded(f"'{field}' is too long: {exc.message}; shorten it{advice}.", param=field,
                                         tokens=exc.tokens) from exc
 

@@ -96,7 +96,7 @@ def routes(service: Service) -> list[Route]:
 
 def _call(asked: Asked, body: TextBody | ChatBody, n_ctx: int) -> CompletionCall:
     return CompletionCall(asked.id, sampling=body.sampling(n_ctx), threads=body.thread_count,
-                          prompt_batch=body.prompt_batch_size)
+                          prompt_batch=body.prompt_batch_size, features=body.features())
 
 
 def _whole(shown: Shown, choices: Choices, wanted: int) -> Flow:

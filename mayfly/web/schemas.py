@@ -137,6 +137,7 @@ _LACKING = {
     "typical_p": "1 or left out: {engine} has no such filter",
     "dry_multiplier": "0 or left out: {engine} has repeat_penalty instead",
     "xtc_probability": "0 or left out: {engine} has no such sampler",
+    "n_ctx": "left out: {engine} has the model's whole window",
     "suffix": "left out: {engine} can't fill gaps",
     "logprobs": "left out: {engine} gives no probabilities",
     "top_logprobs": "0 or left out: {engine} gives no probabilities",
@@ -161,6 +162,8 @@ class SampledBody(Body):
     stream: bool = Field(False, description="true or false")
     seed: int | None = Field(
         None, ge=-1 << 63, lt=1 << 63, description="a whole number of 64 bits, where the model's engine takes one")
+    n_ctx: int | None = Field(
+        None, ge=1, description="a whole number from 1 to the model's window, where its engine can do with less")
     typical_p: float = Field(
         1.0, gt=0, le=1, description="a number above 0, up to 1, where the model's engine has such a filter")
     dry_multiplier: float = Field(0.0, ge=0, le=10, description=f"a number from 0 to 10, {_WHERE_SAMPLER}")
@@ -204,10 +207,14 @@ class SampledBody(Body):
         Raises:
             InvalidRequest: it has nothing for a field that isn't left out.
         """
-        for name, lacking in _LACKING.items():
-            field = type(self).model_fields.get(name)
-            if field is not None and name not in engine.features and getattr(self, name) != field.default:
-                raise InvalidRequest(f"'{name}' has to be {lacking.format(engine=engine.name)}.", param=name)
+        for name in self.features():
+            if name not in engine.features:
+                raise InvalidRequest(f"'{name}' has to be {_LACKING[name].format(engine=engine.name)}.", param=name)
+
+    def features(self) -> tuple[str, ...]:
+        """Return the fields that aren't left out and that an engine may have nothing for."""
+        fields = type(self).model_fields
+        return tuple(name for name in _LACKING if name in fields and getattr(self, name) != fields[name].default)
 
 
 class CompletionBody(SampledBody):

@@ -32,7 +32,7 @@ class Sampling:
     the engines that have it: `seed` makes what is random the same again, `logit_bias` is by token ids, the penalties
     count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp. With `logprobs` each token
     is told with its log-probability and so many of the likeliest in its place, and with `prompt_logprobs` the prompt's
-    tokens are too.
+    tokens are too. `n_ctx` is a smaller window than the model's.
     """
 
     max_tokens: int | None = 200
@@ -55,6 +55,7 @@ class Sampling:
     xtc_threshold: float = 0.1
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    n_ctx: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CompletionCall:
     Attributes:
         threads: compute threads at most, within the lane's share; None leaves it to the lane.
         prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
+        features: what of it not every engine can (`Backend.features`).
     """
 
     id: str
@@ -72,6 +74,7 @@ class CompletionCall:
     sampling: Sampling = field(default_factory=Sampling)
     threads: int | None = None
     prompt_batch: int | None = None
+    features: tuple[str, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from mayfly.engines import backends
 from mayfly.engines.base import CompletionEngine
-from mayfly.errors import CallError
+from mayfly.errors import CallError, InvalidRequest
 from mayfly.prompts.stop_filter import TextFilter
 from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
 from mayfly.wire.events import Served
@@ -42,20 +43,21 @@ class Completer:
         """Answer one call and close its connection."""
         started = time.monotonic()
         outcome: Outcome = "cancelled"
-        tokens, logprobs = 0, 0.0
+        tokens = 0
+        logprobs: list[float] = []
 
         def on_progress() -> bool:
             self._step(line, request.deadline)
             return True
 
         def on_token(piece: bytes | None, *scores: ScoredToken) -> bool:
-            nonlocal tokens, logprobs
+            nonlocal tokens
             self._step(line, request.deadline)
             if piece is None:
                 line.send(Piece("", scores))
                 return True
             tokens += 1
-            logprobs += sum(score.logprob or 0.0 for score in scores)
+            logprobs.extend(score.logprob or 0.0 for score in scores)
             if shown := text.feed(piece, *scores):
                 line.send(Piece(shown, text.tokens()))
             return not text.stopped
@@ -65,6 +67,7 @@ class Completer:
                 call = request.call
                 if not isinstance(call, CompletionCall):
                     raise Gone
+                self._require_features(call)
                 line.send(Began(self._generation))
                 self._sentinel.write({**self._facts, "request": request_of([call])})
                 self._budget.enter(call.threads)
@@ -78,7 +81,7 @@ class Completer:
                     limited = made.reason == "limit" and not text.stopped
                     line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
                                        made.prompt_tokens, made.completion_tokens,
-                                       logprobs / tokens if tokens and call.sampling.logprobs is not None else None))
+                                       sum(logprobs) / len(logprobs) if logprobs else None))
                     outcome = "answered"
                 finally:
                     self._budget.leave()
@@ -87,6 +90,18 @@ class Completer:
             except Gone:
                 pass
         return Served(self._generation, outcome, round(time.monotonic() - started, 4), tokens)
+
+    def _require_features(self, call: CompletionCall) -> None:
+        """Check what is asked for, once more: who asked may have expected another engine, before the model was loaded.
+
+        Raises:
+            InvalidRequest: the engine has nothing for a field of the request.
+        """
+        engine = self._engine.facts["engine"]
+        name = backends.lacking(call.features, engine)
+        if name is not None:
+            raise InvalidRequest(f"'{name}' has to be left out: {engine}, which serves this model, has nothing for it.",
+                                 param=name)
 
     def _step(self, line: Line, deadline: float) -> None:
         """Between two steps: beat, share the threads, and see whether the call is still wanted."""

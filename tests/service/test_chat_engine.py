@@ -3,9 +3,11 @@ can't."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import real_models
@@ -64,6 +66,25 @@ def test_who_asks_for_a_library_that_is_not_there_is_served_by_gpt4all_and_told_
     # What the engine that serves can't do is refused, though the one that was tried first could.
     error = service.post("/gpt4all_api", {"prompt": "Hello", "seed": 7}).json()["error"]
     assert error["message"] == "'seed' has to be left out: gpt4all takes no seed."
+
+
+@pytest.mark.parametrize(("path", "fields"), [
+    ("/gpt4all_api", {"prompt": "Hello", "seed": 7}),
+    ("/v1/completions", {"prompt": "Hello", "logprobs": 0, "stream": True}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "n_ctx": 100}),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_model_that_nobody_has_loaded_refuses_what_the_engine_lacks_that_then_serves_it(
+        start: Callable[..., Service], model_path: Path, tmp_path: Path, path: str, fields: dict[str, Any]) -> None:
+    os.link(model_path / "tiny-llama.gguf", model_path / "second.gguf")
+    service = start(LLAMA_LIBRARY=tmp_path, EMBED_MODEL="none")
+    asked = {"model": "second", "max_tokens": 4, **fields}
+    [field] = {"seed", "logprobs", "n_ctx"}.intersection(fields)
+    refused = service.post(path, asked)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
+    assert error["message"] == f"'{field}' has to be left out: gpt4all, which serves this model, has nothing for it."
+    del asked[field]
+    assert service.post(path, asked).status_code == 200
 
 
 def test_a_library_that_dies_while_it_loads_or_tests_a_model_is_done_without(

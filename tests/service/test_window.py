@@ -17,6 +17,7 @@ from mayfly.engines.gpt4all.completions import Gpt4AllCompletions
 from mayfly.wire.calls import CompletionCall, Message, Sampling
 
 WINDOW = 128
+SMALLER = 100
 PERSONA = "You are Ada of the winter light. "
 
 
@@ -96,6 +97,26 @@ def test_the_last_answer_that_fits_is_one_token_and_the_next_prompt_is_refused(s
     error = ask(service, room + 1, {"max_tokens": 1}).json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert f"the prompt has {used + room} tokens" in error["message"]
+
+
+@pytest.mark.parametrize("ask", ROUTES)
+def test_a_request_may_ask_for_a_smaller_window(service: Service, ask: Ask) -> None:
+    if service.lane("completion")["engine"] == "gpt4all":
+        error = ask(service, 10, {"n_ctx": SMALLER}).json()["error"]
+        assert (error["param"], "gpt4all" in error["message"]) == ("n_ctx", True)
+        return
+    answer = ask(service, 10, {"max_tokens": WINDOW, "n_ctx": SMALLER}).json()
+    assert answer["usage"]["total_tokens"] == SMALLER
+    assert (answer.get("finish_reason") or answer["choices"][0]["finish_reason"]) == "length"
+    assert ask(service, 10, {"max_tokens": WINDOW, "n_ctx": WINDOW}).json()["usage"]["total_tokens"] == WINDOW
+    for stream in (False, True):
+        error = ask(service, SMALLER, {"n_ctx": SMALLER, "stream": stream}).json()["error"]
+        assert error["code"] == "context_length_exceeded" and f"holds {SMALLER}" in error["message"]
+        assert error["message"].endswith("; shorten it or raise 'n_ctx'.")
+    for window, allowed in ((WINDOW + 1, f"a whole number from 1 to {WINDOW}: that is the window of 'tiny'."),
+                            (0, "a whole number from 1 to the model's window")):
+        error = ask(service, 10, {"n_ctx": window}).json()["error"]
+        assert error["param"] == "n_ctx" and error["message"].startswith(f"'n_ctx' has to be {allowed}")
 
 
 def test_an_answer_that_fills_the_window_is_that_of_a_larger_one_to_its_last_word(tiny_model: Path) -> None:

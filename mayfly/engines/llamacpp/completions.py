@@ -101,12 +101,15 @@ class LlamaCompletions:
         prompt_batch: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
+        # The context's memory is there since the load, and a fork copies the pages that its tokens are written to. So a
+        # smaller window needs no context of its own.
+        window = min(self.context_length, sampling.n_ctx or self.context_length)
         prompt = array("i")
-        for _, ids in self._vocabulary.fitted(segments, self.context_length, on_progress):
+        for _, ids in self._vocabulary.fitted(segments, window, on_progress):
             prompt.extend(ids)
         if not prompt:
             raise EngineFailed("the prompt has no tokens")
-        room = self.context_length - len(prompt)
+        room = window - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         with contextlib.ExitStack() as stack:
             scorer = None
@@ -120,7 +123,7 @@ class LlamaCompletions:
             if seen is not None and not on_token(None, *seen.scores(segments)):
                 return Generated("refused", len(prompt), 0)
             chain = stack.enter_context(
-                contextlib.closing(Chain(self._llama, self._vocabulary, sampling, prompt, self.context_length)))
+                contextlib.closing(Chain(self._llama, self._vocabulary, sampling, prompt, window)))
             for sampled in range(1, limit + 1):
                 token = chain.next(self._context)
                 if token in self._end_ids or self._vocabulary.ends(token):
