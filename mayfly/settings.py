@@ -110,6 +110,11 @@ class Settings:
         "80%", forms.share_of_memory,
         "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
         "the files' sizes and N_CTX.")
+    prefix_memory: int = _setting(
+        "5%", forms.share_of_memory,
+        "What each completion model may keep of prompts that it has evaluated, so that a persona or the turns of a "
+        "conversation aren't evaluated again: a part of this machine's memory, a size, or none. Beside MEMORY_LIMIT. "
+        "llamacpp's alone, and not in respawn isolation.")
     model_aliases: Mapping[str, str] = _setting(
         "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,text-embedding-3-large=embedding,"
         "all-minilm=all-MiniLM-L6-v2,all-minilm:latest=all-MiniLM-L6-v2,"

@@ -9,9 +9,18 @@ import mmap
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mayfly.compat.process import WINDOWS
+
+if not WINDOWS:
+    import fcntl
+
+#: Whether there is memory here that can be sealed.
+CAN_SEAL = hasattr(os, "memfd_create") and not WINDOWS and hasattr(fcntl, "F_ADD_SEALS")
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if CAN_SEAL else 0
 
 
 def memory_size() -> int:
@@ -61,6 +70,49 @@ def join_memory(handle: int | str, size: int) -> mmap.mmap:
         return mmap.mmap(handle, size)
     finally:
         os.close(handle)
+
+
+def sealed_memory(size: int, fill: Callable[[Any], int]) -> int | None:
+    """Make memory that nobody can change, or cut short, once it is filled (where `CAN_SEAL`).
+
+    Args:
+        size: in bytes.
+        fill: called with it, as an array of ctypes; returns how many bytes it has written.
+
+    Returns:
+        Its descriptor; None if there is no room for it, or it wasn't filled.
+    """
+    descriptor = os.memfd_create("mayfly", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size)
+        with mmap.mmap(descriptor, size) as memory:
+            whole = fill((ctypes.c_uint8 * size).from_buffer(memory)) == size
+        if whole:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def sealed_size(descriptor: int) -> int:
+    """Return the size of sealed memory in bytes; 0 for anything else."""
+    try:
+        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+        return os.fstat(descriptor).st_size if sealed else 0
+    except OSError:
+        return 0
+
+
+def sealed_content(descriptor: int) -> Any:
+    """Return sealed memory as an array of ctypes, to be read; what is written to it goes nowhere.
+
+    Raises:
+        OSError, ValueError: it can't be mapped.
+    """
+    memory = mmap.mmap(descriptor, sealed_size(descriptor), access=mmap.ACCESS_COPY)
+    return (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
 def _windows_memory_size() -> int:

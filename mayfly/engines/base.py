@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from mayfly.engines.prefixes import Prefixes
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, LongText, Sampling, ScoredToken
 
@@ -151,6 +152,7 @@ class CompletionEngine(Protocol):
         on_progress: Callable[[], bool],
         on_token: OnToken,
         prompt_batch: int | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Generated:
         """Evaluate a prompt and sample tokens.
 
@@ -158,6 +160,7 @@ class CompletionEngine(Protocol):
             segments: the prompt.
             sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
             prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
+            prefixes: what an engine may use instead of evaluating the prompt's beginning, which changes no answer.
             on_progress: called while the prompt is tokenised and evaluated, at least once a batch; False stops.
             on_token: called with each token.
 

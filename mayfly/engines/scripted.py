@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mayfly.engines.base import Generated, Part
+from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
@@ -135,6 +136,7 @@ class ScriptedCompletions:
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
         prompt_batch: int | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         words = sum(len(segment.text.split()) for segment in segments)

@@ -10,6 +10,7 @@ from typing import Any
 from mayfly.supervision.policy import FAILED_STARTS
 from mayfly.supervision.process import Position, Process
 from mayfly.wire.address import LaneAddress
+from mayfly.wire.events import Remembered
 from mayfly.wire.spec import Kind, LaneSpec
 from mayfly.wire.thread_table import Allotment
 
@@ -91,6 +92,7 @@ class Lane:
         places: in the thread budget.
         generations: its template's living generations, by number; the latest that came up is `generation`.
         engine: what its process says of its engine.
+        prefixes: what it says of its prefix store, once there is something to say.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Lane:
     generations: dict[int, Process] = field(default_factory=dict)
     last_fork_seconds: float = 0.0
     engine: dict[str, str] = field(default_factory=dict)
+    prefixes: Remembered | None = None
     last_failure: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -172,6 +175,8 @@ class Lane:
             "pid": ready.handle.pid if ready else None, "restarts": dict(self.restarts),
             "last_failure": self.last_failure, "address": self.address, "served_at_once": self.served_at_once,
             **self.engine}
+        if self.prefixes is not None:
+            facts["prefixes"] = vars(self.prefixes)
         if state != "ready" and self.starts.trouble:
             facts["reason"] = self.starts.trouble
         return facts

@@ -21,7 +21,20 @@ from mayfly.supervision.process import Position, Process
 from mayfly.supervision.records import Records
 from mayfly.supervision.residency import Residency, Sockets
 from mayfly.wire import board, sentinel
-from mayfly.wire.events import Access, CannotLoad, Dismiss, Drains, Exited, Forked, Log, Ready, Served, Told, Want
+from mayfly.wire.events import (
+    Access,
+    CannotLoad,
+    Dismiss,
+    Drains,
+    Exited,
+    Forked,
+    Log,
+    Ready,
+    Remembered,
+    Served,
+    Told,
+    Want,
+)
 from mayfly.wire.thread_table import Allotment, Table
 
 # What goes on not to work is said once in so many seconds.
@@ -134,7 +147,7 @@ class Supervisor:
         elif lane is None:
             return  # the rest is a worker's to say
         elif isinstance(event, Ready):
-            process.model, lane.engine = event.model, event.facts
+            process.model, lane.engine, lane.prefixes = event.model, event.facts, None
             self._records.came_up(process, now)
         elif isinstance(event, CannotLoad):
             process.reason = event.reason
@@ -144,6 +157,8 @@ class Supervisor:
             for server in (process, lane.generations.get(event.generation)):
                 if server is not None:
                     server.calls, server.served = server.calls + event.calls, event
+        elif isinstance(event, Remembered):
+            lane.prefixes = event
         elif isinstance(event, Forked):
             self._forks.forked(lane, process, event, now)
         elif isinstance(event, Exited):

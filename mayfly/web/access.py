@@ -4,7 +4,7 @@ A *direct* call comes from a loopback address and carries no header by which a p
 forwards (forwarding.py). No proxy is trusted: the mere presence of such a header makes a call *forwarded*, which only
 ever demands more. A direct call needs no key if its Host is a name or an address of this machine or in
 AUTHORIZED_URLS (a web page whose name was rebound to 127.0.0.1 sends its own name there) and it has no Origin of
-another site. A key that isn't needed isn't looked at: many programs can't but send one, of which nobody knows.
+another site. A key that isn't needed is never refused: many programs can't but send one, of which nobody knows.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ class Access:
         """
         self._demand("This path always needs a key", environ)
 
+    def namespace(self, environ: Mapping[str, Any]) -> str:
+        """Return what tells a caller of completions from those with other keys: its key's digest; "" for those of this
+        machine that need none and send none."""
+        key = self._key(environ)
+        return "" if key is None else self.digests[key].hex()
+
     def _foreign(self, environ: Mapping[str, Any]) -> str | None:
         """Return why a direct call isn't one of this machine's own programs, or None: the beginning of a sentence that
         ends with what a key would do."""
@@ -104,15 +110,17 @@ class Access:
 
     def _key_fault(self, environ: Mapping[str, Any]) -> str | None:
         """Return what is wrong with the key that was sent, or None if it is right."""
-        scheme, _, key = _authorization(environ).partition(" ")
-        if scheme.lower() != "bearer":
+        if _sent_key(environ) is None:
             return "The Authorization header has to be 'Bearer <key>' with a key from API_KEYS."
-        # WSGI hands headers over as Latin-1; every byte the client sent comes back this way.
-        sent = keys.digest(key.strip().encode("latin-1", "replace"))
-        right = False
-        for digest in self.digests:
-            right |= hmac.compare_digest(digest, sent)
-        return None if right else "The key is wrong: send one of those in API_KEYS."
+        return None if self._key(environ) is not None else "The key is wrong: send one of those in API_KEYS."
+
+    def _key(self, environ: Mapping[str, Any]) -> int | None:
+        """Return which of the keys was sent; None if none of them was."""
+        sent = keys.digest(_sent_key(environ) or b"")
+        found = None
+        for number, digest in enumerate(self.digests):
+            found = number if hmac.compare_digest(digest, sent) else found
+        return found
 
     def _is_ours(self, name: str | None) -> bool:
         return name is not None and (name == "localhost" or name in self.hosts or _is_loopback(name))
@@ -120,6 +128,12 @@ class Access:
 
 def _authorization(environ: Mapping[str, Any]) -> str:
     return str(environ.get("HTTP_AUTHORIZATION", "")).strip()
+
+
+def _sent_key(environ: Mapping[str, Any]) -> bytes | None:
+    scheme, _, key = _authorization(environ).partition(" ")
+    # WSGI hands headers over as Latin-1; every byte the client sent comes back this way.
+    return key.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else None
 
 
 def _is_loopback(address: str) -> bool:

@@ -44,7 +44,7 @@ def routes(service: Service) -> list[Route]:
         body = validate(CompletionBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         model = catalogue.completing(body)
         call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx),
-                              features=body.features())
+                              features=body.features(), namespace=service.gate.access.namespace(asked.environ))
         [call] = seeded(asked, model, [call])
         choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
                           in_pieces=body.stream)

@@ -56,13 +56,13 @@ def routes(service: Service) -> list[Route]:
         refuse_token_ids("prompt", asked.sent.get("prompt"))
         body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
-        call = _call(asked, body, settings.n_ctx)
+        call = _call(service, asked, body)
         calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
         return _complete("text", asked, calls, body, candidates, body.prompt)
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
-        call = replace(_call(asked, body, settings.n_ctx), messages=body.turns())
+        call = replace(_call(service, asked, body), messages=body.turns())
         return _complete("chat", asked, [call] * body.n, body, body.n, [])
 
     def _complete(form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
@@ -94,9 +94,10 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _call(asked: Asked, body: TextBody | ChatBody, n_ctx: int) -> CompletionCall:
-    return CompletionCall(asked.id, sampling=body.sampling(n_ctx), threads=body.thread_count,
-                          prompt_batch=body.prompt_batch_size, features=body.features())
+def _call(service: Service, asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
+    return CompletionCall(asked.id, sampling=body.sampling(service.settings.n_ctx), threads=body.thread_count,
+                          prompt_batch=body.prompt_batch_size, features=body.features(),
+                          namespace=service.gate.access.namespace(asked.environ))
 
 
 def _whole(shown: Shown, choices: Choices, wanted: int) -> Flow:

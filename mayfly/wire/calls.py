@@ -66,6 +66,7 @@ class CompletionCall:
         threads: compute threads at most, within the lane's share; None leaves it to the lane.
         prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
         features: what of it not every engine can (`Backend.features`).
+        namespace: what of earlier prompts it may use: that of the caller's own.
     """
 
     id: str
@@ -75,6 +76,7 @@ class CompletionCall:
     threads: int | None = None
     prompt_batch: int | None = None
     features: tuple[str, ...] = ()
+    namespace: str = ""
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""

@@ -64,6 +64,23 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """What a lane's prefix store has been good for, and holds.
+
+    Attributes:
+        hits, misses: prompts of which a beginning was there, and those of which none was.
+        tokens_saved: prompt tokens that weren't evaluated.
+        states, bytes: what it holds.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    tokens_saved: int = 0
+    states: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Access:
     """The web process has answered a request; the line is for the access log."""
 
@@ -96,7 +113,7 @@ class Drains:
     """The web process stops, and answers whoever still comes."""
 
 
-Event = Ready | CannotLoad | Forked | Exited | Served | Access | Want | Dismiss | Log | Drains
+Event = Ready | CannotLoad | Forked | Exited | Served | Remembered | Access | Want | Dismiss | Log | Drains
 
 
 @dataclass(frozen=True)

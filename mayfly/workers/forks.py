@@ -17,7 +17,7 @@ from mayfly.compat.process import die_with_parent
 from mayfly.errors import ModelUnavailable
 from mayfly.wire import exits
 
-_LONGEST = 4096
+_LONGEST = 1 << 15
 
 
 @dataclass(eq=False)
@@ -34,12 +34,13 @@ class Fork:
         """Return the descriptor that is readable when it says something, or has ended."""
         return self.channel.fileno()
 
-    def receive(self) -> bytes:
-        """Return the next message of the child, or b"" if its channel has ended."""
+    def receive(self) -> tuple[bytes, list[int]]:
+        """Return the next message of the child and the descriptors that came with it; b"" if its channel has ended."""
         try:
-            return self.channel.recv(64)
+            message, descriptors, _, _ = socket.recv_fds(self.channel, _LONGEST, 1)
         except OSError:
-            return b""
+            return b"", []
+        return message, descriptors
 
     def reap(self) -> int:
         """Take note of its end and return its exit code. Its channel closes as it dies, so this wait is short."""

@@ -2,11 +2,13 @@
 
 Its parent is the template, which forks it ahead of its call. It tells the watchdog that it is there, and its parent
 that it is ready, that it has read a request which wasn't whole when it got it, and that it is done; its end it tells by
-the end of the channel.
+the end of the channel. It asks its parent for what the prefix store has of its prompt, and hands back what it has
+evaluated itself.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
@@ -23,6 +25,7 @@ from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Gone, Line
 from mayfly.workers.budget import Budget
+from mayfly.workers.prefix_store import Lend, lent
 from mayfly.workers.serving import Completer
 
 READY = b"r"
@@ -67,7 +70,7 @@ class Generation:
             if request is not None and place == NO_PLACE:
                 place = self._wait_for_place(channel, connection)
             if request is not None and place != NO_PLACE:
-                self._serve(line, request, place)
+                self._serve(channel, line, request, place)
         self._sentinel.remove()
         channel.send(DONE)
         return exits.DONE
@@ -100,13 +103,19 @@ class Generation:
                 return NO_PLACE
         return int(_PLACE.unpack(channel.recv(_PLACE.size))[0])
 
-    def _serve(self, line: Line, request: Request, place: int) -> None:
+    def _serve(self, channel: socket.socket, line: Line, request: Request, place: int) -> None:
         budget = Budget(self._table, place, self._spec.settings.threads, self._engine.set_threads)
         completer = Completer(self._engine, generation=self._number, sentinel=self._sentinel, budget=budget,
-                              facts=self._facts)
+                              facts=self._facts, lend=self._lend(channel))
         served = completer.serve(line, request)
         self._sentinel.remove()
         self._events.send(served)
+        # If it dies now, nobody has lost anything but an evaluation.
+        completer.hand_back()
+
+    def _lend(self, channel: socket.socket) -> Lend | None:
+        most = self._spec.settings.prefix_memory
+        return functools.partial(lent, channel, most) if most else None
 
 
 def hand_over(channel: socket.socket, place: int, connection: socket.socket) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mayfly.engines import backends
 from mayfly.engines.base import CompletionEngine
+from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import CallError, InvalidRequest
 from mayfly.prompts.stop_filter import TextFilter
 from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
@@ -20,6 +21,7 @@ from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
 from mayfly.workers.budget import Budget
+from mayfly.workers.prefix_store import Lend
 
 
 class Completer:
@@ -28,15 +30,18 @@ class Completer:
     Args:
         generation: of this process.
         facts: what the sentinel says of this process; the request's id and sizes are added.
+        lend: returns what a call may use of the prefix store, if there is one.
     """
 
     def __init__(self, engine: CompletionEngine, *, generation: int, sentinel: Sentinel, budget: Budget,
-                 facts: Mapping[str, Any]) -> None:
+                 facts: Mapping[str, Any], lend: Lend | None = None) -> None:
         self._engine = engine
         self._generation = generation
         self._sentinel = sentinel
         self._budget = budget
         self._facts = facts
+        self._lend = lend
+        self._prefixes: Prefixes | None = None
         self._next_look = 0.0
 
     def serve(self, line: Line, request: Request) -> Served:
@@ -73,8 +78,9 @@ class Completer:
                 self._budget.enter(call.threads)
                 try:
                     text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
+                    self._prefixes = self._lend(call.namespace) if self._lend is not None else None
                     made = self._engine.generate(self._engine.prompt(call), call.sampling, on_progress, on_token,
-                                                 call.prompt_batch)
+                                                 call.prompt_batch, self._prefixes)
                     rest, left = text.finish(), text.tokens()
                     if rest or left:
                         line.send(Piece(rest, left))
@@ -90,6 +96,11 @@ class Completer:
             except Gone:
                 pass
         return Served(self._generation, outcome, round(time.monotonic() - started, 4), tokens)
+
+    def hand_back(self) -> None:
+        """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""
+        if self._prefixes is not None:
+            self._prefixes.hand_back()
 
     def _require_features(self, call: CompletionCall) -> None:
         """Check what is asked for, once more: who asked may have expected another engine, before the model was loaded.

@@ -23,10 +23,11 @@ from mayfly.wire.events import EventPipe, Exited, Ready
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
-from mayfly.workers import forks, generation
+from mayfly.workers import forks, generation, prefix_store
 from mayfly.workers.accept import TICK, Door, Line, ModelFile
 from mayfly.workers.forks import Fork
 from mayfly.workers.generation import Generation
+from mayfly.workers.prefix_store import PrefixStore
 
 # A generation that dies before it has served anything is replaced, but not in a busy loop.
 _FIRST_PAUSE = 0.1
@@ -55,6 +56,7 @@ class Template:
         self._ahead: Fork | None = None
         self._readers: list[Fork] = []
         self._waiting: collections.deque[Fork] = collections.deque()  # with a request, for a place
+        self._store = PrefixStore.of(spec.settings.prefix_memory)
         self._pause = 0.0
         self._fork_at = 0.0
 
@@ -148,9 +150,11 @@ class Template:
         for fork in self._forks:
             fork.channel.close()
         self._door.close()
+        if self._store is not None:
+            self._store.close()
 
     def _listen_to(self, fork: Fork) -> None:
-        said = fork.receive()
+        said, descriptors = fork.receive()
         if said == generation.READY:
             fork.ready = True
         elif said == generation.READ:
@@ -160,9 +164,14 @@ class Template:
         elif said == generation.DONE:
             self._leave(fork)
             self._pause = 0.0
+        elif said[:1] in (prefix_store.ASK, prefix_store.KEEP) and self._store is not None:
+            with contextlib.suppress(OSError):
+                self._store.hear(fork.channel, said, descriptors)
         elif not said:
             self._forks.remove(fork)
             code = fork.reap()
+            for news in self._store.news() if self._store is not None else ():
+                self._events.send(news)
             self._events.send(Exited(fork.number, fork.pid, code))
             self._leave(fork)
             if fork is self._ahead:

@@ -23,6 +23,7 @@ from mayfly.workers.budget import Budget
 from mayfly.workers.counting import Counter
 from mayfly.workers.embedding import Embedder
 from mayfly.workers.gathering import LaneEnd
+from mayfly.workers.prefix_store import PrefixStore
 from mayfly.workers.serving import Completer
 from mayfly.workers.vocabularies import Vocabularies
 
@@ -86,8 +87,10 @@ class Worker:
         self._come_up(engine.facts)
         if self._spec.role == "once":
             self._stand_by()
+        store = PrefixStore.of(self._spec.settings.prefix_memory) if self._spec.role == "serve" else None
         completer = Completer(engine, generation=self._spec.generation, sentinel=self._sentinel,
-                              budget=self._budget(engine.set_threads), facts=self._facts)
+                              budget=self._budget(engine.set_threads), facts=self._facts,
+                              lend=None if store is None else store.lend)
         door = Door(self._listener, self._spec.address, Line.take, lambda: self._occupy(1))
 
         def step(accepting: bool) -> int | None:
@@ -101,6 +104,9 @@ class Worker:
                     return exits.DONE
                 self._sentinel.write(self._facts)
                 self._events.send(served)
+                completer.hand_back()
+                for news in store.news() if store is not None else ():
+                    self._events.send(news)
             self._occupy(0)
             return None
 

@@ -93,7 +93,7 @@ def test_a_prompts_scores_are_those_that_its_tokens_have_one_by_one(engine: Llam
     assert made.prompt_tokens == len(scores) and scores[0].logprob is None and scores[0].alternatives == ()
     ids = array("i", engine._vocabulary.tokenize(engine.prompt(CompletionCall("test", text=long))))
     for place in (1, 17, 31, 32, 33, len(ids) - 1):
-        engine._evaluate(ids[:place], lambda: True, 512)
+        engine._window.evaluate([ids[:place]], lambda: True)
         assert scores[place].logprob == pytest.approx(expected(engine)[ids[place]], abs=0.05)
     # They can tell a text that is likely from one that isn't.
     [known, strange] = [run(engine, f"Paris is the capital of {land}", logprobs=0, prompt_logprobs=True)[1][-1].logprob

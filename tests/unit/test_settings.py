@@ -38,6 +38,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "MODEL_ALIASES": (["gpt-4", "=embedding", "a b=completion", "gpt-4="], "ALIAS=MODEL"),
     "MAX_MODELS": (["-1", "33", "all"], "a whole number from 0 to 32"),
     "MEMORY_LIMIT": (["0%", "101%", "1KB", "half", "-1"], "a part of this machine's memory"),
+    "PREFIX_MEMORY": (["0%", "101%", "1KB", "half", "-1"], "a part of this machine's memory"),
     "PROMPT_TEMPLATE": (["### Human:", "%2 %1", "%1 %1", "%1 %2 %2", "%10", "%1\0"], "a text with %1"),
     "SYSTEM_TEMPLATE": (["You are helpful.", "%1 %2", "%2"], "a text with %1"),
     "ROUTE": (["gpt4all_api", "/embed", "/health", "/ready", "/v1", "/v1/chat", "/", "/a b", "/a//b", "/a\nb", "/<x>",

@@ -34,6 +34,7 @@ from mayfly.engines.gpt4all.library import (
     load_completions,
 )
 from mayfly.engines.gpt4all.vocabulary import Vocabulary
+from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
 from mayfly.engines.vocabulary import too_long
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
@@ -152,6 +153,7 @@ class Gpt4AllCompletions:
         on_progress: Callable[[], bool],
         on_token: Callable[[bytes], bool],
         prompt_batch: int | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         pieces, counted = self._fitting(segments, on_progress)

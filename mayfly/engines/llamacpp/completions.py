@@ -8,18 +8,18 @@ before the first call, and the self-test is a call of its own (`CompletionEngine
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import time
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mayfly.engines import self_test
 from mayfly.engines.base import Generated, OnToken
-from mayfly.engines.llamacpp.library import Abort, load_model, open_library, reason
-from mayfly.engines.llamacpp.likelihood import PromptScorer, Scorer
+from mayfly.engines.llamacpp.library import load_model, open_library, reason
+from mayfly.engines.llamacpp.likelihood import Scorer
 from mayfly.engines.llamacpp.sampling import Chain
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
+from mayfly.engines.llamacpp.window import BATCH, Window, pieces
+from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
 from mayfly.errors import EngineFailed, ModelUnavailable
 from mayfly.models.header import read_contents
@@ -27,14 +27,9 @@ from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
 
-# Prompt tokens evaluated at once, at most.
-_BATCH = 512
-# And where the likelihood of each is asked for: the library keeps what it found for all the vocabulary, a megabyte for
-# each token.
+# Prompt tokens evaluated at once where the likelihood of each is asked for: the library keeps what it found for all the
+# vocabulary, a megabyte for each token.
 _SCORED_BATCH = 32
-# How often a batch is interrupted for a look at the call (s); the library would ask at each of some thousand nodes.
-_LOOK_INTERVAL = 0.02
-_ABORTED = 2  # of llama_decode
 
 
 class LlamaCompletions:
@@ -66,16 +61,16 @@ class LlamaCompletions:
             raise ModelUnavailable(f"{path.name} has an encoder, which prompts for completions have no use for")
         params = self._llama.llama_context_default_params()
         params.n_ctx = self.context_length
-        params.n_batch = params.n_ubatch = min(_BATCH, self.context_length)
+        params.n_batch = params.n_ubatch = min(BATCH, self.context_length)
         params.n_threads = params.n_threads_batch = threads
         self._context = self._llama.llama_init_from_model(loaded, params)
         if not self._context:
             raise ModelUnavailable(f"llama.cpp can't load {path.name}: {reason('there is not enough memory')}")
+        self._window = Window(self._llama, loaded, self._context)
         self._vocabulary = Vocabulary(loaded)
         _ = self._vocabulary.survey  # once, and not in each fork
         self._end_ids = turn_ends(header)
         self._prompting = Prompting(header, form, self._vocabulary.tokenize)
-        self._fresh = True
 
     def reseed(self) -> None:
         """Nothing is to be done: what is random is made for each call."""
@@ -99,14 +94,16 @@ class LlamaCompletions:
         on_progress: Callable[[], bool],
         on_token: OnToken,
         prompt_batch: int | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         # The context's memory is there since the load, and a fork copies the pages that its tokens are written to. So a
         # smaller window needs no context of its own.
         window = min(self.context_length, sampling.n_ctx or self.context_length)
-        prompt = array("i")
-        for _, ids in self._vocabulary.fitted(segments, window, on_progress):
-            prompt.extend(ids)
+        scored = sampling.logprobs is not None and sampling.prompt_logprobs
+        evaluated = pieces(self._vocabulary.fitted(segments, window, on_progress),
+                           min(prompt_batch or BATCH, _SCORED_BATCH if scored else BATCH))
+        prompt = sum(evaluated, array("i"))
         if not prompt:
             raise EngineFailed("the prompt has no tokens")
         room = window - len(prompt)
@@ -116,9 +113,8 @@ class LlamaCompletions:
             if sampling.logprobs is not None:
                 scorer = stack.enter_context(
                     contextlib.closing(Scorer(self._llama, self._vocabulary, self._context, sampling.logprobs)))
-            seen = scorer.of_prompt(prompt) if scorer is not None and sampling.prompt_logprobs else None
-            if not self._evaluate(prompt, on_progress, min(prompt_batch or _BATCH, _SCORED_BATCH if seen else _BATCH),
-                                  seen):
+            seen = scorer.of_prompt(prompt) if scorer is not None and scored else None
+            if not self._window.evaluate(evaluated, on_progress, prefixes, seen):
                 return Generated("refused", len(prompt), 0)
             if seen is not None and not on_token(None, *seen.scores(segments)):
                 return Generated("refused", len(prompt), 0)
@@ -132,14 +128,14 @@ class LlamaCompletions:
                 if not on_token(self._vocabulary.shown(token), *scores):
                     return Generated("refused", len(prompt), sampled)
                 if sampled < limit:
-                    self._decode(array("i", [token]))
+                    self._window.append(array("i", [token]))
             return Generated("limit", len(prompt), limit)
 
     def self_test(self) -> None:
         """See CompletionEngine."""
         def likeliest(prompt: str) -> int | None:
             ids = array("i", self._vocabulary.tokenize([Segment(prompt, special=True)]))
-            self._evaluate(ids, lambda: True, _BATCH)
+            self._window.evaluate([ids], lambda: True)
             greedy = Sampling(temperature=0.0, repeat_penalty=1.0)
             chain = Chain(self._llama, self._vocabulary, greedy, ids, self.context_length)
             try:
@@ -151,71 +147,3 @@ class LlamaCompletions:
             self_test.require_choice(self.model, likeliest, self._end_ids)
         except EngineFailed as exc:
             raise ModelUnavailable(f"{self.model} fails its self-test: {exc}") from exc
-
-    def _evaluate(self, ids: array[int], on_progress: Callable[[], bool], batch: int,
-                  seen: PromptScorer | None = None) -> bool:
-        """Evaluate a prompt in an empty window; tell whether it was evaluated to its end.
-
-        Args:
-            seen: called after each batch, with where it begins and how many tokens it has.
-        """
-        if not self._fresh:
-            # Not the cache itself: what is in it isn't looked at, and writing to it all takes its time.
-            self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), False)
-        self._fresh = False
-        asking = _Asking(on_progress)
-        callback = Abort(asking)
-        self._llama.llama_set_abort_callback(self._context, callback, None)
-        try:
-            for start in range(0, len(ids), batch):
-                part = ids[start:start + batch]
-                if not (on_progress() and self._decode(part, all_results=seen is not None)):
-                    if asking.failure is not None:
-                        raise asking.failure
-                    return False
-                if seen is not None:
-                    seen(start, len(part))
-        finally:
-            # Between the nodes of a single token there is no time to ask.
-            self._llama.llama_set_abort_callback(self._context, None, None)
-        return True
-
-    def _decode(self, ids: array[int], *, all_results: bool = False) -> bool:
-        """Evaluate tokens after those before; tell whether that came to its end.
-
-        Args:
-            all_results: the results after each token are wanted, and not those after the last alone.
-
-        Raises:
-            EngineFailed: llama.cpp can't.
-        """
-        tokens = (ctypes.c_int32 * len(ids)).from_buffer(ids)
-        batch = self._llama.llama_batch_get_one(tokens, len(ids))
-        wanted = (ctypes.c_int8 * len(ids))(*[1] * len(ids)) if all_results else None
-        batch.logits = ctypes.addressof(wanted) if wanted is not None else None
-        code = self._llama.llama_decode(self._context, batch)
-        if code not in (0, _ABORTED):
-            raise EngineFailed(f"the engine failed: {reason(f'llama.cpp says {code}')}")
-        return bool(code == 0)
-
-
-class _Asking:
-    """What llama.cpp asks between two nodes of a graph: whether to end."""
-
-    def __init__(self, on_progress: Callable[[], bool]) -> None:
-        self._on_progress = on_progress
-        self._next = 0.0
-        self.failure: BaseException | None = None
-
-    def __call__(self, data: int | None) -> bool:
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        # ctypes would print an exception and go on.
-        try:
-            going_on = self._on_progress()
-        except BaseException as exc:
-            self.failure = exc
-            return True
-        self._next = time.monotonic() + _LOOK_INTERVAL
-        return not going_on
