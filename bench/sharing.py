@@ -2,8 +2,9 @@
 
     python bench/sharing.py [--seconds 20] [--model FILE.gguf]
 
-One service with the default thread budget. In turn, in one run: embeddings alone with one thread, completions alone
-with one thread, both together. Bar: together, each keeps at least 40 % of what it has alone with one thread.
+The default models, and one service with the default thread budget. In turn, in one run: embeddings alone with one
+thread, completions alone with one thread, both together. Bar: together, each keeps at least 40 % of what it has alone
+with one thread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
-import random_llama  # noqa: E402
 import requests  # noqa: E402
 import results  # noqa: E402
 from service import Service  # noqa: E402
@@ -33,20 +33,17 @@ def main() -> None:
     """Run the benchmark."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--seconds", type=float, default=20.0, help="length of each measurement")
-    arguments.add_argument("--model", type=Path, help="a completion model (default: random 1.1 B)")
+    settings = load_settings()
+    arguments.add_argument("--model", type=Path, default=settings.model_path / settings.model_name,
+                           help="a completion model (default: that of MODEL_NAME)")
     chosen = arguments.parse_args()
     described = results.machine()
-    settings = load_settings()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
         folder = Path(name)
         models = folder / "models"
         models.mkdir()
-        model = models / "completions.gguf"
-        if chosen.model is None:
-            print("making a random 1.1 B llama ...", flush=True)
-            random_llama.write(model)
-        else:
-            model.hardlink_to(chosen.model.resolve())
+        model = models / chosen.model.name
+        model.hardlink_to(chosen.model.resolve())
         (models / settings.embed_model).write_bytes((settings.model_path / settings.embed_model).read_bytes())
         figures = run(folder, models, model.name, settings.embed_model, chosen.seconds)
     rows = [(what, *(f"{figures[when][what]:.1f}" for when in ("alone, 1 thread", "alone", "together")),
@@ -55,7 +52,7 @@ def main() -> None:
     body = results.table(("", "alone, 1 thread", f"alone, {available_cores()} threads", "together",
                           "together / alone with 1"), rows)
     results.keep("Embeddings beside a completion (sharing.py)",
-                 f"{described}; {len(TEXT.split())}-word texts, one a call, and 1.1 B completions, "
+                 f"{described}; {len(TEXT.split())}-word texts, one a call, and completions of {chosen.model.name}, "
                  f"{chosen.seconds:g} s each,", body + "\n\nBar: 0.40 for both.")
 
 
@@ -94,7 +91,7 @@ def tokens(service: Service, seconds: float) -> float:
     count = 0
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        body = {"prompt": PROMPT, "max_tokens": 1000, "stream": True}
+        body = {"prompt": PROMPT, "max_tokens": 1000, "temperature": 0, "stream": True}
         with requests.post(service.url + "/gpt4all_api", json=body, stream=True, timeout=300) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():

@@ -53,6 +53,9 @@ class _Sampled(SampledBody, OpenAIBody):
 
     temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
     top_p: float = Field(1.0, ge=0, le=1, description="a number from 0 to 1")
+    # OpenAI's API has no such penalty, and clients don't expect one. gpt4all's 1.18 keeps small models from the right
+    # answer where that repeats the question.
+    repeat_penalty: float = Field(1.0, gt=0, le=10, description="a number above 0, up to 10")
     n: int = Field(1, ge=1, le=MOST_CHOICES, description=f"a whole number from 1 to {MOST_CHOICES}")
     stream_options: StreamOptions | None = Field(None, description="an object, and only with stream: true")
     prompt_batch_size: int | None = Field(None, ge=1, description="a whole number from 1 (above 128 it is 128)")

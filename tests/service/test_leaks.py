@@ -14,6 +14,8 @@ import tiny_llama
 from processes import anonymous_memory, busy, descriptors, resident_memory, state
 from service import Service, until
 
+from mayfly.engines import backends
+
 WARM_UP = 60
 COMPLETIONS = 500
 MEGABYTE = 1 << 20
@@ -27,17 +29,22 @@ STOPS_WITHIN = 1.0
 ALLOWANCE = 1.5
 
 
-def test_500_completions_leave_no_zombie_and_take_no_memory_or_descriptors(start: Callable[..., Service]) -> None:
+def test_500_completions_say_the_same_and_leave_no_zombie_and_take_no_memory_or_descriptors(
+        start: Callable[..., Service]) -> None:
     service = start(DEBUG="true")  # else only root may count descriptors
+    assert service.lane("completion")["engine"] == ("llamacpp" if backends.LlamaCpp().installed() else "gpt4all")
     who = {"watchdog": service.process.pid, "app": service.pid("app"), "template": service.pid("completion"),
            "embedding": service.pid("embedding")}
     asked = 0
+    said: set[str] = set()
+    generations: set[int] = set()
 
     def ask(until_asked: int) -> None:
         nonlocal asked
         while asked < until_asked:
-            body = {"prompt": f"Hello {asked}", "max_tokens": 2}
-            assert service.session.post(service.url + "/gpt4all_api", json=body, timeout=60).status_code == 200
+            answer = service.complete("Hello", max_tokens=4, temperature=0)
+            said.add(answer["response"])
+            generations.add(answer["generation"])
             if asked % 10 == 0:
                 body = {"input": f"Hello {asked}"}
                 assert service.session.post(service.url + "/embed", json=body, timeout=60).status_code == 200
@@ -52,6 +59,7 @@ def test_500_completions_leave_no_zombie_and_take_no_memory_or_descriptors(start
     after = {name: _measured(pid) for name, pid in who.items()}
     for name in who:
         print(f"{name:9} after {WARM_UP}: {_shown(before[name])}   after {COMPLETIONS}: {_shown(after[name])}")
+    assert len(said) == 1 and len(generations) == COMPLETIONS
     assert [pid for pid in service.family() if state(pid) == "Z"] == []
     assert service.health()["lanes"]["completion"]["restarts"]["crashed"] == 0
     for name in who:

@@ -87,6 +87,14 @@ def test_a_repeat_penalty_changes_the_greedy_answer(service: Service, ask: Any) 
     assert len(set(penalised)) > len(set(free))
 
 
+def test_without_the_field_the_native_route_has_gpt4alls_penalty_and_openais_routes_have_none(service: Service) -> None:
+    longer = {"temperature": 0, "max_tokens": 100}
+    for ask, usual, other in ((native, 1.18, 1.0), (chat, 1.0, 1.18), (completion, 1.0, 1.18)):
+        free = ask(service, longer)
+        assert ask(service, {**longer, "repeat_penalty": usual}) == free != ask(
+            service, {**longer, "repeat_penalty": other})
+
+
 @pytest.mark.parametrize("ask", ROUTES)
 def test_a_penalty_over_no_tokens_is_no_penalty_and_over_more_of_them_another_one(service: Service, ask: Any) -> None:
     longer = {**GREEDY, "max_tokens": 100}
