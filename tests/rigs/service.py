@@ -22,8 +22,10 @@ T = TypeVar("T")
 PATIENCE = 120.0
 
 
-def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callable[[], str] = "") -> T:
-    """Call `look` until what it returns is true; return that. Fails after so many seconds."""
+def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callable[[], str] = "",
+          every: float = 0.02) -> T:
+    """Call `look`, with pauses of `every` seconds, until what it returns is true; return that. Fails after so many
+    seconds."""
     deadline = time.monotonic() + within
     while True:
         found = look()
@@ -32,7 +34,7 @@ def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callab
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {within:g} s: {(what() if callable(what) else what) or look}; "
                                  f"last: {found!r}")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 class Service:
@@ -116,7 +118,8 @@ class Service:
                 return self.session.get(self.url + "/ready", timeout=10).status_code == 200
             return False
 
-        until(ready, within=within, what=lambda: f"ready; printed:\n{self.output()}")
+        # A question costs some milliseconds, which what is asked needs for its start.
+        until(ready, within=within, what=lambda: f"ready; printed:\n{self.output()}", every=0.1)
         return self
 
     def post(self, path: str, body: Any, **options: Any) -> requests.Response:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+import scripts
 import tiny_llama
 from service import Service, until
 
@@ -259,7 +260,8 @@ REASONS = {"empty": "the file is empty", "text": "isn't a GGUF file", "truncated
 def test_a_malformed_completion_model_is_a_503_with_the_reason_and_embeddings_go_on(
         start: Callable[..., Service], model_path: Path, how: str) -> None:
     tiny_llama.malformed(model_path / "broken.gguf", how)
-    service = start(MODEL_NAME="broken.gguf", wait=False)
+    vectors = scripts.write(model_path, name="vectors", kind="embedding")
+    service = start(MODEL_NAME="broken.gguf", EMBED_MODEL=vectors, wait=False)
     service.wait_listening()
     error = _refused_completion(service)
     assert REASONS[how] in error["message"] and "broken.gguf" in error["message"]
@@ -306,7 +308,7 @@ def _check_health_of_failing(service: Service) -> None:
 def test_a_malformed_model_that_is_replaced_by_a_good_one_is_loaded_without_a_restart(
         start: Callable[..., Service], model_path: Path, tiny_model: Path) -> None:
     tiny_llama.malformed(model_path / "mended.gguf", "text")
-    service = start(MODEL_NAME="mended.gguf", wait=False)
+    service = start(MODEL_NAME="mended.gguf", EMBED_MODEL="none", wait=False)
     service.wait_listening()
     _refused_completion(service)
     (model_path / "new").write_bytes(tiny_model.read_bytes())

@@ -63,7 +63,7 @@ def test_temperature_0_gives_the_same_answer_whatever_was_asked_in_between(
 
 
 def test_personas_that_are_used_again_and_again_never_mix(start: Callable[..., Service]) -> None:
-    service = start(CHAT_PROCESSES=2)
+    service = start(EMBED_MODEL="none", CHAT_PROCESSES=2)
     personas = [f"You are Ada, the keeper of house number {number} by the river." for number in range(3)]
     fields = {"temp": 0, "max_tokens": 16}
     right = {persona: service.complete("Hello", persona=persona, **fields)["response"] for persona in personas}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from service import Service, until
@@ -34,6 +35,21 @@ NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", framing.encode({}), framing.encode({"is":
             SMALL + SMALL, SMALL + b"more")
 
 
+@pytest.fixture(scope="module")
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedding_model: Path,
+            tiny_model: Path) -> Iterator[Service]:
+    """A service with real models, whose isolation is the parameter; all tests leave it as they found it."""
+    folder = tmp_path_factory.mktemp("callers")
+    for model in (embedding_model, tiny_model):
+        (folder / model.name).write_bytes(model.read_bytes())
+    service = Service(folder / "service", {
+        "MODEL_PATH": folder, "MODEL_NAME": tiny_model.name, "ISOLATION": request.param, "MAX_BODY": "8MB"})
+    yield service.wait_ready()
+    assert service.reports() == []
+    assert service.lane("completion")["restarts"]["crashed"] == service.lane("embedding")["restarts"]["crashed"] == 0
+    service.stop()
+
+
 @contextlib.contextmanager
 def _callers(service: Service, sent: bytes, number: int) -> Iterator[list[socket.socket]]:
     """Connect so many callers to each lane's socket, all of which send the same and no more."""
@@ -52,11 +68,9 @@ def _tokenize(service: Service) -> int:
     return int(answer.json()["data"][0]["count"])
 
 
-@pytest.mark.parametrize("isolation", ["fork", "respawn", "none"])
-def test_a_caller_that_does_not_bring_its_request_holds_nobody_up(
-        start: Callable[..., Service], isolation: str) -> None:
+@pytest.mark.parametrize("service", ["fork", "respawn", "none"], indirect=True)
+def test_a_caller_that_does_not_bring_its_request_holds_nobody_up(service: Service) -> None:
     """Others are answered while it is still connected: nobody waited for it, or for its end."""
-    service = start(ISOLATION=isolation)
     count = _tokenize(service)
     assert len(list(service.run_folder.glob("*.sock"))) == 3  # embeddings, completions, tokens
     for kind, (sent, number) in KINDS.items():
@@ -67,12 +81,10 @@ def test_a_caller_that_does_not_bring_its_request_holds_nobody_up(
             assert (kind, sum(map(hung_up, callers)) < len(callers) / 2) == (kind, True)
     assert service.complete("Hello")["response"]
     assert service.reports() == []
-    assert service.lane("completion")["restarts"]["crashed"] == service.lane("embedding")["restarts"]["crashed"] == 0
 
 
-@pytest.mark.parametrize("isolation", ["fork", "none"])
-def test_as_many_such_callers_as_there_can_be_break_nothing(start: Callable[..., Service], isolation: str) -> None:
-    service = start(ISOLATION=isolation)
+@pytest.mark.parametrize("service", ["fork", "none"], indirect=True)
+def test_as_many_such_callers_as_there_can_be_break_nothing(service: Service) -> None:
     _tokenize(service)
     with contextlib.ExitStack() as stack:
         for sent, _ in KINDS.values():
@@ -84,10 +96,8 @@ def test_as_many_such_callers_as_there_can_be_break_nothing(start: Callable[...,
     assert service.reports() == []
 
 
-@pytest.mark.parametrize("isolation", ["fork", "none"])
-def test_a_caller_that_sends_nonsense_is_hung_up_on_and_kills_nothing(
-        start: Callable[..., Service], isolation: str) -> None:
-    service = start(ISOLATION=isolation)
+@pytest.mark.parametrize("service", ["fork", "none"], indirect=True)
+def test_a_caller_that_sends_nonsense_is_hung_up_on_and_kills_nothing(service: Service) -> None:
     _tokenize(service)
     for sent in NONSENSE:
         with _callers(service, sent, 2) as callers:
@@ -99,9 +109,9 @@ def test_a_caller_that_sends_nonsense_is_hung_up_on_and_kills_nothing(
     assert service.reports() == []
 
 
-def test_a_large_request_is_served_beside_callers_that_stop_in_the_middle_of_one(start: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("service", ["fork"], indirect=True)
+def test_a_large_request_is_served_beside_callers_that_stop_in_the_middle_of_one(service: Service) -> None:
     """It doesn't fit into the socket, so its process takes it before it is whole."""
-    service = start(MAX_BODY="8MB")
     with _callers(service, *KINDS["half a large frame"]):
         answer = service.post("/gpt4all_api", {"prompt": "word " * 300_000})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -52,7 +52,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back_and_the_other_lane_go
 def test_a_passed_deadline_is_a_504_and_the_generation_is_cancelled(
         start: Callable[..., Service], model_path: Path) -> None:
     model = scripts.write(model_path, scripts.slowly("slow", 120, pieces=1200), {"when": "", "pieces": ["quick"]})
-    service = start(MODEL_NAME=model, REQUEST_TIMEOUT=2)
+    service = start(MODEL_NAME=model, EMBED_MODEL="none", REQUEST_TIMEOUT=2)
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(service.post, ASK, {"prompt": "slow", "max_tokens": 1500})
@@ -71,7 +71,8 @@ def test_a_passed_deadline_is_a_504_and_the_generation_is_cancelled(
 
 
 def test_a_stream_whose_deadline_passes_ends_with_that_error(start: Callable[..., Service], model_path: Path) -> None:
-    service = start(MODEL_NAME=scripts.write(model_path, scripts.slowly("", 120, pieces=1200)), REQUEST_TIMEOUT=2)
+    model = scripts.write(model_path, scripts.slowly("", 120, pieces=1200))
+    service = start(MODEL_NAME=model, EMBED_MODEL="none", REQUEST_TIMEOUT=2)
     *pieces, last = list(service.stream("slow", max_tokens=1500))
     assert isinstance(last, dict) and last["error"]["code"] == "timeout"
     assert 0 < len(pieces) < 1200
@@ -103,7 +104,7 @@ def test_a_model_that_is_still_loading_is_waited_for_and_beyond_the_deadline_a_5
 def test_without_a_queue_only_as_many_are_taken_as_are_served_at_once(
         start: Callable[..., Service], model_path: Path) -> None:
     model = scripts.write(model_path, scripts.slowly("", 3))
-    service = start(MODEL_NAME=model, QUEUE_LIMIT=0, CHAT_PROCESSES=2)
+    service = start(MODEL_NAME=model, EMBED_MODEL="none", QUEUE_LIMIT=0, CHAT_PROCESSES=2)
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: requests.post(service.url + ASK, json={"prompt": "a"}, timeout=60), range(6)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]

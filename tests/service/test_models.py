@@ -83,7 +83,7 @@ def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., S
 def test_real_models_open_when_they_are_asked_for_and_answer_beside_the_configured_one(
         start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.make(model_path / "second.gguf", seed=2)
-    service = start()
+    service = start(EMBED_MODEL="none")
     first, second = (ask(service, name, temperature=0, max_tokens=6).json() for name in ("tiny-llama", "second"))
     assert (first["model"], second["model"]) == ("tiny-llama", "second")
     assert first["choices"][0]["text"] != second["choices"][0]["text"]
@@ -180,7 +180,7 @@ def test_the_memory_limit_counts_files_and_refuses_what_can_never_fit(
 def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
         start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.malformed(model_path / "aborts.gguf", "impossible_header")
-    service = start()
+    service = start(EMBED_MODEL="none")
     refused = ask(service, "aborts")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
     assert "_model1_watchdog_error.log" in refused.json()["error"]["message"]
@@ -195,7 +195,8 @@ def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
     tiny_llama.make(model_path / "bad.gguf", numbers=numbers)
     for name in ("good", "better"):
         tiny_llama.make(model_path / f"{name}.gguf", seed=len(name))
-    service = start(MAX_MODELS=1, MODEL_NAME="none", REQUEST_TIMEOUT=60)
+    vectors = scripts.write(model_path, name="vectors", kind="embedding")
+    service = start(MAX_MODELS=1, MODEL_NAME="none", EMBED_MODEL=vectors, REQUEST_TIMEOUT=60)
     with ThreadPoolExecutor(6) as pool:
         # Callers who were told leave their connections in its socket, where no process takes them out.
         refused = list(pool.map(lambda _: ask(service, "bad"), range(6)))
@@ -296,7 +297,7 @@ def test_a_configured_link_that_leaves_the_folder_is_not_loaded(
         tmp_path: Path, start: Callable[..., Service], model_path: Path) -> None:
     os.replace(model_path / "tiny-llama.gguf", tmp_path / "outside.gguf")
     (model_path / "tiny-llama.gguf").symlink_to("../outside.gguf")
-    service = start(wait=False)
+    service = start(EMBED_MODEL="none", wait=False)
     service.wait_listening()
     answer = service.post("/gpt4all_api", {"prompt": "Hello"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")

@@ -25,12 +25,20 @@ ADDRESS = "/gguf/" + NAME
 NOISE = random.Random(0).randbytes(3_000_000)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[FileServer]:
-    server = FileServer()
-    server.files[ADDRESS] = tiny_llama.make(tmp_path / "original.gguf", seed=5).read_bytes()
-    server.files["/gguf/noise.gguf"] = NOISE
+def fill(server: FileServer, original: Path) -> None:
+    server.files |= {ADDRESS: original.read_bytes(), "/gguf/noise.gguf": NOISE}
     publish(server, entry(server, NAME), entry(server, "noise.gguf"))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama.make(tmp_path_factory.mktemp("original") / "original.gguf", seed=5)
+
+
+@pytest.fixture
+def server(original: Path) -> Iterator[FileServer]:
+    server = FileServer()
+    fill(server, original)
     yield server
     server.close()
 
@@ -39,6 +47,28 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 def service(server: FileServer, start: Callable[..., Service], model_path: Path) -> Service:
     vectors = scripts.write(model_path, name="vectors", kind="embedding")
     return start(MODEL_NAME="none", EMBED_MODEL=vectors, API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, FileServer]]:
+    folder, server = tmp_path_factory.mktemp("pulling"), FileServer()
+    vectors = scripts.write(folder, name="vectors", kind="embedding")
+    service = Service(folder / "service", {
+        "MODEL_PATH": folder, "EMBED_MODEL": vectors, "API_KEYS": KEY, "MODEL_LIST": server.url + "/models3.json"})
+    yield service.wait_ready(), server
+    service.stop()
+    server.close()
+
+
+@pytest.fixture
+def shared(both: tuple[Service, FileServer], original: Path) -> tuple[Service, FileServer]:
+    """A service that tests share which neither kill nor stall anything, and its server, as if nothing had been yet."""
+    service, server = both
+    for path in Path(str(service.settings["MODEL_PATH"])).glob("*.gguf*"):
+        path.unlink()
+    server.requests.clear()
+    fill(server, original)
+    return both
 
 
 def entry(server: FileServer, name: str, **fields: object) -> dict[str, object]:
@@ -67,7 +97,8 @@ def parts(service: Service) -> list[str]:
     return sorted(path.name for path in Path(str(service.settings["MODEL_PATH"])).glob("*.part"))
 
 
-def test_a_pulled_model_tells_of_its_progress_and_can_be_asked_for(service: Service, server: FileServer) -> None:
+def test_a_pulled_model_tells_of_its_progress_and_can_be_asked_for(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     size = len(server.files[ADDRESS])
     first, *_, success, done = events(ask(service, "pulled-llama"))
     assert first == {"status": "downloading", "completed": 0, "total": size, "model": "pulled-llama"}
@@ -80,7 +111,8 @@ def test_a_pulled_model_tells_of_its_progress_and_can_be_asked_for(service: Serv
     assert server.requests == []
 
 
-def test_it_needs_a_key_also_on_this_machine(service: Service, server: FileServer) -> None:
+def test_it_needs_a_key_also_on_this_machine(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     for key in (None, "a-wrong-key"):
         refused = ask(service, NAME, key)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -95,7 +127,8 @@ def test_without_any_key_in_the_settings_nobody_can_pull(
     assert server.requests == []
 
 
-def test_what_the_list_does_not_name_is_not_found(service: Service, server: FileServer) -> None:
+def test_what_the_list_does_not_name_is_not_found(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     for name in ("absent", "absent.gguf", "../escaped", "/etc/passwd", "..", "https://host/x.gguf", "a\0b", "a b",
                  "C:x", "sub/inner", ".hidden", "", "hf:", "hf:owner", "hf:../..",
                  "hf:a/b/../c.gguf\n", "hf:a/b/c.txt"):
@@ -104,7 +137,8 @@ def test_what_the_list_does_not_name_is_not_found(service: Service, server: File
     assert parts(service) == []
 
 
-def test_a_list_that_names_other_places_is_not_followed(service: Service, server: FileServer) -> None:
+def test_a_list_that_names_other_places_is_not_followed(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     for filename in ("../escaped.gguf", "/tmp/escaped.gguf", ".x.gguf"):
         publish(server, entry(server, NAME, filename=filename, url=server.url + ADDRESS))
         for name in (filename, filename.rpartition("/")[2]):
@@ -112,7 +146,9 @@ def test_a_list_that_names_other_places_is_not_followed(service: Service, server
     assert parts(service) == []
 
 
-def test_a_link_in_the_place_of_the_download_is_not_followed(service: Service, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_the_download_is_not_followed(
+        shared: tuple[Service, FileServer], tmp_path: Path) -> None:
+    service, _ = shared
     victim = tmp_path / "victim"
     victim.write_bytes(b"untouched")
     (Path(str(service.settings["MODEL_PATH"])) / (NAME + ".part")).symlink_to(victim)
@@ -121,14 +157,16 @@ def test_a_link_in_the_place_of_the_download_is_not_followed(service: Service, t
     assert victim.read_bytes() == b"untouched"
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(service: Service, server: FileServer) -> None:
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     server.cut += [ADDRESS] * 2
     assert events(ask(service, NAME))[-1] == "[DONE]"
     asked = [wanted for path, wanted in server.requests if path == ADDRESS]
     assert asked[0] is None and len(asked) == 3 and all(asked[1:])
 
 
-def test_a_wrong_sum_is_an_error_and_leaves_nothing(service: Service, server: FileServer) -> None:
+def test_a_wrong_sum_is_an_error_and_leaves_nothing(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     publish(server, entry(server, NAME, md5sum="0" * 32))
     last = events(ask(service, NAME))[-1]
     assert last["error"]["code"] == "pull_failed" and "MD5" in last["error"]["message"]
@@ -136,7 +174,8 @@ def test_a_wrong_sum_is_an_error_and_leaves_nothing(service: Service, server: Fi
     assert service.post("/v1/completions", {"model": "pulled-llama", "prompt": "Hello"}).status_code == 404
 
 
-def test_a_list_that_cannot_be_read_is_a_502(service: Service, server: FileServer) -> None:
+def test_a_list_that_cannot_be_read_is_a_502(shared: tuple[Service, FileServer]) -> None:
+    service, server = shared
     del server.files["/models3.json"]
     refused = ask(service, NAME)
     assert (refused.status_code, refused.json()["error"]["code"]) == (502, "pull_failed")
@@ -184,9 +223,10 @@ def test_a_model_that_is_known_but_absent_says_how_to_pull_it_without_the_networ
     assert server.requests == []
 
 
-def test_a_download_that_another_program_makes_is_left_alone(service: Service) -> None:
+def test_a_download_that_another_program_makes_is_left_alone(shared: tuple[Service, FileServer]) -> None:
     import fcntl
 
+    service, _ = shared
     part = Path(str(service.settings["MODEL_PATH"])) / (NAME + ".part")
     with part.open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import clients
@@ -32,8 +32,18 @@ def _environment(service: Service) -> dict[str, str]:
     return {**os.environ, "MAYFLY_URL": service.url, "MAYFLY_ENV": str(service.settings["MAYFLY_ENV"])}
 
 
-def test_every_curl_answers(start: Callable[..., Service]) -> None:
-    service = start()
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, embedding_model: Path, tiny_model: Path) -> Iterator[Service]:
+    """A service with both real models."""
+    folder = tmp_path_factory.mktemp("readme")
+    for model in (embedding_model, tiny_model):
+        (folder / model.name).write_bytes(model.read_bytes())
+    service = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": tiny_model.name})
+    yield service.wait_ready()
+    service.stop()
+
+
+def test_every_curl_answers(service: Service) -> None:
     commands = re.findall(r"^curl (?:.*\\\n)*.*", "\n".join(blocks("sh")), re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
@@ -46,9 +56,8 @@ def test_every_curl_answers(start: Callable[..., Service]) -> None:
             assert json.loads(done.stdout)
 
 
-def test_the_python_runs(start: Callable[..., Service]) -> None:
+def test_the_python_runs(service: Service) -> None:
     clients.package("openai")
-    service = start()
     own, openai = blocks("python")
     own += "\nassert [len(vector) for vector in vectors] == [384, 384] and isinstance(answer, str)\n"
     openai += "\nassert [len(vector.embedding) for vector in vectors] == [384] and isinstance(answer, str)\n"
@@ -57,8 +66,7 @@ def test_the_python_runs(start: Callable[..., Service]) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, check=True, timeout=120)
 
 
-def test_the_client_commands_run(start: Callable[..., Service], tmp_path: Path) -> None:
-    service = start()
+def test_the_client_commands_run(service: Service, tmp_path: Path) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if "embed_client.py" in line]
     assert len(commands) == 2
     (tmp_path / "texts.txt").write_text("one\ntwo\n")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -232,7 +232,7 @@ def test_over_http_what_no_limit_can_interrupt_ends_with_its_process_alone(
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(service.post, "/v1/chat/completions", {
             "model": "compares", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})
-        while not asked.done():
+        while wait([asked], timeout=0.5).not_done:
             assert service.complete("Hello")["response"]
     assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (500, "model_crashed")
     assert service.complete("Hello")["response"]
