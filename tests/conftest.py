@@ -54,6 +54,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many tests run at once: they wait for processes more than they compute."""
     if any("::" in argument for argument in config.args):
         return 0  # one test, whose output is to be seen
+    if config.getoption("--quick"):  # hardly one waits, and each worker takes seconds to collect them
+        return min(8, available_cores() + 1)
     return min(8, 2 * available_cores())
 
 

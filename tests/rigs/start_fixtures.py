@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from start_tree import Result, Tree
+
+from mayfly.compat.files import folder_lock
 
 
 @pytest.fixture
@@ -15,10 +18,18 @@ def fresh_tree(tmp_path: Path) -> Tree:
 
 
 @pytest.fixture(scope="session")
-def first_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tree, Result]:
-    """A tree after its first start, and what that start said. Not to be changed: `ready_tree` is a copy of it."""
-    tree = Tree.make(tmp_path_factory.mktemp("first start") / "my clone")
-    return tree, tree.run()
+def first_start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tree, Result]:
+    """A tree after its first start, and what that start said. Not to be changed: `ready_tree` is a copy of it. The
+    workers of one run of the tests share it, for it takes ten seconds of a core."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "first start"
+    folder.mkdir(exist_ok=True)
+    tree, said = Tree(folder / "my clone"), folder / "said.json"
+    with folder_lock(folder):
+        if not said.exists():
+            Tree.make(tree.folder)
+            said.write_text(json.dumps(tree.run()))
+    return tree, Result(*json.loads(said.read_text()))
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ class Tree:
         """Return an almost empty environment: no home, no package index."""
         kept = {name: os.environ[name] for name in ("SYSTEMROOT", "TEMP") if name in os.environ}
         return {**kept, "PATH": os.defpath, "HOME": str(self.folder / "no-home"), "PIP_NO_INDEX": "1",
-                "PIP_CONFIG_FILE": os.devnull, "PYTEST_XDIST_AUTO_NUM_WORKERS": "1", **extra}
+                "PIP_CONFIG_FILE": os.devnull, "PYTEST_XDIST_AUTO_NUM_WORKERS": "1",
+                # What else is installed beside pytest isn't what start.sh is about, and takes a second to load.
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin", **extra}
 
     def command(self, *arguments: str, python: str = BASE_PYTHON) -> list[str]:
         return [python, str(self.folder / "start.sh"), *arguments]

@@ -37,11 +37,10 @@ def env(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def examine(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
-            capsys: pytest.CaptureFixture[str]) -> Doctor:
-    """Call it where everything is in place; what takes seconds, `pip check` and loading models, is content."""
+def examine_and_try(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
+                    capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Call it where everything is in place; `pip check`, which takes a second, is content."""
     monkeypatch.setattr(doctor, "_packages", lambda: (True, "packages"))
-    monkeypatch.setattr(doctor, "_try_out", lambda kind, seconds: {"engine": "an engine", "notes": []})
 
     def call(**values: str) -> tuple[int, list[str]]:
         chosen = {"MAYFLY_ENV": str(env), "MODEL_PATH": str(embedding_model.parent), "LISTEN_PORT": free_port(),
@@ -57,6 +56,13 @@ def examine(env: Path, embedding_model: Path, monkeypatch: pytest.MonkeyPatch,
         return code, said.out.splitlines()
 
     return call
+
+
+@pytest.fixture
+def examine(examine_and_try: Doctor, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """Call it where the models are content too."""
+    monkeypatch.setattr(doctor, "_try_out", lambda kind, seconds: {"engine": "an engine", "notes": []})
+    return examine_and_try
 
 
 def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: Path, smollm2: Path) -> None:
@@ -80,20 +86,18 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
 @pytest.mark.parametrize(("how", "model", "message"), [
     ("zeros", "tiny.gguf", "zeros"), ("abort", "played.script.json", "dies (exit code -6): scripted assertion"),
     ("hang", "played.script.json", "it isn't loaded within 3 s (START_SECONDS)")])
-def test_it_says_why_a_model_does_not_run(env: Path, tmp_path: Path, how: str, model: str, message: str) -> None:
+def test_it_says_why_a_model_does_not_run(
+        examine_and_try: Doctor, tmp_path: Path, how: str, model: str, message: str) -> None:
     if how == "zeros":
         path = tiny_llama.make(tmp_path / model)
         content = path.read_bytes()
         path.write_bytes(content[:-1_500_000] + bytes(1_500_000))
     else:
         scripts.write(tmp_path, load=how)
-    clean = {name: text for name, text in os.environ.items() if name not in settings.names()}
-    done = subprocess.run(
-        [sys.executable, "-m", "mayfly", "doctor"], cwd=PROJECT, capture_output=True, text=True,
-        env={**clean, "MAYFLY_ENV": str(env), "MODEL_PATH": str(tmp_path), "LISTEN_PORT": free_port(),
-             "EMBED_MODEL": "none", "MODEL_NAME": model, "START_SECONDS": "3" if how == "hang" else "60"})
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("NO")]
-    assert done.returncode == 1 and f"completion model {tmp_path / model}: " in line and message in line
+    code, lines = examine_and_try(MODEL_PATH=str(tmp_path), EMBED_MODEL="none", MODEL_NAME=model,
+                                  START_SECONDS="3" if how == "hang" else "60")
+    [line] = [line for line in lines if line.startswith("NO")]
+    assert code == 1 and f"completion model {tmp_path / model}: " in line and message in line
 
 
 def test_it_says_what_is_missing(examine: Doctor, tmp_path: Path) -> None:

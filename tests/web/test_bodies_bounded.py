@@ -30,8 +30,14 @@ CALLS = 300_000
 BYTES = 40 << 20
 
 
+@pytest.fixture(scope="module")
+def warm() -> set[str]:
+    """The paths for which a body was read before."""
+    return set()
+
+
 @pytest.mark.parametrize("name", BODIES)
-def test_the_work_that_a_body_makes_is_bounded(name: str) -> None:
+def test_the_work_that_a_body_makes_is_bounded(name: str, warm: set[str]) -> None:
     path, make = BODIES[name]
     raw = make()
     calls = 0
@@ -51,8 +57,9 @@ def test_the_work_that_a_body_makes_is_bounded(name: str) -> None:
         except InvalidRequest as exc:
             told.append(f"{exc.message} {exc.param}")
 
-    # Once before, for what is made by the first of all.
-    read()
+    if path not in warm:  # for what is made by the first of all
+        warm.add(path)
+        read()
     sys.setprofile(count)
     try:
         read()

@@ -189,7 +189,7 @@ def test_slow_reader_holds_no_thread_and_its_answer_is_whole() -> None:
                 assert len(sock.recv(1)) == 1
         assert service.healthy()
         with readers[0] as sock:
-            data = sock.recv(1 << 20)
+            data = bytearray(sock.recv(1 << 20))
             while b'"usage"' not in data[-200:]:
                 data += sock.recv(1 << 20)
         assert data.endswith(b"}}")
@@ -246,7 +246,7 @@ def test_answers_beyond_the_memory_for_them_go_to_disk_or_stay_if_there_is_none(
             kinds = {type(getattr(buffer, "file", None)).__name__ for buffer in connection.outbufs}
             assert ("FileIO" if folder == str(tmp_path) else "BytesIO") in kinds
             with sock:
-                data = sock.recv(1 << 20)
+                data = bytearray(sock.recv(1 << 20))
                 while b'"usage"' not in data[-200:]:
                     data += sock.recv(1 << 20)
             assert len(json.loads(data.partition(b"\r\n\r\n")[2])["data"]) == 2048
