@@ -20,6 +20,8 @@ from mayfly.supervision.refusals import Refused
 
 # What the sentinels, the board and the lock take, a page each, with some to spare (bytes).
 _ROOM = 64 * 1024
+# Whoever removes the folder may be about it while it is made again: so often that is begun anew.
+_TRIES = 100
 
 
 class RunFolder:
@@ -57,6 +59,8 @@ class RunFolder:
         if not self._writable():
             try:
                 self.path.chmod(0o700)
+            except FileNotFoundError:
+                return False  # removed in this very moment: the next look puts it back
             except OSError as exc:
                 raise self._unusable(exc) from exc
             if not self._writable():
@@ -77,12 +81,15 @@ class RunFolder:
         return os.access(self.path, os.W_OK | os.X_OK)
 
     def _take(self, sentence: Callable[[Path, str], str]) -> None:
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
-            self._lock = lock_file(self._lock_path)
-        except OSError as exc:
-            raise self._unusable(exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.chmod(0o700)
+                self._lock = lock_file(self._lock_path)
+                break
+            except OSError as exc:
+                if not (isinstance(exc, FileNotFoundError) and left):
+                    raise self._unusable(exc) from exc
         if self._lock is None:
             self.lost = True
             raise Refused(sentence(self.path, self._holder()), refusals.SECOND)

@@ -98,19 +98,23 @@ class LaneSockets:
                 path.unlink()
 
     def renew(self) -> list[str]:
-        """Bind those sockets again whose files have gone or are another's; return the lanes' names.
+        """Bind those sockets again whose files have gone or are another's; return the lanes' names. One that is removed
+        in this very moment is left to the next call.
 
         The lanes' workers listen to sockets that nobody finds any more: they have to be replaced.
 
         Raises:
             OSError: a socket can't be made.
         """
-        gone = [name for name, (path, made) in self._files.items() if not _leads_to(path, made)]
-        for name in gone:
-            listener = self._bind(name, self._files[name][0])[0]
-            self.lanes[name].listener.close()
-            self.lanes[name].listener = listener
-        return gone
+        renewed = []
+        for name, (path, made) in list(self._files.items()):
+            if not _leads_to(path, made):
+                with contextlib.suppress(FileNotFoundError):
+                    listener = self._bind(name, path)[0]
+                    self.lanes[name].listener.close()
+                    self.lanes[name].listener = listener
+                    renewed.append(name)
+        return renewed
 
     def waiting(self, name: str) -> bool:
         """Tell whether a call waits in a lane's socket for a worker to take it."""

@@ -138,10 +138,9 @@ def test_a_run_folder_is_lost_again_and_again_and_made_again_each_time(scripted:
     service = scripted()
     for _ in range(3):
         _remove_all(service.run_folder)
-        until(lambda: (service.run_folder / "completion.sock").exists()
-              and service.lane("completion")["state"] == "ready",
-              what=lambda: f"the lane, ready again: {sorted(service.run_folder.glob('*'))}\n{service.health()}\n"
-                           f"{service.output()}")
+        until(lambda: service.lane("completion")["state"] == "ready"
+              and (service.run_folder / "completion.sock").exists(),
+              what=lambda: f"the lane, ready again: {sorted(service.run_folder.glob('*'))}\n{service.output()}")
         _answers(service)
     assert service.reports() == []
 
