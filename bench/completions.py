@@ -1,177 +1,295 @@
-"""The service against bare gpt4all: evaluating prompts and generating, in tokens a second, in one run.
+"""mayfly's completions beside what people would use instead: servers over HTTP, and the libraries in process.
 
-    python bench/completions.py [--rounds 6] [--model FILE.gguf]
+    python bench/completions.py [--rounds 3] [--models smollm2,gemma,random] [--quick] [--no-results]
 
-The service and a process with nothing but a GPT4All run side by side and do the same in turn, so that what the machine
-does meanwhile falls on both. Before that, bare gpt4all evaluates a prompt with one batch size after the other, several
-times round: that is the sweep by which the service's own batch size was chosen. The default model is a random-weight
-llama of 1.1 B parameters (22 layers, 2048 wide, Q4_0), made in a temporary folder.
+One run, one machine, all contenders in turn for each cell, and that several times. Prompts of 32, 512 and 2,000 tokens,
+64 tokens generated, by 1 and 4 clients; no two prompts begin alike, so nobody's cache has anything to give. Models:
+SmolLM2-135M, Gemma 3 270M, and a llama of TinyLlama's shape (1.1 B) with random weights, the only one of them that
+gpt4all loads. The naive server is the one with a watchdog that loads its model anew for each request: it doesn't
+stream, so its first token is its last. It writes a section of RESULTS.md and bench/plots/completions.png, and all
+figures to a JSON file beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
+import load  # noqa: E402
 import random_llama  # noqa: E402
+import real_models  # noqa: E402
 import requests  # noqa: E402
 import results  # noqa: E402
-from service import Service, until  # noqa: E402
+from bare import TEMPERATURE, TOP_K, TOP_P  # noqa: E402
+from contenders import PEERS, Server, Unavailable, free_port  # noqa: E402
+from service import Service  # noqa: E402
 
-from mayfly.settings import available_cores  # noqa: E402
+from mayfly.models.defaults import SMOLLM2  # noqa: E402
+from mayfly.settings import available_cores, load_settings  # noqa: E402
 
-WORDS = "You are the keeper of the old house by the river and you like the morning and the hill and people who ask . "
-BATCHES = (8, 16, 32, 64, 128, 256, 512)
-OURS = 128
-PROMPT_TOKENS = 256
+PLOTS = Path(__file__).with_name("plots")
+OWN, OWN_GPT4ALL, SERVER = "mayfly", "mayfly on gpt4all", "llama.cpp's server"
+BARE, BARE_GPT4ALL, NAIVE = "llama.cpp, in process", "gpt4all, in process", "naive Flask, reloads"
 TOKENS = 64
-N_CTX = 2048
-# A random model would go on for ever with one token at temperature 0; what it draws doesn't matter.
-SAMPLING = {"top_k": 40, "top_p": 0.4, "min_p": 0.0, "repeat_penalty": 1.18, "repeat_last_n": 64}
+N_CTX = 2304
+_TEXT = """
+the river house old keeper morning hill people who ask and you like by of in to it was as with be on not but at are this
+have from or had an they which one were all her she there would their we him been has
+"""
+_WORDS = _TEXT.split()
+
+Cell = tuple[int, int]  # prompt tokens, clients
+Found = dict[str, dict[Cell, dict[str, Any]]]
 
 
-def main() -> None:
-    """Run the benchmark."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--rounds", type=int, default=6, help="counted rounds")
-    arguments.add_argument("--model", type=Path, help="a completion model (default: random 1.1 B)")
-    chosen = arguments.parse_args()
-    described = results.machine()
-    with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
-        folder = Path(name)
-        model = chosen.model
-        if model is None:
-            print("making a random 1.1 B llama ...", flush=True)
-            model = random_llama.write(folder / "random-1.1b.gguf")
-        run(folder, model.resolve(), chosen.rounds, described)
+class Http:
+    """A contender that streams, or doesn't, over OpenAI's route."""
 
+    def __init__(self, url: str, pids: Callable[[], Sequence[int]], stop: Callable[[], None]) -> None:
+        self._url = url
+        self.pids = pids
+        self.stop = stop
 
-def run(folder: Path, model: Path, rounds: int, described: str) -> None:
-    """Measure with one model and keep the figures."""
-    service = Service(folder / "service", {
-        "MODEL_PATH": model.parent, "MODEL_NAME": model.name, "EMBED_MODEL": "absent.gguf",
-        "THREADS": available_cores(), "N_CTX": N_CTX, "HANG_SECONDS": 60})
-    bare = Bare(model)
-    try:
-        service.wait_listening()
-        until(lambda: service.lane("completion")["state"] == "ready", within=300, what="ready")
-        prompt = of_tokens(service, PROMPT_TOKENS)
-        sweep = swept(bare, prompt, max(2, rounds // 2))
-        evaluated: dict[str, list[float]] = {"mayfly": [], "bare gpt4all": []}
-        generated: dict[str, list[float]] = {"mayfly": [], "bare gpt4all": []}
-        for turn in range(rounds + 1):
-            for kind, ask in (("mayfly", lambda: through(service, prompt)), ("bare gpt4all", lambda: bare(prompt))):
-                answer = ask()
-                if turn:  # the first of each warms up
-                    evaluated[kind].append(PROMPT_TOKENS / answer["first"])
-                    generated[kind].append((answer["tokens"] - 1) / (answer["last"] - answer["first"]))
-                    print(f"{kind:12} {evaluated[kind][-1]:.1f} prompt tokens/s, {generated[kind][-1]:.2f} tokens/s",
-                          flush=True)
-    finally:
-        bare.close()
-        service.stop()
-    rows = []
-    for what, figures in (("evaluation of the prompt", evaluated), ("generation", generated)):
-        ratios = [a / b for a, b in zip(figures["mayfly"], figures["bare gpt4all"], strict=True)]
-        rows.append((what, results.spread(figures["mayfly"], 2), results.spread(figures["bare gpt4all"], 2),
-                     f"{results.median(figures['mayfly']) / results.median(figures['bare gpt4all']):.3f}",
-                     results.spread(ratios)))
-    body = results.table(("tokens/s, median (min to max)", "mayfly over HTTP", "bare gpt4all, one process",
-                          "ratio of medians", "pair by pair"), rows)
-    body += "\n\n(bar for generation: 0.97)\n\n" + results.table(
-        ("n_batch of bare gpt4all", "prompt tokens/s, median (min to max)", "against the service's own size"),
-        [(f"{size}{' (the service)' if size == OURS else ''}", results.spread(sweep[size], 1),
-          f"{results.median(sweep[size]) / results.median(sweep[OURS]):.2f}") for size in BATCHES])
-    results.keep("Completions against bare gpt4all (completions.py)",
-                 f"{described}; {model.stat().st_size / 1e6:.0f} MB model, THREADS={available_cores()}, a prompt of "
-                 f"{PROMPT_TOKENS} tokens, {TOKENS} tokens generated, {rounds} rounds,", body)
+    def __call__(self, prompt: str) -> dict[str, float]:
+        """Return `first`, `last` (seconds) and `tokens`, `prompt_tokens` of one completion."""
+        body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P,
+                "min_p": 0.0, "stream": True, "stream_options": {"include_usage": True}, "model": "gpt-3.5-turbo"}
+        moments, usage = [], {}
+        started = time.perf_counter()
+        with requests.post(self._url + "/v1/completions", json=body, stream=True, timeout=1800) as answer:
+            answer.raise_for_status()
+            if not answer.headers["Content-Type"].startswith("text/event-stream"):
+                usage = answer.json()["usage"]
+                moments = [time.perf_counter() - started]
+            else:
+                for line in answer.iter_lines(chunk_size=1):
+                    if line.startswith(b"data: {"):
+                        event = json.loads(line[6:])
+                        if any(choice["text"] for choice in event["choices"]):
+                            moments.append(time.perf_counter() - started)
+                        usage = event.get("usage") or usage
+        return {"first": moments[0], "last": moments[-1], "tokens": usage["completion_tokens"],
+                "prompt_tokens": usage["prompt_tokens"]}
 
 
 class Bare:
-    """A process with nothing but a GPT4All; a call of it is one completion."""
+    """A process with nothing but a library; see bare.py."""
 
-    def __init__(self, model: Path) -> None:
-        command = [PROJECT / "bench" / "bare_gpt4all.py", model, available_cores(), N_CTX]
+    def __init__(self, engine: str, model: Path, threads: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [sys.executable, str(PROJECT / "bench" / "bare.py"), engine, str(model), str(threads), str(N_CTX)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._hear()
 
-    def __call__(self, prompt: str, *, n_batch: int = OURS, max_tokens: int = TOKENS) -> dict[str, Any]:
-        """Return `first`, `last` and `tokens` of one completion."""
+    def __call__(self, prompt: str) -> dict[str, float]:
+        """Return `first`, `last` (seconds) and `tokens`, `prompt_tokens` of one completion."""
         assert self._process.stdin is not None
-        wanted = {"prompt": prompt, "max_tokens": max_tokens, "temp": 0.7, "n_batch": n_batch, **SAMPLING}
-        self._process.stdin.write(json.dumps(wanted) + "\n")
+        self._process.stdin.write(json.dumps({"prompt": prompt, "max_tokens": TOKENS}) + "\n")
         self._process.stdin.flush()
         return self._hear()
 
-    def _hear(self) -> dict[str, Any]:
+    def _hear(self) -> dict[str, float]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("bare: "):
                 return dict(json.loads(line[6:]))
-        raise AssertionError("bare gpt4all has ended")
+        raise Unavailable("its process has ended")
 
-    def close(self) -> None:
+    def pids(self) -> list[int]:
+        """Return the processes whose memory counts."""
+        return [self._process.pid]
+
+    def stop(self) -> None:
         """End it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(60)
 
 
-def swept(bare: Bare, prompt: str, rounds: int) -> dict[int, list[float]]:
-    """Return prompt tokens a second by batch size, each measured so many times in turn."""
-    found: dict[int, list[float]] = {size: [] for size in BATCHES}
-    bare(prompt, max_tokens=1)
-    for _ in range(rounds):
-        for size in BATCHES:
-            found[size].append(PROMPT_TOKENS / bare(prompt, n_batch=size, max_tokens=1)["first"])
-            print(f"n_batch {size:4} {found[size][-1]:.1f} prompt tokens/s", flush=True)
+Contender = Http | Bare
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--rounds", type=int, default=3, help="counted rounds of each cell")
+    arguments.add_argument("--models", default="smollm2,gemma,random")
+    arguments.add_argument("--quick", action="store_true", help="one round of the short prompts: a look, no result")
+    arguments.add_argument("--threads", type=int, default=available_cores())
+    arguments.add_argument("--no-results", action="store_true", help="only print")
+    chosen = arguments.parse_args()
+    drawn = not (chosen.no_results or chosen.quick)
+    if drawn:
+        import plots  # what is missing is missed now, and not when everything has been measured
+    described = results.machine()
+    found: dict[str, Found] = {}
+    with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
+        folder = Path(name)
+        for kind in chosen.models.split(","):
+            title, model = _model(kind, folder)
+            found[title] = measure(model, folder / kind, chosen)
+    body = report(found)
+    if not drawn:
+        print(body)
+        return
+    PLOTS.mkdir(exist_ok=True)
+    (PLOTS / "completions.json").write_text(json.dumps(
+        {title: {name: [[*cell, figures] for cell, figures in cells.items()] for name, cells in each.items()}
+         for title, each in found.items()}) + "\n")
+    plots.completions(found, PLOTS / "completions.png", OWN, described)
+    results.keep("Completions beside others (completions.py)",
+                 f"{described}; {chosen.threads} threads, {TOKENS} tokens generated, {chosen.rounds} rounds,", body)
+
+
+def _model(kind: str, folder: Path) -> tuple[str, Path]:
+    if kind == "smollm2":
+        return "SmolLM2 135M", (load_settings().model_path / SMOLLM2.file_name).resolve()
+    if kind == "gemma":
+        return "Gemma 3 270M", real_models.gemma()
+    print("making a random 1.1 B llama ...", flush=True)
+    return "1.1 B, random weights", random_llama.write(folder / "random-1.1b.gguf", context=N_CTX)
+
+
+def measure(model: Path, folder: Path, chosen: argparse.Namespace) -> Found:
+    """Measure all contenders with one model."""
+    folder.mkdir()
+    loadable = model.name.startswith("random")  # by gpt4all
+    starts: dict[str, Callable[[], Contender]] = {
+        OWN: lambda: _mayfly(model, folder / "own", "llamacpp", chosen.threads),
+        SERVER: lambda: _server("llama_cpp_server.py", model, folder, chosen.threads),
+        BARE: lambda: Bare("llamacpp", model, chosen.threads)}
+    if loadable:
+        starts |= {
+            OWN_GPT4ALL: lambda: _mayfly(model, folder / "gpt4all", "gpt4all", chosen.threads),
+            BARE_GPT4ALL: lambda: Bare("gpt4all", model, chosen.threads),
+            NAIVE: lambda: _server("naive_completions.py", model, folder, chosen.threads)}
+    contenders = {name: start() for name, start in starts.items()}
+    found: Found = {name: {} for name in contenders}
+    try:
+        words = {length: _of_tokens(contenders[OWN], length) for length in ((32,) if chosen.quick else (32, 512, 2000))}
+        for cell in itertools.product(words, (1, 4)):
+            _measure_cell(cell, words[cell[0]], contenders, 1 if chosen.quick else chosen.rounds, found)
+    finally:
+        for contender in contenders.values():
+            contender.stop()
     return found
 
 
-def of_tokens(service: Service, tokens: int) -> str:
-    """Return a text of about so many tokens by the model's own vocabulary."""
-    words = (WORDS * tokens).split()
-    low, high = 1, len(words)
-    while low < high:
-        middle = (low + high) // 2
-        answer = service.post("/v1/tokenize", {"input": " ".join(words[:middle])})
-        answer.raise_for_status()
-        if answer.json()["data"][0]["count"] < tokens:
-            low = middle + 1
-        else:
-            high = middle
-    return " ".join(words[:low])
-
-
-def through(service: Service, prompt: str) -> dict[str, Any]:
-    """Return the same of a completion through the service, as its client sees it."""
-    body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0.7, "stream": True,
-            "stream_options": {"include_usage": True}, **SAMPLING}
-    moments = []
-    tokens = 0
-    started = time.perf_counter()
-    with requests.post(service.url + "/v1/completions", json=body, stream=True, timeout=600) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines(chunk_size=1):
-            if not line.startswith(b"data: {"):
+def _measure_cell(cell: Cell, words: int, contenders: Mapping[str, Contender], rounds: int, found: Found) -> None:
+    length, clients = cell
+    for name, contender in contenders.items():
+        if isinstance(contender, Bare) and clients > 1:
+            continue
+        found[name][cell] = {"first": [], "rate": [], "prompt": [], "whole": [], "throughput": [], "mb": 0.0}
+    for turn in range(rounds + 1):
+        for name, contender in contenders.items():
+            figures = found[name].get(cell)
+            if figures is None:
                 continue
-            event = json.loads(line[6:])
-            if any(choice["text"] for choice in event["choices"]):
-                moments.append(time.perf_counter() - started)
-            if event.get("usage"):
-                tokens = event["usage"]["completion_tokens"]
-    return {"first": moments[0], "last": moments[-1], "tokens": tokens}
+            prompts = [_prompt(words) for _ in range(clients)]
+            if not turn:  # warms up, and looks at the memory
+                contender(prompts[0])
+                continue
+            with ThreadPoolExecutor(clients) as pool, load.Peak(contender.pids) as peak:
+                began = time.perf_counter()
+                answers = list(pool.map(contender, prompts))
+                seconds = time.perf_counter() - began
+            figures["mb"] = max(figures["mb"], peak.most)
+            figures["throughput"].append(sum(answer["tokens"] for answer in answers) / seconds)
+            for answer in answers:
+                figures["first"].append(answer["first"])
+                figures["whole"].append(answer["last"])
+                figures["prompt"].append((answer["prompt_tokens"] or length) / answer["first"])
+                if answer["last"] > answer["first"]:
+                    figures["rate"].append((answer["tokens"] - 1) / (answer["last"] - answer["first"]))
+            print(f"{time.strftime('%H:%M:%S')} {length} tokens, {clients} clients, {name}: first token "
+                  f"{results.median(figures['first']):.3f} s, {figures['throughput'][-1]:.1f} tokens/s in all",
+                  flush=True)
+
+
+def _mayfly(model: Path, folder: Path, engine: str, threads: int) -> Http:
+    service = Service(folder, {"MODEL_PATH": model.parent, "MODEL_NAME": model.name, "EMBED_MODEL": "none",
+                               "CHAT_ENGINE": engine, "THREADS": threads, "N_CTX": N_CTX, "REQUEST_TIMEOUT": 1800})
+    service.wait_ready(300)
+    return Http(service.url, lambda: [service.process.pid, *service.family()], service.stop)
+
+
+def _server(script: str, model: Path, folder: Path, threads: int) -> Http:
+    port = free_port()
+
+    def probe(url: str, path: str) -> None:
+        # Any answer of the server's own will do: the naive one would load its model for a whole one.
+        requests.get(url + path, timeout=10)
+
+    command = [sys.executable, *map(str, (PEERS / script, model, port, threads, N_CTX))]
+    server = Server(command, "/v1/completions", port, folder / f"{script}.log", threads, probe=probe)
+    return Http(server.url, server.pids, server.stop)
+
+
+def _prompt(words: int) -> str:
+    return " ".join(random.choices(_WORDS, k=words))
+
+
+def _of_tokens(contender: Contender, tokens: int) -> int:
+    """Return how many words make about so many tokens."""
+    sample = contender(_prompt(24))
+    empty = contender(_prompt(8))
+    each = (sample["prompt_tokens"] - empty["prompt_tokens"]) / 16
+    return max(1, round((tokens - empty["prompt_tokens"]) / each) + 8)
+
+
+def report(found: Mapping[str, Found]) -> str:
+    """Return the tables of all models."""
+    parts = []
+    for title, each in found.items():
+        rows = []
+        cells = sorted({cell for figures in each.values() for cell in figures})
+        for cell in cells:
+            for name, figures in each.items():
+                if cell in figures:
+                    rows.append((f"{cell[0]} x {cell[1]}", name, *_row(figures[cell])))
+        parts.append(f"### {title}\n\n" + results.table(
+            ("prompt tokens x clients", "", "first token, s", "prompt tokens/s", "tokens/s of each", "tokens/s in all",
+             "p95 of a call, s", "MB"), rows) + "\n\n" + _ratios(each, cells))
+    return "\n\n".join(parts)
+
+
+def _row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    whole = sorted(figures["whole"])
+    return (results.spread(figures["first"]), f"{results.median(figures['prompt']):.1f}",
+            results.spread(figures["rate"], 1) if figures["rate"] else "-",
+            f"{results.median(figures['throughput']):.1f}",
+            f"{whole[min(len(whole) - 1, int(0.95 * len(whole)))]:.2f}", f"{figures['mb']:.0f}")
+
+
+def _ratios(each: Found, cells: Sequence[Cell]) -> str:
+    """Return what the bars ask for: one client's rates against the library and against llama.cpp's own server."""
+    rows, figures = [], ("prompt", "rate", "throughput")
+    for own, other in ((OWN, BARE), (OWN, SERVER), (OWN_GPT4ALL, BARE_GPT4ALL), (OWN_GPT4ALL, NAIVE)):
+        for cell in cells:
+            if cell[1] == 1 and own in each and other in each:
+                rows.append((f"{own} / {other}", cell[0], *(
+                    _ratio(each[own][cell][what], each[other][cell][what]) for what in figures)))
+    return results.table(
+        ("one client, pair by pair", "prompt tokens", "prompt tokens/s", "tokens/s", "whole call"), rows)
+
+
+def _ratio(own: Sequence[float], other: Sequence[float]) -> str:
+    # The naive server doesn't stream, so it has no rate.
+    return f"{results.median([a / b for a, b in zip(own, other, strict=True)]):.3f}" if own and other else "-"
 
 
 if __name__ == "__main__":

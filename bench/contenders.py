@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,14 @@ class Mayfly:
 
 
 class Server:
-    """Another server: a command that listens on a port of its own."""
+    """Another server: a command that listens on a port of its own.
 
-    def __init__(self, command: Sequence[str], path: str, port: int, log: Path, threads: int,
-                 patience: float = 180.0) -> None:
+    Args:
+        probe: a first call of it, by URL and path, which fails as long as it doesn't serve.
+    """
+
+    def __init__(self, command: Sequence[str], path: str, port: int, log: Path, threads: int, patience: float = 180.0,
+                 probe: Callable[[str, str], object] = lambda url, path: ask(url, path, ["a first text"])) -> None:
         self.path = path
         self.url = f"http://127.0.0.1:{port}"
         self.described = ""
@@ -106,7 +110,7 @@ class Server:
         ends = time.monotonic() + patience
         while True:
             try:
-                ask(self.url, path, ["a first text"])
+                probe(self.url, path)
                 return
             except (OSError, RuntimeError, ValueError, KeyError) as exc:
                 if self._process.poll() is not None or time.monotonic() >= ends:

@@ -21,7 +21,6 @@ import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +128,9 @@ class Run:
             def start() -> Server:
                 port = free_port()
                 log = self._folder / f"{name}.log"
-                return Server(command(environment(name, self._cache), str(port)), path, port, log, threads)
+                # llama.cpp's server comes with a package that mayfly has too.
+                python = environment(name, self._cache) if (PEERS / f"{name}.txt").exists() else sys.executable
+                return Server(command(python, str(port)), path, port, log, threads)
 
             return start
 
@@ -217,7 +218,7 @@ class Run:
                     for name in opened:
                         server = opened[name]
                         load.run(server.url, server.path, calls, min(clients, 2), _WARM, server.fields)
-                        with _Peak(server.pids) as peak:
+                        with load.Peak(server.pids) as peak:
                             made[name].add(load.run(server.url, server.path, calls, clients, self.seconds / _ROUNDS,
                                                     server.fields))
                         memory[name] = max(memory[name], peak.most)
@@ -243,30 +244,6 @@ class Run:
         if self._reference is None:
             self._reference = made.tolist()
         return float(np.sum(made * np.array(self._reference), axis=1).min())
-
-
-class _Peak:
-    """Looks at the memory of processes a few times a second."""
-
-    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
-        self._pids = pids
-        self._over = threading.Event()
-        self.most = 0.0
-
-    def _look(self) -> None:
-        while True:
-            self.most = max(self.most, load.memory_mb(self._pids()))
-            if self._over.wait(0.5):
-                return
-
-    def __enter__(self) -> _Peak:
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def _naive(model: Path, threads: int, folder: Path) -> Server:

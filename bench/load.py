@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,11 +103,44 @@ def ask(url: str, path: str, texts: Sequence[str], fields: dict[str, str] | None
 
 
 def memory_mb(pids: Sequence[int]) -> float:
-    """Return what processes hold in memory, shared pages counted once for each; 0 where /proc doesn't tell."""
-    total = 0
+    """Return what processes hold in memory: what is private to each, and the most that one of them shares with others,
+    as forks share a model; 0 where /proc doesn't tell."""
+    private, shared = 0, 0
     for pid in pids:
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-    return total * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+        sizes = [(line.split("_")[0], int(line.split()[1])) for line in text.splitlines()
+                 if line.startswith(("Private_Clean", "Private_Dirty", "Shared_Clean", "Shared_Dirty"))]
+        private += sum(size for kind, size in sizes if kind == "Private")
+        shared = max(shared, sum(size for kind, size in sizes if kind == "Shared"))
+    return (private + shared) / 1024
+
+
+class Peak:
+    """Looks at the memory of processes a few times a second, while a `with` lasts.
+
+    Args:
+        pids: tells which.
+    """
+
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = pids
+        self._over = threading.Event()
+        self.most = 0.0
+
+    def _look(self) -> None:
+        while True:
+            self.most = max(self.most, memory_mb(self._pids()))
+            if self._over.wait(0.5):
+                return
+
+    def __enter__(self) -> Peak:
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,34 @@ def _panels(found: Figures, path: Path, own: str, machine: str, title: str, labe
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False, fontsize=9)
     _save(figure, path, title, machine)
+
+
+def completions(found: Mapping[str, Mapping[str, Mapping[tuple[int, int], Mapping[str, Sequence[float]]]]], path: Path,
+                own: str, machine: str) -> None:
+    """Draw the time to the first token, and tokens a second in all, of each model's cells: a row for each model."""
+    figure, rows = plt.subplots(len(found), 2, figsize=(11, 3.4 * len(found)), squeeze=False)
+    names = list(dict.fromkeys(name for each in found.values() for name in each))
+    colours = {own: _OWN} | dict(zip([name for name in names if name != own], _OTHERS, strict=False))
+    for (model, each), panels in zip(found.items(), rows, strict=True):
+        cells = sorted({cell for figures in each.values() for cell in figures})
+        width = 0.8 / len(each)
+        for panel, (what, words) in zip(panels, (("first", "seconds to the first token"),
+                                                 ("throughput", "tokens a second in all")), strict=True):
+            for number, (name, figures) in enumerate(each.items()):
+                shift = (number - (len(each) - 1) / 2) * width
+                at = [place + shift for place, cell in enumerate(cells) if cell in figures]
+                panel.bar(at, [statistics.median(figures[cell][what]) for cell in cells if cell in figures], width,
+                          label=name, color=colours[name])
+            panel.set_xticks(range(len(cells)), [f"{cell[0]} x {cell[1]}" for cell in cells], fontsize=8)
+            panel.set_title(f"{model}: {words}", fontsize=10)
+            panel.set_xlabel("tokens of the prompt x clients", fontsize=8)
+            panel.spines[["top", "right"]].set_visible(False)
+            if what == "first":
+                panel.set_yscale("log")
+    shown = {name: handle for panels in rows
+             for handle, name in zip(*panels[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=len(shown), frameon=False, fontsize=8)
+    _save(figure, path, "Completions over HTTP, and by the libraries in process", machine)
 
 
 def growth(clients: Sequence[int], rates: Mapping[str, Sequence[float]], p95: Mapping[str, Sequence[float]], path: Path,
