@@ -1,8 +1,8 @@
 """A completion alone, and while another program computes: the service, and bare llama.cpp with other ways to wait.
 
-    python bench/busy.py [--rounds 5] [--model FILE.gguf]
+    python bench/busy.py [--rounds 3] [--model FILE.gguf]
 
-In turn, in one run: 64 tokens of the default model through the service with its default THREADS, and by llama.cpp in a
+In turn, in one run: 32 tokens of the default model through the service with its default THREADS, and by llama.cpp in a
 process of its own with one thread, and with one for each core and GOMP_SPINCOUNT - how long its threads spin while
 they wait for one another - as the workers have it, without any spinning, and as libgomp has it by itself. Then the same
 while a program keeps one core busy. Bar: beside it the service is at least 0.40 times as fast as one thread alone.
@@ -27,7 +27,7 @@ from service import Service  # noqa: E402
 
 from mayfly.settings import available_cores, load_settings  # noqa: E402
 
-TOKENS = 64
+TOKENS = 32
 PROMPT = "Tell me about the river and the hill."
 # Documented: what libgomp takes where nothing is set.
 _LIBGOMPS_OWN = 300_000
@@ -72,7 +72,7 @@ def main() -> None:
     """Run the benchmark."""
     settings = load_settings()
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--model", type=Path, default=settings.model_path / settings.model_name)
     chosen = arguments.parse_args()
     described = results.machine()

@@ -73,8 +73,9 @@ class Completed(_Answer):
 
 
 class ListedModel(_Answer):
-    """A model of MODEL_PATH, with what its file says; `usable` is false if no engine can run it, and `reason` why. Of
-    an embedding model that is loaded also the `engine` that computes and its `precision`."""
+    """A model of MODEL_PATH, with what its file says; `usable` is false if no engine can run it, or if it couldn't be
+    loaded when that was last tried, and `reason` why. Of one that is loaded also the `engine` that computes and, of an
+    embedding model, its `precision`."""
 
     id: str
     object: Literal["model"]

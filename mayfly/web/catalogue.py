@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mayfly import places
 from mayfly.engines.backends import Backend, Kind
-from mayfly.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from mayfly.errors import ContextLengthExceeded, InvalidRequest, LaneUnavailable, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import hub, inventory, pull, store
@@ -50,6 +51,15 @@ class Model:
     features: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a model's file couldn't be loaded, and which process it was that tried."""
+
+    file: inventory.Model | None
+    reason: str
+    generation: int | None
+
+
 class Catalogue:
     """The models of a service, and their names."""
 
@@ -59,6 +69,8 @@ class Catalogue:
         self._switchboard = switchboard
         self._inventory = inventory
         self._strange: dict[str, float] = {}
+        # By the models' ids: the watchdog forgets them soon.
+        self._failures: dict[str, _Failure] = {}
         # By kind, which is also the name of the lane that is always there for it.
         self._configured: dict[Kind, str] = {"embedding": settings.embed_model, "completion": settings.model_name}
 
@@ -78,11 +90,25 @@ class Catalogue:
         if file is None:
             return shown
         told = {name: getattr(file, name) for name in _TOLD}
-        told.update(context_length=model.window, chat_template=model.chat_template, reason=file.unusable)
         status = self._switchboard.lane(model.lane).status() if model.lane else {}
+        reason = file.unusable or self._failure(model, status)
+        told.update(context_length=model.window, chat_template=model.chat_template, reason=reason)
         told.update((name, status[name]) for name in ("engine", "precision") if name in status)
-        return {**shown, "size": file.size, "usable": not file.unusable,
+        return {**shown, "size": file.size, "usable": not reason,
                 **{name: value for name, value in told.items() if value}}
+
+    def _failure(self, model: Model, status: Mapping[str, Any]) -> str:
+        """Return why a model couldn't be loaded when that was last tried, if its file is still the same, or ""."""
+        now = _Failure(model.file, str(status.get("reason", "")), status.get("generation"))
+        before = self._failures.get(model.id)
+        # A lane that has failed goes on saying so, though its file may be another by then.
+        if status.get("state") == "failing" and (before is None or replace(now, file=before.file) != before):
+            self._failures[model.id] = before = now
+        if status.get("state") == "ready":
+            self._failures.pop(model.id, None)
+            return ""
+        # The inventory describes a file anew when it has changed, if only within a second.
+        return before.reason if before is not None and before.file is model.file else ""
 
     def resolve(self, name: str, kind: Kind | None) -> Model:
         """Return the model that a request means.
@@ -166,6 +192,9 @@ class Catalogue:
         """
         try:
             yield from flow
+        except LaneUnavailable:
+            self._failure(asked, self._switchboard.lane(asked.lane).status())
+            raise
         except ContextLengthExceeded as exc:
             # Beyond what the model was made for a larger N_CTX changes nothing; a file that doesn't say may take more.
             made_for = asked.file.context_length if asked.file is not None else 0

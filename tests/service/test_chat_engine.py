@@ -85,6 +85,26 @@ def test_a_model_that_nobody_has_loaded_refuses_what_the_engine_lacks_that_then_
     assert service.post(path, asked).status_code == 200
 
 
+def test_a_file_that_could_not_be_loaded_is_listed_with_llamacpps_own_reason_until_it_is_another(
+        start: Callable[..., Service], model_path: Path) -> None:
+    whole = (model_path / "tiny-llama.gguf").read_bytes()
+    cut = model_path / "cut.gguf"
+    cut.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.1.attn_r.weight"))
+    service = start(EMBED_MODEL="none", CHAT_ENGINE="llamacpp")
+
+    def listed() -> dict[str, Any]:
+        return dict(service.session.get(service.url + "/v1/models/cut").json())
+
+    assert listed()["usable"] is True
+    refused = service.post("/gpt4all_api", {"model": "cut", "prompt": "Hello"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert listed()["usable"] is False
+    assert "llama.cpp can't load cut.gguf: " in listed()["reason"]
+    assert "'blk.1.attn_q.weight' not found" in listed()["reason"]
+    cut.write_bytes(whole)
+    assert listed()["usable"] is True and "reason" not in listed()
+
+
 def test_a_library_that_dies_while_it_loads_or_tests_a_model_is_done_without(
         start: Callable[..., Service], tmp_path: Path) -> None:
     # The library ends the process as an instruction does that a processor lacks.
