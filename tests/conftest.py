@@ -29,6 +29,8 @@ from mayfly.settings import available_cores  # noqa: E402
 
 # Where the tests are that start no service.
 QUICK = ("unit", "web")
+# What takes longest, and waits meanwhile: at the end of a run all others would be over and wait for it.
+FIRST = ("start", "test_under_fire.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +41,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out what starts services, where that is asked for."""
     slow = config.getoption("--quick") and collection_path.parent == PROJECT / "tests" and collection_path.is_dir()
     return True if slow and collection_path.name not in (*QUICK, "fidelity", "rigs") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: item.path.name not in FIRST and item.path.parent.name not in FIRST)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -24,6 +25,7 @@ SIZE = 1000
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
     """Each descriptor that a test opens is closed."""
+    gc.collect()  # what other tests have left to it would be closed meanwhile
     before = descriptors()
     yield
     assert descriptors() == before
