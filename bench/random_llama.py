@@ -34,6 +34,7 @@ def write(
     feed_forward: int = 5632,
     vocabulary: int = 32000,
     context: int = 2048,
+    chat_template: str | None = None,
 ) -> Path:
     """Write the model to `path` and return `path`.
 
@@ -41,6 +42,7 @@ def write(
         blocks, embedding, heads, kv_heads, feed_forward, context: llama's sizes; embedding and feed_forward are
             multiples of 32.
         vocabulary: number of pieces, 32000 at most.
+        chat_template: put into the file, if given.
     """
     random = np.random.default_rng(seed)
     kv_width = embedding // heads * kv_heads
@@ -76,6 +78,8 @@ def write(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocabulary)
     _add_vocabulary(writer, vocabulary)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     for name, (rows, columns) in matrices.items():
         row_bytes = columns // _WEIGHTS_A_BLOCK * _BYTES_A_BLOCK
         # The writer derives the number of weights in a row from that of bytes.
