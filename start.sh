@@ -65,6 +65,7 @@ usage: start.sh [--OPTION ...]    set up what is missing, then run the service; 
        start.sh test [ARG ...]    set up, then run the tests (arguments go to pytest)
        start.sh pull NAME         set up, then fetch a completion model into MODEL_PATH
        start.sh key add NAME      make a key for callers from elsewhere; key list, key remove NAME
+       start.sh tune              compile llama.cpp for this processor, and use it if it is faster
        start.sh doctor            tell what is in place and what is missing; changes nothing
        start.sh --help            show this
 """
@@ -100,9 +101,8 @@ def environment_folder():
 
 
 def environment_python(folder):
-    if ACTIVE:
-        return sys.executable
-    return os.path.join(folder, *(["Scripts", "python.exe"] if os.name == "nt" else ["bin", "python"]))
+    place = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    return sys.executable if ACTIVE else os.path.join(folder, *place)
 
 
 def environment_version(folder):
@@ -264,7 +264,7 @@ def main(arguments):
     if arguments[:1] in (["--help"], ["-h"]):
         sys.stdout.write(USAGE)
         return 0
-    if action not in ("serve", "test", "pull", "key", "doctor"):
+    if action not in ("serve", "test", "pull", "key", "tune", "doctor"):
         sys.stderr.write("start.sh: there is no command %r\n%s" % (action, USAGE))
         return 2
     rest = arguments[1:] if arguments[:1] == [action] else arguments
@@ -277,8 +277,8 @@ def main(arguments):
         if action != "test":  # a command line that isn't understood shouldn't take a minute to be refused
             runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["parser"]().parse_args([action] + rest)
         if action == "doctor":
-            reason = fault or "its packages aren't those of requirements.txt"
-            sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (folder, reason))
+            sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (
+                folder, fault or "its packages aren't those of requirements.txt"))
             return 1
         set_up(folder, files)
     if action == "test":

@@ -4,6 +4,7 @@
     python -m mayfly ensure                  make the configured models ready, if they aren't
     python -m mayfly pull NAME               download a model into MODEL_PATH: of gpt4all's list, or hf:OWNER/REPO/FILE
     python -m mayfly key add|remove NAME     make a key for callers from elsewhere, or take it back; `key list`
+    python -m mayfly tune                    compile llama.cpp for this processor; use it if it is faster
     python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
 
 Exit code 0: done. 1: not done; one line on stderr says why. 2: used wrongly. 130, 143: interrupted, terminated. That of
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -77,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
                          ("remove", "take a key out of .env")):
         actions.add_parser(action, help=what).add_argument("name", metavar="NAME")
     actions.add_parser("list", help="name the keys in .env")
+    tune = commands.add_parser("tune", help="compile llama.cpp for this processor, and use it if it is faster")
+    tune.add_argument("--undo", action="store_true", help="use the wheel's again")
+    tune.add_argument("--library", metavar="PATH", type=Path, help="compare and measure this one instead: libllama's "
+                                                                   "file, or its folder")
+    tune.add_argument("--gain", metavar="X", type=float, default=1.1,
+                      help="how many times as fast prompts have to be evaluated (default: %(default)s)")
+    tune.set_defaults(run=_tune)
     commands.add_parser("doctor", help="tell what is in place and what is missing").set_defaults(run=_doctor)
     return made
 
@@ -156,6 +165,12 @@ def _doctor(_: argparse.Namespace, __: Sequence[str]) -> int:
     from mayfly import doctor
 
     return doctor.main()
+
+
+def _tune(chosen: argparse.Namespace, _: Sequence[str]) -> None:
+    from mayfly import tune
+
+    print("mayfly: " + tune.tune(undo=chosen.undo, given=chosen.library, gain=chosen.gain))
 
 
 class _Stop:

@@ -98,7 +98,7 @@ class Settings:
     llama_library: str = _setting(
         "", _library,
         "A build of llama.cpp for llamacpp, for this processor or a graphics card: libllama's file, or its folder. "
-        "Empty: the one in the package xllamacpp.")
+        "Empty: the one that 'start.sh tune' has compiled, else the one in the package xllamacpp.")
     embed_precision: str = _setting(
         "auto", forms.one_of("auto", "f32", "bf16"),
         "What openvino multiplies in. auto: bf16 where the processor has instructions for it, else f32.")

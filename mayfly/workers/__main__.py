@@ -14,6 +14,7 @@ import sys
 
 from mayfly.compat.process import WINDOWS, die_with_parent, forbid_core_dumps
 from mayfly.compat.sockets import inherited_socket
+from mayfly.engines.llamacpp import tuned
 from mayfly.errors import MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.wire import exits
@@ -46,7 +47,8 @@ def main() -> int:
     if spec.kind == "vocabulary":  # its `model_file` is MODEL_PATH
         inventory = Inventory(spec.model_file, (spec.settings.embed_model, spec.settings.model_name))
         return Worker(spec, listener, table, events).count(Vocabularies(inventory))
-    model_file = ModelFile(spec.model_file)
+    # A folder's mark changes when another one is put in its place.
+    model_file = ModelFile(spec.model_file, tuned.folder())
 
     def note(line: str) -> None:
         events.send(Log(line))

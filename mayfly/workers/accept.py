@@ -248,16 +248,19 @@ class Door(Generic[_Come]):
 
 
 class ModelFile:
-    """A model's files as they were when it was loaded.
+    """A model's files, and what else a process goes by, as they were when it was loaded.
 
     gpt4all maps the file into memory: if it is overwritten in place, vectors go silently wrong or the process dies
     of SIGBUS.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._loaded = parts.mark(path)
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._loaded = self._marks()
 
     def changed(self) -> bool:
         """Tell whether other files are there now, or the same ones written to."""
-        return parts.mark(self._path) != self._loaded
+        return self._marks() != self._loaded
+
+    def _marks(self) -> list[parts.Mark]:
+        return [parts.mark(path) for path in self._paths]

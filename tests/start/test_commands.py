@@ -88,6 +88,7 @@ def test_the_tests_have_requirements_of_their_own_which_a_start_does_not_need(eq
 def test_commands_and_options_are_handed_on_as_they_are_to_a_process_where_the_person_is(
         ready_tree: Tree, tmp_path: Path) -> None:
     for line, handed in ((["pull", "some model.gguf"], ["pull", "some model.gguf"]), (["doctor"], ["doctor"]),
+                         (["tune", "--undo"], ["tune", "--undo"]),
                          ([], ["serve"]), (["--port", "7000"], ["serve", "--port", "7000"]),
                          (["serve", "--api-keys=@keys"], ["serve", "--api-keys=@keys"]),
                          (["serve", "--help"], ["serve", "--help"])):

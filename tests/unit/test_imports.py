@@ -32,21 +32,24 @@ ALLOWED: dict[str, set[str]] = {
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "places", "settings", "spelling", "listening", "models.ensure", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
-                 "doctor", "watchdog"},
+                 "doctor", "tune", "watchdog"},
+    "tune": {"errors", "places", "settings", "compat", "engines.llamacpp.library", "engines.llamacpp.tuned",
+             "models.inventory"},
     # What processes say to one another; nothing that runs.
     "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
     "models": {"errors", "settings", "places", "compat", "engines.backends"},
     "prompts": {"errors", "wire.calls", "models.dialects"},
-    "engines": {"errors", "compat.memory", "wire.calls", "prompts", "models.dialects", "models.header",
+    "engines": {"errors", "places", "compat.memory", "wire.calls", "prompts", "models.dialects", "models.header",
                 "models.wordpiece"},
     "lanes": {"errors", "wire"},
     "workers": {"errors", "compat", "engines", "wire", "models.inventory", "models.parts",
                 "prompts.stop_filter"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
     "workers.local": {"errors", "settings", "wire", "lanes", "models.inventory", "workers"},
-    # For the doctor: a worker that serves nobody.
+    # For the doctor and for tune: workers that serve nobody.
     "workers.trial": {"errors", "settings", "compat", "engines", "models.inventory"},
+    "workers.yardstick": {"errors", "compat", "engines", "prompts.segments", "wire.calls"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mayfly.engines.llamacpp import tuned
 from mayfly.errors import ModelUnavailable
 
 #: The setting's name in the environment of workers: a library's file, or a folder with one in it.
@@ -30,7 +31,7 @@ PACKAGE = "xllamacpp"
 # 1,000 and 5.7 to 8 s with 10,000 and 100,000; without any spinning the best of the runs was a tenth slower.
 _SPINNING = {"GOMP_SPINCOUNT": "100"}
 
-_NAMES = ("libllama.so", "libllama.dylib", "llama.dll", "xllamacpp.abi3.so")
+_NAMES = (*tuned.NAMES, "xllamacpp.abi3.so")
 _ERROR = 4  # ggml_log_level
 _CONTINUED = 5
 
@@ -53,17 +54,28 @@ class ModelParams(ctypes.Structure):
         (_BOOL, "vocab_only check_tensors use_extra_bufts no_host no_alloc load_mtp")) + _LATER
 
 
+_BEGINNING = _fields(
+    (_COUNT, "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq"),
+    (_INT, "n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type"),
+    (_FLOAT, "rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"),
+    (_COUNT, "yarn_orig_ctx"), (_FLOAT, "defrag_thold"), (_POINTER, "cb_eval cb_eval_user_data"),
+    (_INT, "type_k type_v"))
+_END = _fields(
+    (_POINTER, "abort_callback abort_callback_data"),
+    (_BOOL, "embeddings offload_kqv no_perf op_offload swa_full kv_unified"), (_POINTER, "samplers"),
+    (ctypes.c_size_t, "n_samplers"), (_POINTER, "ctx_other")) + _LATER
+
+
 class ContextParams(ctypes.Structure):
     """llama_context_params"""
 
-    _fields_ = _fields(
-        (_COUNT, "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq"),
-        (_INT, "n_threads n_threads_batch ctx_type rope_scaling_type pooling_type attention_type flash_attn_type"),
-        (_FLOAT, "rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"),
-        (_COUNT, "yarn_orig_ctx"), (_FLOAT, "defrag_thold"), (_POINTER, "cb_eval cb_eval_user_data"),
-        (_INT, "type_k type_v"), (ctypes.c_size_t, "moe_cache_size"), (_POINTER, "abort_callback abort_callback_data"),
-        (_BOOL, "embeddings offload_kqv no_perf op_offload swa_full kv_unified"), (_POINTER, "samplers"),
-        (ctypes.c_size_t, "n_samplers"), (_POINTER, "ctx_other")) + _LATER
+    _fields_ = [*_BEGINNING, ("moe_cache_size", ctypes.c_size_t), *_END]
+
+
+class PlainContextParams(ctypes.Structure):
+    """llama_context_params without the field that xllamacpp's llama.cpp has added"""
+
+    _fields_ = _BEGINNING + _END
 
 
 # What the defaults are that aren't 0, false or null.
@@ -269,14 +281,25 @@ def _devices(llama: ctypes.CDLL, device: str) -> Any:
 
 
 def _check(llama: ctypes.CDLL, file: Path) -> None:
-    for found, known in ((llama.llama_model_default_params(), _MODEL_DEFAULTS),
-                         (llama.llama_context_default_params(), _CONTEXT_DEFAULTS)):
-        for name, _ in found._fields_[:-1]:
-            value = getattr(found, name)
-            if value != (known.get(name) or (None if value is None else 0)):
-                raise ModelUnavailable(
-                    f"{file} is llama.cpp {llama.llama_version().decode(errors='replace')}, in which {name} of "
-                    f"{type(found).__doc__} is {value}; this program is for that of {PACKAGE} {_wanted()}")
+    strange = _strange(llama.llama_context_default_params(), _CONTEXT_DEFAULTS)
+    if strange:
+        default, init = llama.llama_context_default_params, llama.llama_init_from_model
+        default.restype, init.argtypes = PlainContextParams, [_POINTER, PlainContextParams]
+        if not _strange(default(), _CONTEXT_DEFAULTS):
+            strange = ""
+    strange = strange or _strange(llama.llama_model_default_params(), _MODEL_DEFAULTS)
+    if strange:
+        raise ModelUnavailable(f"{file} is llama.cpp {llama.llama_version().decode(errors='replace')}, in which "
+                               f"{strange}; this program is for that of {PACKAGE} {_wanted()}")
+
+
+def _strange(found: ctypes.Structure, known: Mapping[str, object]) -> str:
+    """Return what differs from the known defaults of a struct."""
+    for name, *_ in found._fields_[:-1]:
+        value = getattr(found, name)
+        if value != (known.get(name) or (None if value is None else 0)):
+            return f"{name} of {type(found).__doc__} is {value}"
+    return ""
 
 
 def _wanted() -> str:
@@ -294,9 +317,21 @@ def _folder() -> Path | None:
     return Path(places[0]) if places else None
 
 
+def wheel() -> Path:
+    """Return the file of the library in the package.
+
+    Raises:
+        ModelUnavailable: it isn't installed.
+    """
+    file = next(((place / name) for place in [_folder()] if place for name in _NAMES if (place / name).is_file()), None)
+    if file is None:
+        raise ModelUnavailable(f"{PACKAGE} isn't installed")
+    return file
+
+
 def _find() -> Path:
     named = os.environ.get(LIBRARY, "")
-    place = Path(named) if named else _folder()
+    place = Path(named) if named else tuned.library(tuned.folder()) or _folder()
     if place is None:
         raise ModelUnavailable(f"{PACKAGE} isn't installed")
     if place.is_file():
