@@ -11,12 +11,15 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 if sys.platform != "win32":
     import resource
+
+T = TypeVar("T")
 
 # How much longer work may take that sees no signal, because it is native code, or swallows what the signal raises: then
 # the process dies.
@@ -29,9 +32,8 @@ class TimeIsUp(BaseException):
     """The work has taken the seconds that it may. No `except Exception` in what it calls can hold this up."""
 
 
-@contextlib.contextmanager
-def bounded(*, memory: int, seconds: float) -> Iterator[None]:
-    """Let the work in this block have no more than so much memory beside what there is, and processor time.
+def bounded(work: Callable[[], T], *, memory: int, seconds: float) -> T:
+    """Do some work with no more than so much memory beside what there is, and processor time; return what it returns.
 
     Args:
         memory: bytes.
@@ -40,10 +42,9 @@ def bounded(*, memory: int, seconds: float) -> Iterator[None]:
         MemoryError, TimeIsUp: it wanted more. Work that sees no signal ends with the process.
     """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with _little_memory(memory), _little_time(seconds):
-        yield
+        return work()
+    with _little_memory(memory):
+        return _in_time(work, seconds)
 
 
 if sys.platform != "win32":
@@ -63,17 +64,18 @@ if sys.platform != "win32":
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
-    @contextlib.contextmanager
-    def _little_time(seconds: float) -> Iterator[None]:
+    def _in_time(work: Callable[[], T], seconds: float) -> T:
         def end(number: int, frame: FrameType | None) -> None:
             raise TimeIsUp
 
+        # Its signal may come between any two steps. So the timers are set where they are cleared, and no context
+        # manager is between, whose code could be ended before it has cleared anything.
         before = signal.signal(signal.SIGPROF, end)
-        signal.setitimer(signal.ITIMER_PROF, seconds, _AGAIN)
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds + _GRACE)  # its signal is left to end the process
         try:
             try:
-                yield
+                signal.setitimer(signal.ITIMER_PROF, seconds, _AGAIN)
+                signal.setitimer(signal.ITIMER_VIRTUAL, seconds + _GRACE)  # its signal is left to end the process
+                return work()
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)  # where its signal may just have come
         finally:

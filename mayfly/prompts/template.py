@@ -66,8 +66,7 @@ class ChatTemplate:
         self.turn_marks = turn_marks(source)
         self._unreadable = ""
         try:
-            with bounded(memory=_MEMORY, seconds=_SECONDS):
-                self._template = Sandbox().from_string(source)
+            self._template = bounded(lambda: Sandbox().from_string(source), memory=_MEMORY, seconds=_SECONDS)
         except (Exception, TimeIsUp) as exc:  # jinja2's errors, and Python's own for what is nested too deep
             self._unreadable = f"the model's chat template can't be read: {_reason(exc, str(exc)[:_MOST_WORDS])}"
 
@@ -84,8 +83,7 @@ class ChatTemplate:
         size = sum(_A_TURN + len(message.content) for message in messages)
         seconds = min(_SECONDS + _MORE_SECONDS * size, _MOST_SECONDS)
         try:
-            with bounded(memory=_MEMORY + _MORE_MEMORY * size, seconds=seconds):
-                text = self._written(messages)
+            text = bounded(lambda: self._written(messages), memory=_MEMORY + _MORE_MEMORY * size, seconds=seconds)
         except (MemoryError, TimeIsUp) as exc:
             if size > _LARGE:
                 raise InvalidRequest(f"the conversation is too large for the model's chat template: {_reason(exc)}",

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mayfly.engines.base import Generated
+from mayfly.engines.base import Generated, OnToken
+from mayfly.engines.prefixes import Prefixes
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
 
@@ -57,7 +58,7 @@ class ToyCompletions:
         return ()
 
     def generate(self, segments: Sequence[Segment], sampling: Sampling, on_progress: Callable[[], bool],
-                 on_token: Callable[[bytes], bool], prompt_batch: int | None = None) -> Generated:
+                 on_token: OnToken, prompt_batch: int | None = None, prefixes: Prefixes | None = None) -> Generated:
         """See CompletionEngine."""
         on_token(f"my seed is {sampling.seed}".encode())
         return Generated("end", 1, 1)

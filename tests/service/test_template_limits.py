@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -145,17 +146,37 @@ def test_time_ends_a_template_though_what_is_raised_is_lost_at_first() -> None:
             pass
 
     def work() -> None:
-        with limits.bounded(memory=64 << 20, seconds=0.1):
-            try:
-                endless()
-            except limits.TimeIsUp:
-                lost.append(True)
+        try:
             endless()
+        except limits.TimeIsUp:
+            lost.append(True)
+        endless()
 
     with pytest.raises(limits.TimeIsUp):
-        work()
+        limits.bounded(work, memory=64 << 20, seconds=0.1)
     assert lost == [True]
     assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("slow", ["setitimer", "signal"])
+def test_nothing_is_left_of_a_limit_whose_time_is_up_at_its_beginning_or_its_end(
+        monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    """As where the garbage of a large program is collected in that moment."""
+    own = getattr(signal, slow)
+
+    def slowly(*arguments: object) -> object:
+        done = own(*arguments)
+        if signal.getitimer(signal.ITIMER_PROF)[0]:
+            while True:
+                pass
+        return done
+
+    monkeypatch.setattr(signal, slow, slowly)
+    signals = signal.getsignal(signal.SIGPROF)
+    with contextlib.suppress(limits.TimeIsUp):
+        limits.bounded(lambda: None, memory=64 << 20, seconds=0.1)
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGPROF) == signals
 
 
 @pytest.mark.parametrize("name", DEPTH)
