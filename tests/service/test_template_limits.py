@@ -100,45 +100,54 @@ def test_a_template_that_asks_for_memory_gets_none(name: str) -> None:
     assert "it takes too much memory" in failure(MEMORY[name])
 
 
-def test_what_such_templates_really_take_is_bounded(tmp_path: Path) -> None:
-    # Each in a process that has rendered nothing before, as a completion has: what the last one's allocator keeps is no
-    # template's, and the forking one is small.
-    script = (
-        "import os, resource\n"
-        "from test_template_limits import MEMORY, failure\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-        "for part in MEMORY.values():\n"
-        "    if os.fork() == 0:\n"
-        "        before = peak()\n"
-        "        failure(part)\n"
-        "        print(peak() - before, flush=True)\n"
-        "        os._exit(0)\n"
-        "    os.wait()\n")
+def alone(work: str) -> str:
+    """Do something of this module in a process of its own, as a completion has: it is small, so its garbage is
+    collected in no time, and what the last one's allocator keeps is no template's. Return what it prints."""
     path = os.pathsep.join(str(PROJECT / folder) for folder in ("", "tests/service", "tests/rigs"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": path},
-                          check=True)
-    taken = [int(line) for line in done.stdout.split()]
+    done = subprocess.run([sys.executable, "-c", f"import test_template_limits as here; here.{work}"], text=True,
+                          capture_output=True, env={"PYTHONPATH": path}, timeout=120)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def show_what_each_takes() -> None:
+    """Print the megabytes that each template of MEMORY takes, each in a fork."""
+    import resource
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    for part in MEMORY.values():
+        if os.fork() == 0:
+            before = peak()
+            failure(part)
+            print(peak() - before, flush=True)
+            os._exit(0)
+        os.wait()
+
+
+def test_what_such_templates_really_take_is_bounded() -> None:
+    taken = [int(line) for line in alone("show_what_each_takes()").split()]
     assert len(taken) == len(MEMORY) and max(taken) < 224, "MB"
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a template have little time, so that the test needs little."""
-    monkeypatch.setattr(template_module, "_SECONDS", 0.2)
-
-
-@pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("name", TIME)
-def test_a_template_that_never_ends_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def end(name: str) -> None:
+    """Render a template that never ends, with little time, so that the test needs little."""
+    usual, template_module._SECONDS = template_module._SECONDS, 0.2
     assert "it takes too long" in failure(TIME[name])
     # Nothing of it is left: neither a limit nor a timer. What is done now may take its time.
-    monkeypatch.undo()
+    template_module._SECONDS = usual
     plain = ChatTemplate("{% for i in range(99999) %}{% endfor %}{{ messages[0].content }}", bos_token="", eos_token="")
     assert plain.render([Message("user", "x" * 10_000_000)])[0].text[-1] == "x"
 
 
-def test_time_ends_a_template_though_what_is_raised_is_lost_at_first() -> None:
-    """As in a callback of the garbage collector, such as test frameworks have, or in a destructor."""
+@pytest.mark.parametrize("name", TIME)
+def test_a_template_that_never_ends_is_ended(name: str) -> None:
+    alone(f"end({name!r})")
+
+
+def lose_what_is_raised() -> None:
+    """Lose the first sign that the time is up."""
     lost = []
 
     def endless() -> None:
@@ -158,10 +167,13 @@ def test_time_ends_a_template_though_what_is_raised_is_lost_at_first() -> None:
     assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("slow", ["setitimer", "signal"])
-def test_nothing_is_left_of_a_limit_whose_time_is_up_at_its_beginning_or_its_end(
-        monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
-    """As where the garbage of a large program is collected in that moment."""
+def test_time_ends_a_template_though_what_is_raised_is_lost_at_first() -> None:
+    """As in a callback of the garbage collector, such as test frameworks have, or in a destructor."""
+    alone("lose_what_is_raised()")
+
+
+def take_the_time(slow: str) -> None:
+    """Take all the time in a step of setting or clearing the limit."""
     own = getattr(signal, slow)
 
     def slowly(*arguments: object) -> object:
@@ -171,12 +183,18 @@ def test_nothing_is_left_of_a_limit_whose_time_is_up_at_its_beginning_or_its_end
                 pass
         return done
 
-    monkeypatch.setattr(signal, slow, slowly)
     signals = signal.getsignal(signal.SIGPROF)
+    setattr(signal, slow, slowly)
     with contextlib.suppress(limits.TimeIsUp):
         limits.bounded(lambda: None, memory=64 << 20, seconds=0.1)
     assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGPROF) == signals
+
+
+@pytest.mark.parametrize("slow", ["setitimer", "signal"])
+def test_nothing_is_left_of_a_limit_whose_time_is_up_at_its_beginning_or_its_end(slow: str) -> None:
+    """As where the garbage of a large program is collected in that moment."""
+    alone(f"take_the_time({slow!r})")
 
 
 @pytest.mark.parametrize("name", DEPTH)
@@ -214,12 +232,17 @@ def test_a_large_conversation_is_written(name: str, messages: list[Message]) -> 
     assert sum(len(segment.text) for segment in segments if not segment.special) > 2_000
 
 
-def test_a_conversation_too_large_for_a_template_is_the_callers_to_shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "_MOST_SECONDS", 0.05)
+def write_too_much() -> None:
+    """Render a conversation that takes more time than any may."""
+    template_module._MOST_SECONDS = 0.05
     template = ChatTemplate(FAMILIES["qwen3"].template, bos_token="", eos_token="")
     assert template.render([Message("user", "a")] * 9)
     with pytest.raises(InvalidRequest, match="too large for the model's chat template"):
         template.render([Message("user", "a")] * 20_000)
+
+
+def test_a_conversation_too_large_for_a_template_is_the_callers_to_shorten() -> None:
+    alone("write_too_much()")
 
 
 def test_over_http_a_hostile_template_is_engine_failed_with_a_reason_and_harms_nobody_else(
