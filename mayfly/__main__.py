@@ -83,8 +83,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--undo", action="store_true", help="use the wheel's again")
     tune.add_argument("--library", metavar="PATH", type=Path, help="compare and measure this one instead: libllama's "
                                                                    "file, or its folder")
-    tune.add_argument("--gain", metavar="X", type=float, default=1.1,
-                      help="how many times as fast prompts have to be evaluated (default: %(default)s)")
+    tune.add_argument("--gain", metavar="X", type=float, help="how many times as fast prompts have to be evaluated")
     tune.set_defaults(run=_tune)
     commands.add_parser("doctor", help="tell what is in place and what is missing").set_defaults(run=_doctor)
     return made

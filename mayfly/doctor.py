@@ -82,10 +82,10 @@ def _model(model: Model, kind: str, found: Settings) -> Iterator[tuple[bool, str
         return
     yield True, f"{kind} model {model.path} runs, in about {model.memory(found) >> 20} MB"
     yield True, f"{kind}s by {tried['engine']}"
-    isolation = model.backend("completion", found.chat_engine).isolation(found.isolation, found.device)
-    kept = found.prefix_memory if isolation != "respawn" else 0
-    if kept and kind == "completion" and tried["engine"].startswith("llamacpp"):
-        yield True, f"of prompts up to {kept >> 20} MB are kept besides (PREFIX_MEMORY)"
+    if kind == "completion" and tried["engine"].startswith("llamacpp") and found.prefix_memory:
+        isolation = model.backend("completion", found.chat_engine).isolation(found.isolation, found.device)
+        if isolation != "respawn":
+            yield True, f"of prompts up to {found.prefix_memory >> 20} MB are kept besides (PREFIX_MEMORY)"
     for note in tried["notes"]:
         yield True, note
 

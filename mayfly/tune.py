@@ -9,10 +9,12 @@ measured nothing of it is in that place.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -52,12 +54,12 @@ _NEAR = 0.5
 _ROUNDS, _PROMPT_WORDS, _GENERATED = 5, 450, 48
 
 
-def tune(*, undo: bool = False, given: Path | None = None, gain: float = GAIN) -> str:
+def tune(*, undo: bool, given: Path | None, gain: float | None) -> str:
     """Compile, compare, measure, and keep what is worth it; or forget what was kept.
 
     Args:
         given: a library that is there already: its file, or its folder.
-        gain: how many times as fast as the wheel's prompts have to be evaluated.
+        gain: how many times as fast as the wheel's prompts have to be evaluated; None is GAIN.
 
     Returns:
         What came of it, for people.
@@ -97,7 +99,7 @@ def tune(*, undo: bool = False, given: Path | None = None, gain: float = GAIN) -
         found = tuned.library(made)
         if found is None:
             raise ModelUnavailable(f"there is no library of llama.cpp in {given or tuned.SOURCE}")
-        return _judge(_examine(wheel, found, model, settings), made, Path(name), gain)
+        return _judge(_examine(wheel, found, model, settings), made, Path(name), GAIN if gain is None else gain)
 
 
 def _judge(found: Mapping[str, Any], made: Path, temporary: Path, gain: float) -> str:
@@ -129,7 +131,7 @@ def _copy(given: Path, into: Path) -> None:
     files = ([path for path in given.iterdir() if re.search(r"\.(so|dylib)(\.|$)", path.name)] if given.is_dir()
              else [given] if given.is_file() else [])
     for path in files:
-        shutil.copyfile(path, into / (path.name if given.is_dir() or path.name in tuned.NAMES else tuned.NAMES[0]))
+        shutil.copyfile(path, into / (path.name if given.is_dir() else tuned.NAMES[0]))
 
 
 def _compile(temporary: Path, into: Path, log: Path) -> None:
@@ -144,7 +146,7 @@ def _compile(temporary: Path, into: Path, log: Path) -> None:
     with log.open("w", encoding="utf-8", errors="replace") as file:
         pip = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
-                               start_new_session=True, preexec_fn=lambda: os.nice(10) and None)
+                               start_new_session=True, preexec_fn=functools.partial(os.nice, 10))
         last = ""
         try:
             assert pip.stdout is not None
@@ -155,7 +157,7 @@ def _compile(temporary: Path, into: Path, log: Path) -> None:
             pip.wait()
         finally:
             if pip.poll() is None:  # with what it has started
-                os.killpg(pip.pid, 15)
+                os.killpg(pip.pid, signal.SIGTERM)
                 pip.wait()
     if pip.returncode:
         raise ModelUnavailable(f"{tuned.SOURCE} can't be compiled: {last or f'exit code {pip.returncode}'}; all that "

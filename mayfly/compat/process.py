@@ -66,6 +66,25 @@ def forbid_core_dumps() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)
 
 
+def contain_native_code() -> None:
+    """Have a failure of native code end this process and do nothing else.
+
+    A failed assertion of gpt4all starts gdb where there is one: seconds of delay, and so many lines with the stack's
+    contents that the assertion's own is lost. So no other program is found from here.
+    """
+    if not WINDOWS:
+        os.environ["PATH"] = os.devnull
+
+
+def take_stdout() -> int:
+    """Take standard output over, and return its descriptor; whatever else prints there, as native code does, goes to
+    standard error from now on."""
+    sys.stdout.flush()
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    return descriptor
+
+
 def process_exists(pid: int) -> bool:
     """Tell whether a process with this pid runs."""
     if WINDOWS:

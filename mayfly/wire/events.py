@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 
+from mayfly.compat.process import take_stdout
 from mayfly.wire.codec import plain
 
 _encode = json.JSONEncoder(default=plain).encode
@@ -147,10 +147,7 @@ class EventPipe:
     @classmethod
     def instead_of_stdout(cls, *, drops: bool = False) -> EventPipe:
         """Take standard output over; whatever else prints there goes to standard error from now on."""
-        sys.stdout.flush()
-        descriptor = os.dup(1)
-        os.dup2(2, 1)
-        return cls(descriptor, drops=drops)
+        return cls(take_stdout(), drops=drops)
 
     def send(self, event: Event) -> None:
         """Tell the watchdog."""

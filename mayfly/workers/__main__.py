@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from mayfly.compat.process import WINDOWS, die_with_parent, forbid_core_dumps
+from mayfly.compat.process import contain_native_code, die_with_parent, forbid_core_dumps
 from mayfly.compat.sockets import inherited_socket
 from mayfly.engines.llamacpp import tuned
 from mayfly.errors import MayflyError
@@ -35,10 +35,7 @@ def main() -> int:
         forbid_core_dumps()
     # Writes the stacks of a process that crashes, or that the watchdog aborts because it hangs, to stderr.
     faulthandler.enable()
-    if not WINDOWS:
-        # A failed assertion of gpt4all starts gdb where there is one: seconds of delay, and so many lines with the
-        # stack's contents that the assertion's own is lost. A worker starts no other program.
-        os.environ["PATH"] = os.devnull
+    contain_native_code()
     # Ctrl-C is the watchdog's business. A Python handler for SIGTERM would have to wait for native code to return.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listener = inherited_socket(spec.listen_fd)

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from mayfly.compat.process import WINDOWS, forbid_core_dumps
+from mayfly.compat.process import contain_native_code, forbid_core_dumps, take_stdout
 from mayfly.engines import choose
 from mayfly.errors import ModelUnavailable
 from mayfly.models.inventory import Inventory
@@ -43,11 +43,9 @@ def try_out(kind: str, settings: Settings) -> dict[str, Any]:
 
 def main() -> None:
     """Run as the command line says."""
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    told = os.fdopen(take_stdout(), "w")
     forbid_core_dumps()
-    if not WINDOWS:
-        os.environ["PATH"] = os.devnull  # as in a worker: a failed assertion of gpt4all would start gdb
+    contain_native_code()
     json.dump(try_out(sys.argv[1], load_settings()), told)
     told.flush()
     os._exit(0)  # threads of an engine needn't end in order

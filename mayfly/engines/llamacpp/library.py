@@ -31,7 +31,6 @@ PACKAGE = "xllamacpp"
 # 1,000 and 5.7 to 8 s with 10,000 and 100,000; without any spinning the best of the runs was a tenth slower.
 _SPINNING = {"GOMP_SPINCOUNT": "100"}
 
-_NAMES = (*tuned.NAMES, "xllamacpp.abi3.so")
 _ERROR = 4  # ggml_log_level
 _CONTINUED = 5
 
@@ -323,7 +322,8 @@ def wheel() -> Path:
     Raises:
         ModelUnavailable: it isn't installed.
     """
-    file = next(((place / name) for place in [_folder()] if place for name in _NAMES if (place / name).is_file()), None)
+    place = _folder()
+    file = tuned.library(place) if place is not None else None
     if file is None:
         raise ModelUnavailable(f"{PACKAGE} isn't installed")
     return file
@@ -331,12 +331,10 @@ def wheel() -> Path:
 
 def _find() -> Path:
     named = os.environ.get(LIBRARY, "")
-    place = Path(named) if named else tuned.library(tuned.folder()) or _folder()
-    if place is None:
-        raise ModelUnavailable(f"{PACKAGE} isn't installed")
-    if place.is_file():
-        return place.resolve()
-    for name in _NAMES:
-        if (place / name).is_file():
-            return place / name
-    raise ModelUnavailable(f"there is no library of llama.cpp at {place}" + (f" ({LIBRARY})" if named else ""))
+    if not named:
+        return tuned.library(tuned.folder()) or wheel()
+    place = Path(named)
+    found = place.resolve() if place.is_file() else tuned.library(place)
+    if found is None:
+        raise ModelUnavailable(f"there is no library of llama.cpp at {place} ({LIBRARY})")
+    return found

@@ -12,8 +12,8 @@ from mayfly import places
 
 #: What is compiled: a package whose source has llama.cpp in it. Its structs are among those that library.py knows.
 SOURCE = "llama-cpp-python==0.3.36"
-#: The names of llama.cpp's library.
-NAMES = ("libllama.so", "libllama.dylib", "llama.dll")
+#: The names of llama.cpp's library, the last one being that in xllamacpp's wheel.
+NAMES = ("libllama.so", "libllama.dylib", "llama.dll", "xllamacpp.abi3.so")
 
 
 def root() -> Path:
