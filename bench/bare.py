@@ -2,8 +2,8 @@
 
     python bench/bare.py llamacpp|gpt4all MODEL.gguf THREADS N_CTX
 
-Started by the benchmark. It says `{"ready": true}`; then each line of JSON on stdin - `prompt` and `max_tokens` - is
-answered by a line with `first` and `last`: seconds from the call to the first and the last token, `tokens`, how many
+Started by the benchmark. It says `{}` when it is ready; then each line of JSON on stdin - `prompt` and `max_tokens` -
+is answered by a line with `first` and `last`: seconds from the call to the first and the last token, `tokens`, how many
 there were, and `prompt_tokens` where the library tells.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 import time
 from array import array
@@ -19,6 +20,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+
+from mayfly.compat.process import take_stdout  # noqa: E402
 
 # The sampling of every contender: what it draws doesn't matter, but that it costs the same does.
 TEMPERATURE, TOP_K, TOP_P = 0.7, 40, 0.9
@@ -88,20 +91,17 @@ def gpt4all(path: Path, threads: int, n_ctx: int) -> Complete:
 
 def main() -> None:
     """Answer until stdin ends."""
+    told = os.fdopen(take_stdout(), "w")
     complete = {"llamacpp": llamacpp, "gpt4all": gpt4all}[sys.argv[1]](
         Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-    say({"ready": True})
+    print("{}", file=told, flush=True)
     for line in sys.stdin:
         wanted = json.loads(line)
         started = time.perf_counter()
         moments, prompt_tokens = complete(wanted["prompt"], wanted["max_tokens"])
-        say({"first": moments[0] - started, "last": moments[-1] - started, "tokens": len(moments),
-             "prompt_tokens": prompt_tokens})
-
-
-def say(message: dict[str, object]) -> None:
-    """Write a line of JSON; engines write to stdout as well, so ours begin with a mark."""
-    print("bare: " + json.dumps(message), flush=True)
+        said = {"first": moments[0] - started, "last": moments[-1] - started, "tokens": len(moments),
+                "prompt_tokens": prompt_tokens}
+        print(json.dumps(said), file=told, flush=True)
 
 
 if __name__ == "__main__":

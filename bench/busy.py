@@ -11,7 +11,6 @@ while a program keeps one core busy. Bar: beside it the service is at least 0.40
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
 import results  # noqa: E402
+from contenders import Piped, folder_of  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.settings import available_cores, load_settings  # noqa: E402
@@ -32,40 +32,30 @@ PROMPT = "Tell me about the river and the hill."
 # Documented: what libgomp takes where nothing is set.
 _LIBGOMPS_OWN = 300_000
 _BARE = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from mayfly.engines.llamacpp.completions import LlamaCompletions
 from mayfly.wire.calls import CompletionCall, Message, Sampling
 engine = LlamaCompletions(Path(sys.argv[1]), int(sys.argv[2]), 1024, "cpu", "bare")
 segments = engine.prompt(CompletionCall("bare", (Message("user", sys.argv[3]),)))
+print("{}", flush=True)
 for line in sys.stdin:
     began = time.monotonic()
     engine.generate(segments, Sampling(int(sys.argv[4]), temperature=0.0), lambda: True, lambda piece: True)
-    print(time.monotonic() - began, flush=True)
+    print(json.dumps({"seconds": time.monotonic() - began}), flush=True)
 """
 
 
-class Bare:
+class Bare(Piped):
     """llama.cpp in a process of its own, with a fixed number of threads."""
 
     def __init__(self, model: Path, threads: int, spinning: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _BARE, str(model), str(threads), PROMPT, str(TOKENS)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT,
-            env={**os.environ, "GOMP_SPINCOUNT": str(spinning)})
+        super().__init__([sys.executable, "-c", _BARE, model, threads, PROMPT, TOKENS],
+                         {"GOMP_SPINCOUNT": str(spinning)})
 
     def seconds(self) -> float:
         """Return the seconds of one completion."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
+        return float(self.ask()["seconds"])
 
 
 def main() -> None:
@@ -78,9 +68,7 @@ def main() -> None:
     described = results.machine()
     cores = available_cores()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
-        models = Path(name) / "models"
-        models.mkdir()
-        (models / chosen.model.name).hardlink_to(chosen.model.resolve())
+        models = folder_of(Path(name), chosen.model)
         service = Service(Path(name) / "service", {
             "MODEL_PATH": models, "MODEL_NAME": chosen.model.name, "EMBED_MODEL": "none", "THREADS": cores})
         bare = {"1 thread": Bare(chosen.model, 1, 100)} | {
@@ -105,7 +93,7 @@ def main() -> None:
                 other.wait()
         finally:
             for process in bare.values():
-                process.end()
+                process.stop()
             service.stop()
     base = results.median(alone["1 thread"])
     rows = [(what, results.spread(alone[what]), results.spread(beside[what]),

@@ -13,10 +13,9 @@ figures to a JSON file beside it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
-import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ import real_models  # noqa: E402
 import requests  # noqa: E402
 import results  # noqa: E402
 from bare import TEMPERATURE, TOP_K, TOP_P  # noqa: E402
-from contenders import PEERS, Server, Unavailable, free_port  # noqa: E402
+from contenders import PEERS, Piped, Server, Words, free_port  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.models.defaults import SMOLLM2  # noqa: E402
@@ -45,12 +44,6 @@ OWN, OWN_GPT4ALL, SERVER = "mayfly", "mayfly on gpt4all", "llama.cpp's server"
 BARE, BARE_GPT4ALL, NAIVE = "llama.cpp, in process", "gpt4all, in process", "naive Flask, reloads"
 TOKENS = 64
 N_CTX = 2304
-_TEXT = """
-the river house old keeper morning hill people who ask and you like by of in to it was as with be on not but at are this
-have from or had an they which one were all her she there would their we him been has
-"""
-_WORDS = _TEXT.split()
-
 Cell = tuple[int, int]  # prompt tokens, clients
 Found = dict[str, dict[Cell, dict[str, Any]]]
 
@@ -59,7 +52,7 @@ class Http:
     """A contender that streams, or doesn't, over OpenAI's route."""
 
     def __init__(self, url: str, pids: Callable[[], Sequence[int]], stop: Callable[[], None]) -> None:
-        self._url = url
+        self.url = url
         self.pids = pids
         self.stop = stop
 
@@ -69,7 +62,7 @@ class Http:
                 "min_p": 0.0, "stream": True, "stream_options": {"include_usage": True}, "model": "gpt-3.5-turbo"}
         moments, usage = [], {}
         started = time.perf_counter()
-        with requests.post(self._url + "/v1/completions", json=body, stream=True, timeout=1800) as answer:
+        with requests.post(self.url + "/v1/completions", json=body, stream=True, timeout=1800) as answer:
             answer.raise_for_status()
             if not answer.headers["Content-Type"].startswith("text/event-stream"):
                 usage = answer.json()["usage"]
@@ -85,38 +78,15 @@ class Http:
                 "prompt_tokens": usage["prompt_tokens"]}
 
 
-class Bare:
+class Bare(Piped):
     """A process with nothing but a library; see bare.py."""
 
     def __init__(self, engine: str, model: Path, threads: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "bench" / "bare.py"), engine, str(model), str(threads), str(N_CTX)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._hear()
+        super().__init__([sys.executable, PROJECT / "bench" / "bare.py", engine, model, threads, N_CTX])
 
     def __call__(self, prompt: str) -> dict[str, float]:
         """Return `first`, `last` (seconds) and `tokens`, `prompt_tokens` of one completion."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "max_tokens": TOKENS}) + "\n")
-        self._process.stdin.flush()
-        return self._hear()
-
-    def _hear(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("bare: "):
-                return dict(json.loads(line[6:]))
-        raise Unavailable("its process has ended")
-
-    def pids(self) -> list[int]:
-        """Return the processes whose memory counts."""
-        return [self._process.pid]
-
-    def stop(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        return self.ask(prompt=prompt, max_tokens=TOKENS)
 
 
 Contender = Http | Bare
@@ -176,19 +146,21 @@ def measure(model: Path, folder: Path, chosen: argparse.Namespace) -> Found:
             OWN_GPT4ALL: lambda: _mayfly(model, folder / "gpt4all", "gpt4all", chosen.threads),
             BARE_GPT4ALL: lambda: Bare("gpt4all", model, chosen.threads),
             NAIVE: lambda: _server("naive_completions.py", model, folder, chosen.threads)}
-    contenders = {name: start() for name, start in starts.items()}
-    found: Found = {name: {} for name in contenders}
-    try:
-        words = {length: _of_tokens(contenders[OWN], length) for length in ((32,) if chosen.quick else (32, 512, 2000))}
-        for cell in itertools.product(words, (1, 4)):
-            _measure_cell(cell, words[cell[0]], contenders, 1 if chosen.quick else chosen.rounds, found)
-    finally:
-        for contender in contenders.values():
-            contender.stop()
+    contenders: dict[str, Contender] = {}
+    found: Found = {name: {} for name in starts}
+    with contextlib.ExitStack() as running:
+        for name, start in starts.items():
+            contenders[name] = start()
+            running.callback(contenders[name].stop)
+        own = contenders[OWN]
+        assert isinstance(own, Http)
+        words = Words(own.url)
+        for cell in itertools.product((32,) if chosen.quick else (32, 512, 2000), (1, 4)):
+            _measure_cell(cell, words, contenders, 1 if chosen.quick else chosen.rounds, found)
     return found
 
 
-def _measure_cell(cell: Cell, words: int, contenders: Mapping[str, Contender], rounds: int, found: Found) -> None:
+def _measure_cell(cell: Cell, words: Words, contenders: Mapping[str, Contender], rounds: int, found: Found) -> None:
     length, clients = cell
     for name, contender in contenders.items():
         if isinstance(contender, Bare) and clients > 1:
@@ -199,7 +171,7 @@ def _measure_cell(cell: Cell, words: int, contenders: Mapping[str, Contender], r
             figures = found[name].get(cell)
             if figures is None:
                 continue
-            prompts = [_prompt(words) for _ in range(clients)]
+            prompts = [words(length) for _ in range(clients)]
             if not turn:  # warms up, and looks at the memory
                 contender(prompts[0])
                 continue
@@ -237,18 +209,6 @@ def _server(script: str, model: Path, folder: Path, threads: int) -> Http:
     command = [sys.executable, *map(str, (PEERS / script, model, port, threads, N_CTX))]
     server = Server(command, "/v1/completions", port, folder / f"{script}.log", threads, probe=probe)
     return Http(server.url, server.pids, server.stop)
-
-
-def _prompt(words: int) -> str:
-    return " ".join(random.choices(_WORDS, k=words))
-
-
-def _of_tokens(contender: Contender, tokens: int) -> int:
-    """Return how many words make about so many tokens."""
-    sample = contender(_prompt(24))
-    empty = contender(_prompt(8))
-    each = (sample["prompt_tokens"] - empty["prompt_tokens"]) / 16
-    return max(1, round((tokens - empty["prompt_tokens"]) / each) + 8)
 
 
 def report(found: Mapping[str, Found]) -> str:

@@ -9,17 +9,21 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import requests
+import tiny_llama
+from links import link
 from load import ask
-from service import Service
+from service import PROJECT, Service
 
 from mayfly.models import package
 from mayfly.models.defaults import MINILM
@@ -133,20 +137,19 @@ class Server:
             self._process.wait()
 
 
-class Library:
-    """A library in a process of its own; see peers/library.py."""
+class Piped:
+    """A process that says it is ready with a line of JSON, and answers each line of JSON with one."""
 
-    def __init__(self, python: str, name: str, model: Path, folder: Path, threads: int) -> None:
-        environ = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(threads)}
+    def __init__(self, command: Sequence[object], environ: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [python, str(PEERS / "library.py"), name, str(model), str(folder), str(threads)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ)
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, cwd=PROJECT, env={**os.environ, **(environ or {})})
         self._answer()
 
-    def run(self, texts: Sequence[str], per_call: int, seconds: float) -> dict[str, Any]:
-        """Embed texts again and again; see peers/library.py."""
+    def ask(self, **wanted: Any) -> dict[str, Any]:
+        """Return the answer to a line."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"texts": list(texts), "per_call": per_call, "seconds": seconds}) + "\n")
+        self._process.stdin.write(json.dumps(wanted) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -157,6 +160,10 @@ class Library:
             raise Unavailable(f"its process ended with code {self._process.wait()}")
         return dict(json.loads(line))
 
+    def pids(self) -> list[int]:
+        """Return the processes whose memory counts."""
+        return [self._process.pid]
+
     def stop(self) -> None:
         """End it."""
         with contextlib.suppress(OSError):
@@ -164,6 +171,46 @@ class Library:
             self._process.stdin.close()
         self._process.terminate()
         self._process.wait()
+
+
+class Library(Piped):
+    """A library in a process of its own; see peers/library.py."""
+
+    def __init__(self, python: str, name: str, model: Path, folder: Path, threads: int) -> None:
+        super().__init__([python, PEERS / "library.py", name, model, folder, threads],
+                         {**_QUIET, "OMP_NUM_THREADS": str(threads)})
+
+    def run(self, texts: Sequence[str], per_call: int, seconds: float) -> dict[str, Any]:
+        """Embed texts again and again; see peers/library.py."""
+        return self.ask(texts=list(texts), per_call=per_call, seconds=seconds)
+
+
+class Words:
+    """Texts of about so many tokens of a model, of which no two begin alike.
+
+    Args:
+        url: of a service that counts the model's tokens.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._random = random.Random(1)
+        sample = " ".join(self._random.choices(tiny_llama.WORDS, k=400))
+        answer = requests.post(url + "/v1/tokenize", json={"input": sample}, timeout=60)
+        answer.raise_for_status()
+        self._a_word = answer.json()["data"][0]["count"] / 400
+
+    def __call__(self, tokens: int) -> str:
+        """Return one."""
+        return " ".join(self._random.choices(tiny_llama.WORDS, k=max(1, round(tokens / self._a_word))))
+
+
+def folder_of(folder: Path, *models: Path) -> Path:
+    """Make a MODEL_PATH in a folder with nothing but these models in it; return it."""
+    made = folder / "models"
+    made.mkdir()
+    for model in models:
+        link(model, made / model.name)
+    return made
 
 
 def free_port() -> int:

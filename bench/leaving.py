@@ -20,6 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
 import results  # noqa: E402
+from contenders import folder_of  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.settings import load_settings  # noqa: E402
@@ -38,9 +39,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     described = results.machine()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
-        models = Path(name) / "models"
-        models.mkdir()
-        (models / chosen.model.name).hardlink_to(chosen.model.resolve())
+        models = folder_of(Path(name), chosen.model)
         service = Service(Path(name) / "service", {
             "MODEL_PATH": models, "MODEL_NAME": chosen.model.name, "EMBED_MODEL": "none"})
         try:

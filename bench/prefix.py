@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import random
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ import random_llama  # noqa: E402
 import requests  # noqa: E402
 import results  # noqa: E402
 import tiny_llama  # noqa: E402
-from contenders import PEERS, Server, free_port  # noqa: E402
+from contenders import PEERS, Server, Words, free_port  # noqa: E402
 from service import Service, until  # noqa: E402
 
 from mayfly.models.defaults import SMOLLM2  # noqa: E402
@@ -138,21 +137,6 @@ def started(folder: Path, model: Path) -> dict[str, Contender]:
                     probe=lambda url, path: Contender(url, lambda: None)([_user("Hello")], 1))
     found[SERVER] = Contender(server.url, server.stop)
     return found
-
-
-class Words:
-    """Texts of about so many tokens, of which no two begin alike."""
-
-    def __init__(self, url: str) -> None:
-        self._random = random.Random(1)
-        sample = " ".join(self._random.choices(tiny_llama.WORDS, k=400))
-        answer = requests.post(url + "/v1/tokenize", json={"input": sample}, timeout=60)
-        answer.raise_for_status()
-        self._a_word = answer.json()["data"][0]["count"] / 400
-
-    def __call__(self, tokens: int) -> str:
-        """Return one."""
-        return " ".join(self._random.choices(tiny_llama.WORDS, k=max(1, round(tokens / self._a_word))))
 
 
 def _user(text: str) -> dict[str, str]:

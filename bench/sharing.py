@@ -21,6 +21,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "be
 
 import requests  # noqa: E402
 import results  # noqa: E402
+from contenders import folder_of  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.settings import available_cores, load_settings  # noqa: E402
@@ -40,12 +41,8 @@ def main() -> None:
     described = results.machine()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
         folder = Path(name)
-        models = folder / "models"
-        models.mkdir()
-        model = models / chosen.model.name
-        model.hardlink_to(chosen.model.resolve())
-        (models / settings.embed_model).write_bytes((settings.model_path / settings.embed_model).read_bytes())
-        figures = run(folder, models, model.name, settings.embed_model, chosen.seconds)
+        models = folder_of(folder, chosen.model, settings.model_path / settings.embed_model)
+        figures = run(folder, models, chosen.model.name, settings.embed_model, chosen.seconds)
     rows = [(what, *(f"{figures[when][what]:.1f}" for when in ("alone, 1 thread", "alone", "together")),
              f"{figures['together'][what] / figures['alone, 1 thread'][what]:.2f}")
             for what in ("texts/s", "tokens/s")]

@@ -22,6 +22,7 @@ sys.dont_write_bytecode = False
 import clients  # noqa: E402
 import scripts  # noqa: E402
 import tiny_llama  # noqa: E402
+from links import link  # noqa: E402
 from service import Service  # noqa: E402
 
 from mayfly.models.defaults import MINILM, SMOLLM2  # noqa: E402
@@ -105,15 +106,8 @@ def model_path(tmp_path: Path, embedding_model: Path, tiny_model: Path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
     for model in (embedding_model, tiny_model):
-        _link(model, folder / model.name)
+        link(model, folder / model.name)
     return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        target.write_bytes(source.read_bytes())
 
 
 @pytest.fixture
@@ -142,7 +136,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, model_path: Path) -> I
 def served(tmp_path_factory: pytest.TempPathFactory, embedding_model: Path) -> Iterator[Service]:
     """A service for other people's clients: real vectors, scripted completions, and a key."""
     folder = tmp_path_factory.mktemp("served")
-    _link(embedding_model, folder / embedding_model.name)
+    link(embedding_model, folder / embedding_model.name)
     service = Service(folder / "service", {
         "MODEL_PATH": folder, "MODEL_NAME": scripts.write(folder, *clients.RULES), "API_KEYS": clients.KEY,
         "CHAT_PROCESSES": 2})

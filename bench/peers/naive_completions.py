@@ -25,7 +25,7 @@ def complete() -> Response:
     wanted = json.dumps({"prompt": body["prompt"], "max_tokens": body["max_tokens"]})
     done = subprocess.run([sys.executable, str(BARE), "gpt4all", path, threads, n_ctx], input=wanted + "\n", text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    said = json.loads(done.stdout.splitlines()[-1].removeprefix("bare: "))
+    said = json.loads(done.stdout.splitlines()[-1])
     return jsonify({"usage": {"completion_tokens": said["tokens"], "prompt_tokens": said["prompt_tokens"]}})
 
 
