@@ -58,26 +58,12 @@ def routes(service: Service) -> list[Route]:
         candidates = body.candidates()
         call = _call(service, asked, body)
         calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
-        return _complete("text", asked, calls, body, candidates, body.prompt)
+        return _complete(service, "text", asked, calls, body, candidates, body.prompt)
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         call = replace(_call(service, asked, body), messages=body.turns())
-        return _complete("chat", asked, [call] * body.n, body, body.n, [])
-
-    def _complete(form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
-                  candidates: int, prompts: Sequence[str]) -> Flow:
-        found = catalogue.completing(body)
-        include_usage = body.include_usage()
-        calls = seeded(asked, found, calls, candidates)
-        if candidates > body.n:
-            calls = ranked(found, calls)
-        shown = Shown(form, prompts, candidates, body.echoes(), logprobs=body.alternatives() is not None)
-        choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
-                          at_once=settings.chat_processes)
-        chunks = Chunks(shown, found.id, len(calls), include_usage=include_usage)
-        made = event_stream(choices, chunks.render, asked.id) if body.stream else _whole(shown, choices, body.n)
-        return catalogue.naming("prompt" if form == "text" else "messages", found, made)
+        return _complete(service, "chat", asked, [call] * body.n, body, body.n, [])
 
     return [
         Route("GET", "/v1/models", models, "List the models", TAG, answer=answers.ModelList),
@@ -98,6 +84,24 @@ def _call(service: Service, asked: Asked, body: TextBody | ChatBody) -> Completi
     return CompletionCall(asked.id, sampling=body.sampling(service.settings.n_ctx), threads=body.thread_count,
                           prompt_batch=body.prompt_batch_size, features=body.features(),
                           namespace=service.gate.access.namespace(asked.environ))
+
+
+def _complete(service: Service, form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,
+              candidates: int, prompts: Sequence[str]) -> Flow:
+    found = service.catalogue.completing(body)
+    include_usage = body.include_usage()
+    calls = seeded(asked, found, calls, candidates)
+    if candidates > body.n:
+        calls = ranked(found, calls)
+    shown = Shown(form, prompts, candidates, body.echoes(), logprobs=body.alternatives() is not None)
+    choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
+                      at_once=service.settings.chat_processes)
+    if body.stream:
+        chunks = Chunks(shown, found.id, len(calls), include_usage=include_usage)
+        made = event_stream(choices, chunks.render, asked.id)
+    else:
+        made = _whole(shown, choices, body.n)
+    return service.catalogue.naming("prompt" if form == "text" else "messages", found, made)
 
 
 def _whole(shown: Shown, choices: Choices, wanted: int) -> Flow:
