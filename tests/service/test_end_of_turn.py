@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import tiny_llama
@@ -22,8 +23,19 @@ from mayfly.wire.calls import CompletionCall, Message, Sampling
 pytestmark = pytest.mark.settings(EMBED_MODEL="none")
 
 FREELY = Sampling(max_tokens=200, temperature=1.0, top_k=0, top_p=1.0, repeat_penalty=1.0)
-# Its words come often enough that "### Human" is in every answer of some length.
+# Its words come so often that "### Human" is in most answers of some length; in about one of 20 it isn't.
 QUOTING = {"###": 9.0, "\u2581Human": 9.0}
+DRAWS = 40
+T = TypeVar("T")
+
+
+def drawn(draw: Callable[[], T], shows: Callable[[T], bool]) -> T:
+    """Return the first answer that shows what is looked for: what a single one holds is left to chance."""
+    for _ in range(DRAWS):
+        answer = draw()
+        if shows(answer):
+            return answer
+    raise AssertionError(f"in none of {DRAWS} answers; the last: {answer!r}")
 
 
 def generate(path: Path, sampling: Sampling = FREELY, prompt: str = "Hello") -> tuple[Generated, str]:
@@ -71,13 +83,17 @@ def test_a_control_token_that_nothing_declares_as_an_end_ends_nothing(tmp_path: 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gpt4all's stop words are switched off on Linux only")
 def test_an_answer_that_quotes_gpt4alls_stop_words_is_not_cut(tmp_path: Path) -> None:
     path = tiny_llama.make(tmp_path / "quotes.gguf", words=QUOTING)
-    generated, text = generate(path)
-    assert (generated.reason, generated.completion_tokens) == ("limit", 200)
-    assert text.count("### Human") > 1
+
+    def whole() -> str:
+        generated, text = generate(path)
+        assert (generated.reason, generated.completion_tokens) == ("limit", 200)
+        return text
+
+    text = drawn(whole, lambda text: "### Human" in text)
     assert stop_words.switch_off() is True  # once more is no harm
     # gpt4all alone, with the same model: what this is for. It overlooks a stop word behind a text that nearly was one.
-    answers = (gpt4all_alone(path, "max_tokens=200, temp=1, top_k=0, top_p=1, repeat_penalty=1") for _ in range(10))
-    assert any("### Human" not in alone and len(alone) < len(text) / 2 for alone in answers)
+    drawn(lambda: gpt4all_alone(path, "max_tokens=200, temp=1, top_k=0, top_p=1, repeat_penalty=1"),
+          lambda alone: "### Human" not in alone and len(alone) < len(text) / 2)
 
 
 def test_greedy_answers_are_the_same_as_gpt4alls_where_it_cuts_nothing(tmp_path: Path, tiny_model: Path) -> None:
@@ -93,15 +109,28 @@ def test_a_model_whose_turns_are_marked_with_text_ends_its_answer_there_and_may_
     service = start(MODEL_NAME="marks.gguf")
     assert service.session.get(service.url + "/v1/models/marks").json()["chat_template"] == "default:gpt4all"
     fields = {"max_tokens": 300, "temperature": 1, "top_k": 0, "top_p": 1, "repeat_penalty": 1}
-    answer = service.complete("Hello", **fields)
-    assert answer["finish_reason"] == "stop" and "\n### Human:" not in answer["response"]
+
+    def native() -> str:
+        answer = service.complete("Hello", **fields)
+        assert "\n### Human:" not in answer["response"]
+        return str(answer["finish_reason"])
+
+    def chat() -> str:
+        body = {"model": "quotes", "messages": [{"role": "user", "content": "Hello"}], **fields}
+        choice = service.post("/v1/chat/completions", body).json()["choices"][0]
+        assert choice["finish_reason"] == "length"
+        return str(choice["message"]["content"])
+
+    def bare() -> str:
+        choice = service.post("/v1/completions", {"model": "marks", "prompt": "Hello", **fields}).json()["choices"][0]
+        assert choice["finish_reason"] == "length"
+        return str(choice["text"])
+
+    drawn(native, lambda reason: reason == "stop")
     if sys.platform.startswith("linux"):
-        chat = {"model": "quotes", "messages": [{"role": "user", "content": "Hello"}], **fields}
-        quoting = service.post("/v1/chat/completions", chat).json()["choices"][0]
-        assert quoting["finish_reason"] == "length" and "### Human:" in quoting["message"]["content"]
+        drawn(chat, lambda text: "### Human:" in text)
         # A bare text has no turns.
-        bare = service.post("/v1/completions", {"model": "marks", "prompt": "Hello", **fields}).json()["choices"][0]
-        assert bare["finish_reason"] == "length" and "\n### Human:" in bare["text"]
+        drawn(bare, lambda text: "\n### Human:" in text)
 
 
 def test_over_http_a_turn_ended_at_once_is_an_empty_answer_that_stopped(
