@@ -1,17 +1,14 @@
-"""The client that older programs use, openai 0.28, in an environment of its own: it can't live beside the new one."""
+"""The client that older programs use, openai 0.28, in a folder of its own: it can't live beside the new one."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 from clients import run_client, unavailable
 from service import Service
-
-PACKAGES = ("openai==0.28.1", "numpy==2.2.6" if sys.version_info < (3, 11) else "numpy==2.4.6")
 
 SCRIPT = """
 import os, openai
@@ -45,17 +42,15 @@ print("openai", openai.VERSION, "ok")
 
 @pytest.fixture(scope="module")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the legacy client."""
+    """A folder with the legacy client alone: what it needs (requests, aiohttp, tqdm, numpy) others need as well."""
     folder = tmp_path_factory.mktemp("legacy")
-    venv.create(folder, symlinks=sys.platform != "win32")
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    done = subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile",
-                           "--disable-pip-version-check", "--only-binary", ":all:", *PACKAGES],
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--target",
+                           folder, "--disable-pip-version-check", "--only-binary", ":all:", "openai==0.28.1"],
                           capture_output=True, text=True)
     if done.returncode:
         unavailable("openai 0.28 can't be installed: " + (done.stderr.strip().splitlines() or ["no reason"])[-1])
-    return python
+    return folder
 
 
 def test_the_legacy_client_completes_chats_streams_and_embeds(legacy: Path, served: Service) -> None:
-    assert "0.28.1 ok" in run_client([legacy, "-c", SCRIPT], served)
+    assert "0.28.1 ok" in run_client([sys.executable, "-c", SCRIPT], served, PYTHONPATH=str(legacy))

@@ -25,8 +25,10 @@ PATIENCE = 120.0
 def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callable[[], str] = "",
           every: float = 0.02) -> T:
     """Call `look`, with pauses of `every` seconds, until what it returns is true; return that. Fails after so many
-    seconds."""
-    deadline = time.monotonic() + within
+    seconds. What takes long is looked at less often, with pauses of a tenth of what it has taken, and of 0.1 s at most:
+    each look costs milliseconds that what it waits for needs as well."""
+    began = time.monotonic()
+    deadline = began + within
     while True:
         found = look()
         if found:
@@ -34,7 +36,7 @@ def until(look: Callable[[], T], *, within: float = PATIENCE, what: str | Callab
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {within:g} s: {(what() if callable(what) else what) or look}; "
                                  f"last: {found!r}")
-        time.sleep(every)
+        time.sleep(min(max(every, (time.monotonic() - began) / 10), 0.1))
 
 
 class Service:
@@ -118,7 +120,6 @@ class Service:
                 return self.session.get(self.url + "/ready", timeout=10).status_code == 200
             return False
 
-        # A question costs some milliseconds, which what is asked needs for its start.
         until(ready, within=within, what=lambda: f"ready; printed:\n{self.output()}", every=0.1)
         return self
 

@@ -11,12 +11,6 @@ from start_tree import Result, Tree
 from mayfly.compat.files import folder_lock
 
 
-@pytest.fixture
-def fresh_tree(tmp_path: Path) -> Tree:
-    """A tree that was never started; a blank in its path."""
-    return Tree.make(tmp_path / "fresh clone")
-
-
 @pytest.fixture(scope="session")
 def first_start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tree, Result]:
     """A tree after its first start, and what that start said. Not to be changed: `ready_tree` is a copy of it. The
@@ -33,6 +27,16 @@ def first_start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
+def fresh_tree(first_start: tuple[Tree, Result], tmp_path: Path) -> Tree:
+    """A tree that was never started; a blank in its path. Its environment will get its pip at once."""
+    tree = Tree.make(tmp_path / "fresh clone")
+    tree.borrow_pip(first_start[0])
+    return tree
+
+
+@pytest.fixture
 def ready_tree(first_start: tuple[Tree, Result], tmp_path: Path) -> Tree:
-    """A tree that was started before."""
-    return first_start[0].copy(tmp_path / "ready clone")
+    """A tree that was started before. Another environment would get its pip at once."""
+    tree = first_start[0].copy(tmp_path / "ready clone")
+    tree.borrow_pip(first_start[0])
+    return tree

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from clone import clone
+
 ROOT = Path(__file__).resolve().parents[2]
 # Not the interpreter of these tests: within its virtual environment start.sh would use that one.
 if os.name == "nt":
@@ -33,6 +35,21 @@ if __name__ == "__main__":
     import tiny_package
     print("mayfly", tiny_package.VERSION, sys.prefix, os.getcwd(), sys.argv[1:])
     sys.exit(7)
+"""
+
+
+# ensurepip takes eight seconds of a core, to unpack and compile a pip that is always the same. Where an environment is
+# made, this puts a copy of one there instead; `python -m venv` does the rest as ever.
+LENT_PIP = """\
+import os, shutil, sys
+def lend(self, context):
+    packages = os.path.join(context.env_dir, {relative!r})
+    for name in {names!r}:
+        shutil.copytree(os.path.join({lender!r}, name), os.path.join(packages, name))
+if "venv" in sys.orig_argv:
+    import venv
+    assert venv.EnvBuilder._setup_pip
+    venv.EnvBuilder._setup_pip = lend
 """
 
 
@@ -78,8 +95,7 @@ class Tree:
 
     def take_the_real_command_line(self) -> None:
         """Put mayfly's own in the place of the stand-in."""
-        shutil.copytree(ROOT / "mayfly", self.folder / "mayfly", dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("__pycache__"))
+        clone(self.folder)
 
     @property
     def environment_python(self) -> Path:
@@ -90,6 +106,7 @@ class Tree:
         kept = {name: os.environ[name] for name in ("SYSTEMROOT", "TEMP") if name in os.environ}
         return {**kept, "PATH": os.defpath, "HOME": str(self.folder / "no-home"), "PIP_NO_INDEX": "1",
                 "PIP_CONFIG_FILE": os.devnull, "PYTEST_XDIST_AUTO_NUM_WORKERS": "1",
+                "PYTHONPATH": str(self.folder.parent / "lent"),
                 # What else is installed beside pytest isn't what start.sh is about, and takes a second to load.
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin", **extra}
 
@@ -113,6 +130,14 @@ class Tree:
         """Return a copy; an environment's Python is a link or a copy of the base, so it runs there too."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Tree(folder)
+
+    def borrow_pip(self, lender: Tree) -> None:
+        """Let the environment that is made here have the pip of another tree's."""
+        [packages] = (lender.folder / ".venv").glob("**/site-packages")
+        (self.folder.parent / "lent").mkdir(exist_ok=True)
+        (self.folder.parent / "lent" / "sitecustomize.py").write_text(LENT_PIP.format(
+            lender=str(packages), relative=str(packages.relative_to(lender.folder / ".venv")),
+            names=[path.name for path in packages.glob("pip*")]))
 
     def lend_packages(self) -> None:
         """Let the tree's environment also see the packages that these tests run with, such as pytest."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tiny_llama
 import toy_engine
-from service import PROJECT, Service
+from clone import clone
+from service import Service
 
 LIST = "BACKENDS: tuple[Backend, ...] = ("
 
@@ -17,10 +18,7 @@ LIST = "BACKENDS: tuple[Backend, ...] = ("
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The product with one more engine."""
-    folder = tmp_path / "project"
-    shutil.copytree(PROJECT / "mayfly", folder / "mayfly", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("app.py", "watchdog.py"):
-        shutil.copy(PROJECT / name, folder)
+    folder = clone(tmp_path / "project", "app.py", "watchdog.py")
     engines = folder / "mayfly" / "engines"
     shutil.copy(toy_engine.__file__, engines / "toy.py")
     described = (engines / "backends.py").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,31 @@ MANY = 9
 THREADS = 8
 
 
+PLAYED: list[dict[str, Any]] = [
+    # Long enough that a starved machine sends the last ones while the first are computed.
+    {"when": "alone", "seconds": 0.5}, {"when": "together", "seconds": 0.06},
+    {"when": "two at once", "seconds": 0.2}, {"when": "neighbour", "seconds": 0.1}, {"when": "slow", "seconds": 2.0},
+    {"when": "poison", "do": "crash"}, {"when": "once", "do": "crash", "times": 1}]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose embedding model plays a script, and that has answered before."""
+    folder = tmp_path_factory.mktemp("express")
+    service = Service(folder / "service", {
+        "MODEL_PATH": folder, "EMBED_MODEL": scripts.write(folder, *PLAYED, kind="embedding"),
+        "ALLOWED_ORIGINS": "https://town.example", "MODEL_ALIASES": "ada=embedding"})
+    service.wait_ready()
+    service.embed("first")  # it loads what the loop doesn't wait for
+    yield service
+    service.stop()
+
+
 @pytest.fixture
 def begin(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service whose embedding model plays a script, and that has answered before."""
-    def begun(*rules: dict[str, Any], **settings: object) -> Service:
-        model = scripts.write(model_path, *rules, kind="embedding")
-        service = start(EMBED_MODEL=model, MODEL_NAME="none", **settings)
-        key = {"Authorization": "Bearer sk-a-key-for-tests"} if "API_KEYS" in settings else {}
-        # The first request loads what the loop doesn't wait for.
-        assert service.post("/embed", {"input": "first"}, headers=key).status_code == 200
-        return service
-
-    return begun
+    """Start another one, with settings of the test's own."""
+    return lambda **settings: start(EMBED_MODEL=scripts.write(model_path, *PLAYED, kind="embedding"),
+                                    MODEL_NAME="none", **settings)
 
 
 def threads(service: Service) -> int:
@@ -45,9 +58,7 @@ def held(service: Service) -> int:
     return int(lane["queue"] + lane["active"])
 
 
-def test_calls_that_wait_take_no_threads_whatever_their_size(begin: Callable[..., Service]) -> None:
-    # Long enough that a starved machine sends the last ones while the first are computed.
-    service = begin({"when": "alone", "seconds": 0.5}, {"when": "together", "seconds": 0.06})
+def test_calls_that_wait_take_no_threads_whatever_their_size(service: Service) -> None:
     service.health()
     before = threads(service)
     for texts, what in ((1, "alone"), (MANY, "together")):
@@ -61,8 +72,8 @@ def test_calls_that_wait_take_no_threads_whatever_their_size(begin: Callable[...
     assert until(lambda: held(service) == 0, what="an empty lane")
 
 
-def test_an_answer_is_that_of_the_application(begin: Callable[..., Service]) -> None:
-    service = begin(ALLOWED_ORIGINS="https://town.example", MODEL_ALIASES="ada=embedding")
+def test_an_answer_is_that_of_the_application(service: Service) -> None:
+    printed = len(service.lines)
     for path, body in (("/embed", {"input": "two words"}),
                        ("/embed", {"input": ["a", "b"], "encoding_format": "base64"}),
                        ("/v1/embeddings", {"input": "two words", "model": "ada", "dimensions": 384}),
@@ -80,7 +91,8 @@ def test_an_answer_is_that_of_the_application(begin: Callable[..., Service]) -> 
         names = ("Content-Type", "X-Request-Id", "Access-Control-Allow-Origin", "Vary", "Server", "Content-Length")
         assert [express.headers.get(name) for name in names] == [threaded.headers.get(name) for name in names]
         assert express.headers["X-Request-Id"] == "mine"
-    until(lambda: len([line for line in service.lines if '"POST /v1/embeddings HTTP/1.1" 200' in line]) == 2,
+        assert express.headers["Access-Control-Allow-Origin"] == "https://town.example"
+    until(lambda: len([line for line in service.lines[printed:] if '"POST /v1/embeddings HTTP/1.1" 200' in line]) == 2,
           what="a line of each")
 
 
@@ -92,40 +104,41 @@ def test_a_stranger_is_refused(begin: Callable[..., Service]) -> None:
     assert service.post("/embed", body, headers={"Authorization": "Bearer sk-a-key-for-tests"}).status_code == 200
 
 
-def test_two_requests_in_one_piece_are_answered_in_their_order(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 0.2})
+def test_two_requests_in_one_piece_are_answered_in_their_order(service: Service) -> None:
     host, port = service.url.removeprefix("http://").split(":")
 
-    def request(text: str, end: str = "") -> bytes:
+    def request(name: str, text: str, end: str = "") -> bytes:
         body = f'{{"input": "{text}"}}'
-        return (f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-Id: {text}\r\n"
+        return (f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-Id: {name}\r\n"
                 f"{end}Content-Length: {len(body)}\r\n\r\n{body}").encode()
 
     with socket.create_connection((host, int(port)), timeout=120) as connection:
-        connection.sendall(request("slow") + request("next", "Connection: close\r\n"))
+        connection.sendall(request("first", "two at once") + request("next", "next", "Connection: close\r\n"))
         answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert answers.count(b"HTTP/1.1 200 OK") == 2
-    assert 0 < answers.index(b"X-Request-Id: slow") < answers.index(b"X-Request-Id: next")
+    assert 0 < answers.index(b"X-Request-Id: first") < answers.index(b"X-Request-Id: next")
 
 
-def test_a_text_that_crashes_every_process_costs_two_of_them_and_is_answered_500(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "poison", "do": "crash"}, {"when": "once", "do": "crash", "times": 1})
+def test_a_text_that_crashes_every_process_costs_two_of_them_and_is_answered_500(service: Service) -> None:
+    retried, before = service.lane("embedding")["retried"], set(service.reports())
+
+    def reports(least: int) -> set[Path]:
+        return until(lambda: new if len(new := set(service.reports()) - before) >= least else set(), what="reports")
+
     answer = service.post("/embed", {"input": "drink this poison"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_crashed")
-    reports = until(lambda: found if len(found := service.reports()) >= 2 else None, what="two reports")
-    assert len(reports) == 2
-    assert all(answer.headers["X-Request-Id"] in report.read_text() for report in reports)
-    assert service.lane("embedding")["retried"] == 1
+    assert len(reports(2)) == 2
+    assert all(answer.headers["X-Request-Id"] in report.read_text() for report in reports(2))
+    assert service.lane("embedding")["retried"] == retried + 1
     assert service.embed("this only once")
-    assert service.lane("embedding")["retried"] == 2
-    assert len(until(lambda: found if len(found := service.reports()) >= 3 else None, what="three reports")) == 3
+    assert service.lane("embedding")["retried"] == retried + 2
+    assert len(reports(3)) == 3
     assert held(service) == 0
 
 
-def test_the_neighbours_of_a_crash_are_answered(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 0.1}, {"when": "poison", "do": "crash"})
+def test_the_neighbours_of_a_crash_are_answered(service: Service) -> None:
     with ThreadPoolExecutor(16) as pool:
-        asked = [pool.submit(service.post, "/embed", {"input": f"slow {number}"}) for number in range(12)]
+        asked = [pool.submit(service.post, "/embed", {"input": f"neighbour {number}"}) for number in range(12)]
         until(lambda: held(service) >= 8, what="calls that wait together")
         bad = pool.submit(service.post, "/embed", {"input": "poison"})
         assert [answer.result().status_code for answer in asked] == [200] * 12
@@ -133,47 +146,47 @@ def test_the_neighbours_of_a_crash_are_answered(begin: Callable[..., Service]) -
     assert held(service) == 0
 
 
-def test_a_process_that_died_while_nothing_was_asked_costs_no_try(begin: Callable[..., Service]) -> None:
-    service = begin()
+def test_a_process_that_died_while_nothing_was_asked_costs_no_try(service: Service) -> None:
+    retried = service.lane("embedding")["retried"]
     service.embed("its connection is kept")
     pid = service.pid("embedding")
     os.kill(pid, signal.SIGKILL)
     # Not before the last of its threads has ended are its connections closed.
     until(lambda: not state(pid), what="its end, and the watchdog's look at it")
     assert service.embed("to the next process")
-    assert service.lane("embedding")["retried"] == 0
+    assert service.lane("embedding")["retried"] == retried
 
 
 def test_a_call_that_is_not_finished_in_time_is_answered_504(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 3.0}, REQUEST_TIMEOUT=1)
+    service = begin(REQUEST_TIMEOUT=1)
     answer = service.post("/embed", {"input": "too slow"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
-def test_a_client_that_leaves_frees_its_place_and_is_logged(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 2.0})
+def test_a_client_that_leaves_frees_its_place_and_is_logged(service: Service) -> None:
+    printed = len(service.lines)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(service.embed, "slow")
         until(lambda: held(service) == 1, what="the slow call")
         with pytest.raises(requests.Timeout):
             service.post("/embed", {"input": "impatient"}, timeout=0.3)
-        until(lambda: held(service) == 1 and any('"POST /embed HTTP/1.1" 499' in line for line in service.lines),
+        until(lambda: held(service) == 1 and '"POST /embed HTTP/1.1" 499' in "".join(service.lines[printed:]),
               what="a line of the client that left")
         assert not slow.done()
         assert slow.result()
 
 
 def test_a_full_queue_is_told_and_its_calls_are_answered(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 0.05}, QUEUE_LIMIT=1)
+    service = begin(QUEUE_LIMIT=1)
     with ThreadPoolExecutor(60) as pool:
         statuses = [answer.status_code for answer in pool.map(
-            lambda number: service.post("/embed", {"input": f"slow {number}"}), range(60))]
+            lambda number: service.post("/embed", {"input": f"together {number}"}), range(60))]
     assert set(statuses) == {200, 429}
     assert until(lambda: held(service) == 0, what="an empty lane")
 
 
 def test_what_is_asked_before_the_stop_is_answered(begin: Callable[..., Service]) -> None:
-    service = begin({"when": "slow", "seconds": 1.0})
+    service = begin()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(service.post, "/embed", {"input": "slow"})
         until(lambda: held(service) == 1, what="the call")

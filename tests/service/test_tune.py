@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clone import clone
 from service import PROJECT, Service, until
 
 pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
@@ -24,11 +24,7 @@ from mayfly.errors import ModelUnavailable
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A clone of its own: what is compiled for the others is theirs."""
-    folder = tmp_path / "clone"
-    shutil.copytree(PROJECT / "mayfly", folder / "mayfly", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("app.py", "watchdog.py", ".env.example"):
-        shutil.copy(PROJECT / name, folder)
-    return folder
+    return clone(tmp_path / "clone", "app.py", "watchdog.py", ".env.example")
 
 
 def begin(project: Path, models: Path, *arguments: object, **environ: object) -> subprocess.Popen[str]:
@@ -69,6 +65,7 @@ def test_a_running_service_takes_it_up_and_gives_it_back_without_losing_a_call(
     def ask() -> None:
         while not over.is_set():
             answers.append(service.complete("Hello", temperature=0, max_tokens=24)["response"])
+            over.wait(0.05)  # what is compared meanwhile needs the processor as well
 
     client = threading.Thread(target=ask)
     client.start()

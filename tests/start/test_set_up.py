@@ -159,7 +159,7 @@ def test_trouble_after_a_slow_connection_is_not_called_a_missing_network(
 @posix
 def test_a_start_killed_while_making_the_environment_is_made_up_for(fresh_tree: Tree) -> None:
     unfinished = fresh_tree.folder / ".venv/.mayfly-unfinished"
-    killed = fresh_tree.start()
+    killed = fresh_tree.start(PYTHONPATH="")  # pip takes its time
     # pip comes last, so the environment is half made: it has a Python already.
     wait_until(lambda: unfinished.exists() and fresh_tree.environment_python.exists())
     os.killpg(killed.pid, signal.SIGKILL)
@@ -223,7 +223,7 @@ def test_an_interrupted_start_takes_its_installer_along(ready_tree: Tree, number
 @posix
 def test_a_start_that_is_interrupted_while_making_the_environment_takes_along_what_that_has_started(
         fresh_tree: Tree) -> None:
-    start = fresh_tree.start()
+    start = fresh_tree.start(PYTHONPATH="")
     wait_until(lambda: any("ensurepip" in line for line in processes_of(fresh_tree)))
     start.terminate()
     assert start.wait(60) == 143
