@@ -1,5 +1,7 @@
 """A failure in the form in which every client sees it: `{"error": {"message", "type", "param", "code"}}`.
 
+On Ollama's paths it is `{"error": "message"}`, because its clients take the error for a string.
+
 Both sides of the web process make them: the HTTP server, for requests that never reach the application, and the
 application (mayfly.web.problems).
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,6 +22,8 @@ from mayfly.errors import stack_of
 CLIENT_GONE = 499
 
 _DEFAULT_RETRY_AFTER = {429: 1.0, 503: 2.0}
+# FastChat's are below /api/v1.
+_OLLAMA = re.compile("/+api/+(?!v1/)")
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,16 @@ class Problem:
         """The status with its reason, such as "404 Not Found"."""
         return f"{self.status} {HTTPStatus(self.status).phrase}"
 
-    def as_object(self) -> dict[str, Any]:
-        """Return the JSON form, as an object."""
+    def as_object(self, path: str = "") -> dict[str, Any]:
+        """Return the JSON form, as an object; `path` is what was asked for."""
+        if _OLLAMA.match(path):
+            return {"error": self.message}
         fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
 
-    def body(self) -> bytes:
-        """Return the JSON form, as ASCII."""
-        return json.dumps(self.as_object()).encode()
+    def body(self, path: str = "") -> bytes:
+        """Return the JSON form, as ASCII; `path` is what was asked for."""
+        return json.dumps(self.as_object(path)).encode()
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers that go with it (without the request's id)."""

@@ -117,8 +117,10 @@ class Settings:
         "llamacpp's alone, and not in respawn isolation.")
     model_aliases: Mapping[str, str] = _setting(
         "text-embedding-ada-002=embedding,text-embedding-3-small=embedding,text-embedding-3-large=embedding,"
-        "all-minilm=all-MiniLM-L6-v2,all-minilm:latest=all-MiniLM-L6-v2,"
-        "sentence-transformers/all-MiniLM-L6-v2=all-MiniLM-L6-v2,gpt-3.5-turbo=completion,gpt-4o-mini=completion",
+        "all-minilm=all-MiniLM-L6-v2,all-minilm:l6-v2=all-MiniLM-L6-v2,"
+        "sentence-transformers/all-MiniLM-L6-v2=all-MiniLM-L6-v2,mxbai-embed-large=embedding,"
+        "nomic-embed-text=embedding,gpt-3.5-turbo=completion,gpt-4o-mini=completion,llama3=completion,"
+        "llama3.2=completion",
         forms.aliases,
         "Other names of models. The words embedding and completion mean EMBED_MODEL and MODEL_NAME; any other word is "
         "a model's name.")

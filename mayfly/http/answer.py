@@ -102,7 +102,7 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write the problem as JSON and close the connection."""
         problem = problem_of(self.request.error, self.channel.adj)
-        body = problem.body()
+        body = problem.body(getattr(self.request, "path", ""))
         self.status = problem.status_line
         self.response_headers.extend([*problem.headers(), *stamp(self.channel, self.request)])
         self.set_close_on_finish()

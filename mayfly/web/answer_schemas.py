@@ -10,12 +10,14 @@ Count = Annotated[int, Field(ge=0)]
 Reason = Literal["stop", "length"]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What all answers have in common."""
+
     # Built when the document is asked for, and not at each start.
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-class ErrorDetail(_Answer):
+class ErrorDetail(Answer):
     """What went wrong: `message` says what to change, `param` names the field."""
 
     message: str
@@ -24,13 +26,13 @@ class ErrorDetail(_Answer):
     code: str | None
 
 
-class Error(_Answer):
+class Error(Answer):
     """Any failure."""
 
     error: ErrorDetail
 
 
-class EmbeddingUsage(_Answer):
+class EmbeddingUsage(Answer):
     """Tokens evaluated."""
 
     prompt_tokens: Count
@@ -43,7 +45,7 @@ class Usage(EmbeddingUsage):
     completion_tokens: Count
 
 
-class Embedding(_Answer):
+class Embedding(Answer):
     """A text's vector: numbers, or little-endian float32 in base64."""
 
     object: Literal["embedding"]
@@ -51,7 +53,7 @@ class Embedding(_Answer):
     embedding: list[float] | str
 
 
-class EmbeddingList(_Answer):
+class EmbeddingList(Answer):
     """Vectors in the texts' order."""
 
     object: Literal["list"]
@@ -60,7 +62,7 @@ class EmbeddingList(_Answer):
     usage: EmbeddingUsage
 
 
-class Completed(_Answer):
+class Completed(Answer):
     """A completion of the native route; `generation` is the number of the process that made it, `seed` what the engine
     drew with, if it takes one."""
 
@@ -72,7 +74,7 @@ class Completed(_Answer):
     seed: int | None = None
 
 
-class ListedModel(_Answer):
+class ListedModel(Answer):
     """A model of MODEL_PATH, with what its file says; `usable` is false if no engine can run it, or if it couldn't be
     loaded when that was last tried, and `reason` why. Of one that is loaded also the `engine` that computes and, of an
     embedding model, its `precision`."""
@@ -97,14 +99,14 @@ class ListedModel(_Answer):
     precision: str = ""
 
 
-class ModelList(_Answer):
+class ModelList(Answer):
     """The models of MODEL_PATH."""
 
     object: Literal["list"]
     data: list[ListedModel]
 
 
-class TextLogprobs(_Answer):
+class TextLogprobs(Answer):
     """How likely the tokens of a completion were, in lists of the same length."""
 
     tokens: list[str]
@@ -113,7 +115,7 @@ class TextLogprobs(_Answer):
     text_offset: list[Count]
 
 
-class TextChoice(_Answer):
+class TextChoice(Answer):
     """A completion of a text."""
 
     index: Count
@@ -122,7 +124,7 @@ class TextChoice(_Answer):
     finish_reason: Reason
 
 
-class _OpenAIAnswer(_Answer):
+class _OpenAIAnswer(Answer):
     id: str
     created: Count
     model: str
@@ -136,7 +138,7 @@ class TextCompletion(_OpenAIAnswer):
     choices: list[TextChoice]
 
 
-class AssistantMessage(_Answer):
+class AssistantMessage(Answer):
     """The model's turn."""
 
     role: Literal["assistant"]
@@ -144,7 +146,7 @@ class AssistantMessage(_Answer):
     refusal: None
 
 
-class TokenLogprob(_Answer):
+class TokenLogprob(Answer):
     """How likely a token was; `bytes` is null for one that adds nothing to a text."""
 
     token: str
@@ -158,14 +160,14 @@ class ContentLogprob(TokenLogprob):
     top_logprobs: list[TokenLogprob]
 
 
-class ChatLogprobs(_Answer):
+class ChatLogprobs(Answer):
     """How likely the tokens of an answer were."""
 
     content: list[ContentLogprob]
     refusal: None
 
 
-class ChatChoice(_Answer):
+class ChatChoice(Answer):
     """A completion of a conversation."""
 
     index: Count
@@ -181,7 +183,7 @@ class ChatCompletion(_OpenAIAnswer):
     choices: list[ChatChoice]
 
 
-class Health(_Answer):
+class Health(Answer):
     """What the service does; callers who may use the rest also see its lanes."""
 
     status: Literal["ok", "degraded", "stopping"]
@@ -190,13 +192,13 @@ class Health(_Answer):
     lanes: dict[str, dict[str, Any]] = {}
 
 
-class Ready(_Answer):
+class Ready(Answer):
     """Every configured model can answer."""
 
     status: Literal["ready"]
 
 
-class Unready(_Answer):
+class Unready(Answer):
     """Not every configured model can answer."""
 
     status: Literal["unready"]
@@ -204,7 +206,7 @@ class Unready(_Answer):
     error: ErrorDetail | None = None
 
 
-class DeletedModel(_Answer):
+class DeletedModel(Answer):
     """A model whose files have been deleted."""
 
     id: str
@@ -212,7 +214,7 @@ class DeletedModel(_Answer):
     deleted: Literal[True]
 
 
-class TokenizedText(_Answer):
+class TokenizedText(Answer):
     """A text's token ids, as its model evaluates them."""
 
     index: Count
@@ -220,7 +222,7 @@ class TokenizedText(_Answer):
     count: Count
 
 
-class TokenizedTexts(_Answer):
+class TokenizedTexts(Answer):
     """Token ids in the texts' order."""
 
     object: Literal["list"]
@@ -228,7 +230,7 @@ class TokenizedTexts(_Answer):
     model: str
 
 
-class TokenChecked(_Answer):
+class TokenChecked(Answer):
     """Whether a prompt and its completion fit the model's window."""
 
     fits: bool
@@ -236,7 +238,7 @@ class TokenChecked(_Answer):
     contextLength: Count
 
 
-class TokenChecks(_Answer):
+class TokenChecks(Answer):
     """FastChat's answer, in the prompts' order."""
 
     prompts: list[TokenChecked]

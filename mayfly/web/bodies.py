@@ -33,17 +33,18 @@ def most_values(max_texts: int) -> int:
     return _MOST_VALUES + _VALUES_OF_A_TEXT * max_texts
 
 
-def json_object(request: Request, most: int) -> dict[str, Any]:
+def json_object(request: Request, most: int, *, any_type: bool = False) -> dict[str, Any]:
     """Return the request's body, which has to be a JSON object.
 
     Args:
         most: values that it may hold, names of fields included.
+        any_type: whatever its Content-Type says.
 
     Raises:
         InvalidRequest: 415 unless it is said to be application/json, 400 unless it is a JSON object.
     """
     # The mimetype is the type without its parameters, in lower case.
-    if request.mimetype != "application/json":
+    if request.mimetype != "application/json" and not any_type:
         raise InvalidRequest("The body has to be JSON: send the header 'Content-Type: application/json'.",
                              status=415, code="unsupported_media_type")
     codings = {coding.strip().lower() for coding in request.headers.get("Content-Encoding", "").split(",")}

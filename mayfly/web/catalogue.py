@@ -15,6 +15,7 @@ from mayfly.errors import ContextLengthExceeded, InvalidRequest, LaneUnavailable
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import hub, inventory, pull, store
+from mayfly.models.aliases import Aliases, untagged
 from mayfly.models.defaults import RECIPES
 from mayfly.models.inventory import Inventory
 from mayfly.settings import Settings
@@ -68,6 +69,7 @@ class Catalogue:
         self._lanes = switchboard.configured
         self._switchboard = switchboard
         self._inventory = inventory
+        self.aliases = Aliases(settings)
         self._strange: dict[str, float] = {}
         # By the models' ids: the watchdog forgets them soon.
         self._failures: dict[str, _Failure] = {}
@@ -121,13 +123,24 @@ class Catalogue:
             NotFound: there is no such model.
             InvalidRequest: the model is of another kind, or can't be used.
         """
-        meant = self._configured_kind(name, kind)
+        aliases = self.aliases.all()
+        spelt = self._spelt(name, aliases)
+        meant = self._configured_kind(spelt, kind, aliases)
         if meant is not None:
             return self._of_kind(self._default(meant), kind)
-        file = self._inventory.find(self._settings.model_aliases.get(name, name))
+        file = self._inventory.find(aliases.get(spelt, spelt))
         if file is None:
             raise _unknown(name, self._settings.model_path)
         return self._of_kind(self._listed(file), kind)
+
+    def _spelt(self, name: str, aliases: Mapping[str, str]) -> str:
+        """Return the name, of those that there are, which a caller means; the caller's own if there is none such."""
+        for spelt in (name, untagged(name)):
+            if not name or spelt in aliases or self._inventory.find(spelt) is not None:
+                return spelt
+        wanted = untagged(name).lower()
+        known = (*aliases, *(file.id for file in self._inventory.models()))
+        return next((each for each in known if untagged(each).lower() == wanted), name)
 
     def file(self, name: str) -> inventory.Model:
         """Return the file of a model by its id, or its own name; aliases aren't looked at.
@@ -135,7 +148,7 @@ class Catalogue:
         Raises:
             NotFound: there is no such model.
         """
-        file = self._inventory.find(name)
+        file = self._inventory.find(self._spelt(name, {}))
         if file is None:
             raise _unknown(name, self._settings.model_path)
         return file
@@ -173,9 +186,10 @@ class Catalogue:
     def embedding_of_any(self, name: str) -> Model:
         """Return the model for a request whose model may be called anything: the embedding model which is listed under
         the name, else the configured one."""
-        if (self._configured_kind(name, "embedding") != "embedding"
+        aliases = self.aliases.all()
+        if (self._configured_kind(name, "embedding", aliases) != "embedding"
                 and self._strange.get(name, 0.0) <= time.monotonic()):
-            file = self._inventory.find(self._settings.model_aliases.get(name, name))
+            file = self._inventory.find(aliases.get(name, name))
             if file is not None and file.kind == "embedding" and not file.unusable:
                 return self._listed(file)
             if len(self._strange) >= _MOST_STRANGE:
@@ -205,13 +219,13 @@ class Catalogue:
             raise ContextLengthExceeded(f"'{field}' is too long: {exc.message}; shorten it{advice}.", param=field,
                                         tokens=exc.tokens) from exc
 
-    def _configured_kind(self, name: str, kind: Kind | None) -> Kind | None:
+    def _configured_kind(self, name: str, kind: Kind | None, aliases: Mapping[str, str]) -> Kind | None:
         """Return the kind whose configured model a request means that names no model, or has an alias for that one."""
-        word = self._settings.model_aliases.get(name, name)
+        word = aliases.get(name, name)
         if word == "":
             return kind
         for each in self._configured:
-            if word == each and name in self._settings.model_aliases and self._lanes[each].configured():
+            if word == each and name in aliases and self._lanes[each].configured():
                 return each
         return None
 
@@ -260,8 +274,18 @@ class Catalogue:
         return model
 
 
+def shown_name(name: str) -> str:
+    """Return a model's name as a client has sent it, for a message: NAME if no model can have it."""
+    return name if re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) else "NAME"
+
+
+def can_be_pulled(name: str, model_path: Path) -> bool:
+    """Tell whether a model that isn't there is known to be somewhere from where it can be had."""
+    return hub.is_name(name) or store.file_name(name) in RECIPES or bool(pull.listed(name, model_path))
+
+
 def _unknown(name: str, model_path: Path) -> NotFound:
-    harmless = name if re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) else "NAME"
+    harmless = shown_name(name)
     # No file of gpt4all's list is called so.
     foreign = re.search(r"[:@]", harmless) is not None
     size = None if foreign else pull.listed(name, model_path) if harmless == name else 0

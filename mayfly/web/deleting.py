@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 
 from mayfly.errors import InvalidRequest, ModelUnavailable
 from mayfly.flow import Compute, Flow, Wait
@@ -20,33 +21,47 @@ _TICK = 0.1
 
 def routes(service: Service) -> list[Route]:
     """Return the route of a service."""
-    catalogue, switchboard, folder = service.catalogue, service.switchboard, service.settings.model_path
-
     def delete(asked: Asked, name: str) -> Flow:
-        model = catalogue.file(name)
-        setting = catalogue.setting_of(model)
-        if setting:
-            raise _refused(model, f"it is the model of {setting}. Name another one there in .env, and start again")
-        return _delete(model, min(asked.deadline, time.monotonic() + _PATIENCE))
-
-    def _delete(model: Model, until: float) -> Flow:
-        # Whatever the system lets be done with a file that is open: what is deleted isn't to answer any more.
-        while not switchboard.unload(model.id):
-            now = time.monotonic()
-            if now >= until:
-                raise InvalidRequest(f"The model '{model.id}' is in use: somebody waits for its answer, or it is being "
-                                     "loaded. Try again later.", status=409, code="model_in_use", param="model")
-            yield Wait(until=now + _TICK)
-        try:
-            yield Compute(lambda: store.remove(folder, model.path))
-        except ModelUnavailable as exc:
-            raise _refused(model, f"{exc}. Delete the link itself") from exc
-        except OSError as exc:
-            raise _refused(model, exc.strerror or str(exc)) from exc
-        yield as_json({"id": model.id, "object": "model", "deleted": True})
+        return _delete(service, service.catalogue.file(name), asked.deadline)
 
     return [Route("DELETE", "/v1/models/{name}", delete, "Delete a model's files", "Models and tokens",
                   answer=answers.DeletedModel, key="always")]
+
+
+def _delete(service: Service, model: Model, deadline: float) -> Flow:
+    yield from removed(service, model, deadline)
+    yield as_json({"id": model.id, "object": "model", "deleted": True})
+
+
+def removed(service: Service, model: Model, deadline: float) -> Generator[Wait | Compute, None, None]:
+    """Delete a model's files, once it isn't loaded any more.
+
+    Raises:
+        InvalidRequest: it is in use, or can't be deleted.
+    """
+    setting = service.catalogue.setting_of(model)
+    if setting:
+        raise _refused(model, f"it is the model of {setting}. Name another one there in .env, and start again")
+    # Whatever the system lets be done with a file that is open: what is deleted isn't to answer any more.
+    if not (yield from unloaded(service, model.id, min(deadline, time.monotonic() + _PATIENCE))):
+        raise InvalidRequest(f"The model '{model.id}' is in use: somebody waits for its answer, or it is being "
+                             "loaded. Try again later.", status=409, code="model_in_use", param="model")
+    try:
+        yield Compute(lambda: store.remove(service.settings.model_path, model.path))
+    except ModelUnavailable as exc:
+        raise _refused(model, f"{exc}. Delete the link itself") from exc
+    except OSError as exc:
+        raise _refused(model, exc.strerror or str(exc)) from exc
+
+
+def unloaded(service: Service, model: str, until: float) -> Generator[Wait, None, bool]:
+    """Have a model leave that was loaded on demand, given by its id; tell whether it has, before `until`."""
+    while not service.switchboard.unload(model):
+        now = time.monotonic()
+        if now >= until:
+            return False
+        yield Wait(until=now + _TICK)
+    return True
 
 
 def _refused(model: Model, why: str) -> InvalidRequest:

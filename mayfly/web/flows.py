@@ -6,20 +6,25 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flask import Response
 
+from mayfly.errors import QueueFull
 from mayfly.flow import TAKE_OVER, Answer, Flow, Wait, drive
-from mayfly.lanes.lane import LaneCall
+from mayfly.lanes.lane import Lane, LaneCall
+from mayfly.problem import Problem
 from mayfly.web import problems
-from mayfly.wire.calls import Item
+from mayfly.wire.calls import Call, Item
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 # A streaming caller hears something at least this often (s), so that proxies stay calm.
 _SILENCE = 10.0
+# How soon a call that waits for a place in the queue tries again (s).
+_TRY_AGAIN = 0.05
 
 Render = Callable[[Any], Iterable[dict[str, Any]]]
 
@@ -44,9 +49,9 @@ class Source(Protocol):
 class FlowResponse(Response):
     """The answer to a request that isn't known yet: a flow makes it."""
 
-    def __init__(self, flow: Flow, request_id: str) -> None:
+    def __init__(self, flow: Flow, request_id: str, path: str) -> None:
         super().__init__()
-        self.flow = guarded(flow, request_id)
+        self.flow = guarded(flow, request_id, path)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Hand the flow to the server, or drive it here if the server can't."""
@@ -62,14 +67,14 @@ class FlowResponse(Response):
         return [answer.body] if answer.body is not None else cast("Iterator[bytes]", steps)
 
 
-def guarded(flow: Flow, request_id: str) -> Flow:
-    """Return a flow whose errors, before it has answered, are its answer."""
+def guarded(flow: Flow, request_id: str, path: str) -> Flow:
+    """Return a flow whose errors, before it has answered, are its answer; `path` is what was asked for."""
     try:
         yield from flow
     except (Exception, SystemExit) as exc:
         # The boundary of a request: whatever is raised below becomes JSON here, and ends one request alone.
         problem = problems.of_exception(exc, request_id)
-        yield Answer(problem.status_line, problem.headers(), problem.body())
+        yield Answer(problem.status_line, problem.headers(), problem.body(path))
 
 
 def result(call: LaneCall) -> Generator[Wait, None, Item]:
@@ -84,14 +89,58 @@ def result(call: LaneCall) -> Generator[Wait, None, Item]:
         return items[-1]
 
 
+def admitted(lane: Lane, call: Call, deadline: float) -> Generator[Wait, None, LaneCall]:
+    """Begin a call, and wait for a place where the queue is full.
+
+    Raises:
+        QueueFull: there was none when the deadline passed.
+    """
+    while True:
+        try:
+            return lane.begin(call, deadline)
+        except QueueFull:
+            now = time.monotonic()
+            if now >= deadline:
+                raise
+            yield Wait(until=min(deadline, now + _TRY_AGAIN))
+
+
 def as_json(body: bytes | dict[str, Any]) -> Answer:
     """Return a whole answer."""
     return Answer("200 OK", [("Content-Type", "application/json")],
                   body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
-def event_stream(source: Source, render: Render, request_id: str) -> Flow:
-    """Answer with an event stream (`text/event-stream`), whatever the JSON of its events looks like.
+@dataclass(frozen=True)
+class Form:
+    """How the events of a stream are written.
+
+    Attributes:
+        content_type: of the answer.
+        event: writes one.
+        failure: writes the one that tells why the stream ends.
+        ping: says that the service is still there.
+        end: follows the last one.
+    """
+
+    content_type: str
+    event: Callable[[dict[str, Any]], bytes]
+    failure: Callable[[Problem], bytes]
+    ping: bytes = b""
+    end: bytes = b""
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+#: Server-sent events.
+EVENTS = Form("text/event-stream; charset=utf-8", _event, lambda problem: _event(problem.as_object()), b": ping\n\n",
+              b"data: [DONE]\n\n")
+
+
+def stream(source: Source, render: Render, request_id: str, form: Form = EVENTS) -> Flow:
+    """Answer with a stream of events, whatever the JSON of its events looks like.
 
     It begins with the first item, so that an error before it can still choose the HTTP status. Lines end in LF alone
     and JSON is ASCII, because clients parse streams by hand: some know no CR, and a network write may cut a UTF-8
@@ -108,15 +157,15 @@ def event_stream(source: Source, render: Render, request_id: str) -> Flow:
             while not source.finished:
                 now = time.monotonic()
                 items = source.advance(now)
-                events = b"".join(_event(event) for item in items for event in render(item))
+                events = b"".join(form.event(event) for item in items for event in render(item))
                 if source.finished:
-                    events += b"data: [DONE]\n\n"
+                    events += form.end
                 elif not events and now - heard >= _SILENCE:
-                    events = b": ping\n\n"
+                    events = form.ping
                 if events:
                     if not begun:
                         begun = True
-                        yield Answer("200 OK", [("Content-Type", "text/event-stream; charset=utf-8"),
+                        yield Answer("200 OK", [("Content-Type", form.content_type),
                                                 ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")])
                     yield events
                     heard = now
@@ -126,8 +175,4 @@ def event_stream(source: Source, render: Render, request_id: str) -> Flow:
             if not begun:
                 raise
             # The status has been sent, so the failure becomes the last event.
-            yield _event(problems.of_exception(exc, request_id).as_object())
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
+            yield form.failure(problems.of_exception(exc, request_id))

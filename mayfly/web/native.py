@@ -10,7 +10,7 @@ from mayfly.flow import Flow
 from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices, Part
 from mayfly.web.embedding import embed
-from mayfly.web.flows import as_json, event_stream
+from mayfly.web.flows import as_json, stream
 from mayfly.web.openai_answers import usage
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import CompletionBody, EmbedBody, validate
@@ -49,7 +49,7 @@ def routes(service: Service) -> list[Route]:
         choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
                           in_pieces=body.stream)
         answer = functools.partial(_answer, seed=call.sampling.seed)
-        made = event_stream(choices, functools.partial(_events, answer), asked.id) if body.stream else _whole(
+        made = stream(choices, functools.partial(_events, answer), asked.id) if body.stream else _whole(
             choices, answer)
         return catalogue.naming("prompt", model, made)
 
@@ -57,7 +57,7 @@ def routes(service: Service) -> list[Route]:
         Route("POST", "/embed", embed_texts, "Embed texts", TAG, body=EmbedBody, answer=answers.EmbeddingList,
               examples=TEXTS),
         Route("POST", settings.route, complete, "Complete a prompt", TAG, body=CompletionBody,
-              answer=answers.Completed, stream="sse", examples=_PROMPTS),
+              answer=answers.Completed, stream="text/event-stream", examples=_PROMPTS),
     ]
 
 

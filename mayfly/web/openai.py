@@ -11,7 +11,7 @@ from mayfly.flow import Answer, Flow
 from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices
 from mayfly.web.embedding import embed
-from mayfly.web.flows import as_json, event_stream
+from mayfly.web.flows import as_json, stream
 from mayfly.web.native import TEXTS
 from mayfly.web.openai_answers import Chunks, Form, Shown, answer, ranked
 from mayfly.web.openai_schemas import ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
@@ -56,13 +56,13 @@ def routes(service: Service) -> list[Route]:
         refuse_token_ids("prompt", asked.sent.get("prompt"))
         body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
-        call = _call(service, asked, body)
+        call = call_of(service, asked, body)
         calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
         return _complete(service, "text", asked, calls, body, candidates, body.prompt)
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
-        call = replace(_call(service, asked, body), messages=body.turns())
+        call = replace(call_of(service, asked, body), messages=body.turns())
         return _complete(service, "chat", asked, [call] * body.n, body, body.n, [])
 
     return [
@@ -74,13 +74,14 @@ def routes(service: Service) -> list[Route]:
         Route("POST", "/v1/engines/{engine}/embeddings", embeddings, "Embed texts, as older clients ask", TAG,
               body=EmbeddingsBody, answer=answers.EmbeddingList),
         Route("POST", "/v1/completions", completions, "Complete texts, as OpenAI's API", TAG, body=TextBody,
-              answer=answers.TextCompletion, stream="sse", examples=_PROMPTS),
+              answer=answers.TextCompletion, stream="text/event-stream", examples=_PROMPTS),
         Route("POST", "/v1/chat/completions", chat, "Complete a conversation, as OpenAI's API", TAG, body=ChatBody,
-              answer=answers.ChatCompletion, stream="sse", examples=_CHATS),
+              answer=answers.ChatCompletion, stream="text/event-stream", examples=_CHATS),
     ]
 
 
-def _call(service: Service, asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
+def call_of(service: Service, asked: Asked, body: TextBody | ChatBody) -> CompletionCall:
+    """Return the call that a body means, without what is to be completed."""
     return CompletionCall(asked.id, sampling=body.sampling(service.settings.n_ctx), threads=body.thread_count,
                           prompt_batch=body.prompt_batch_size, features=body.features(),
                           namespace=service.gate.access.namespace(asked.environ))
@@ -98,7 +99,7 @@ def _complete(service: Service, form: Form, asked: Asked, calls: Sequence[Comple
                       at_once=service.settings.chat_processes)
     if body.stream:
         chunks = Chunks(shown, found.id, len(calls), include_usage=include_usage)
-        made = event_stream(choices, chunks.render, asked.id)
+        made = stream(choices, chunks.render, asked.id)
     else:
         made = _whole(shown, choices, body.n)
     return service.catalogue.naming("prompt" if form == "text" else "messages", found, made)

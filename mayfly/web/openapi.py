@@ -14,7 +14,6 @@ from pydantic.json_schema import models_json_schema
 
 from mayfly import __version__
 from mayfly.settings import Settings
-from mayfly.web import answer_schemas as answers
 from mayfly.web.routes import Route
 
 _REF = "#/components/schemas/{model}"
@@ -46,9 +45,9 @@ def document(settings: Settings, table: Sequence[Route]) -> dict[str, Any]:
     """Return the document for a service with these settings and routes; those without a summary aren't in it."""
     routes = [route for route in table if route.summary]
     bodies = {route.body: "validation" for route in routes if route.body is not None}
-    forms = {form: "serialization" for route in routes for form in (route.answer, *route.fails_as.values())
+    forms = {form: "serialization" for route in routes for form in (route.answer, route.error, *route.fails_as.values())
              if form is not None}
-    wanted: list[Any] = [*bodies.items(), *forms.items(), (answers.Error, "serialization")]
+    wanted: list[Any] = [*bodies.items(), *forms.items()]
     _, definitions = models_json_schema(wanted, ref_template=_REF)
     components: dict[str, Any] = definitions["$defs"]
     for route in routes:
@@ -95,12 +94,12 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.answer is not None:
         content["application/json"] = {"schema": _ref(route.answer)}
     if route.stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[route.stream] = {"schema": {"type": "string"}}
     statuses: dict[str, Any] = {"200": {"description": "The answer.", "headers": _headers(), "content": content}}
     for status, meaning in _ERRORS.items():
         if status in _PULL_ALONE and route.key != "always":
             continue
-        form = route.fails_as.get(status, answers.Error)
+        form = route.fails_as.get(status, route.error)
         statuses[str(status)] = {"description": meaning, "headers": _headers(status),
                                  "content": {"application/json": {"schema": _ref(form)}}}
     operation: dict[str, Any] = {"summary": route.summary, "tags": [route.tag], "responses": statuses,

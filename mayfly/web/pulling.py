@@ -7,11 +7,12 @@ runs at a time. It ends when its client leaves; what has arrived stays for the n
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from mayfly.models import hub, parts, pull
 from mayfly.models.download import NotOffered
 from mayfly.models.inventory import public_name
 from mayfly.settings import Settings
-from mayfly.web.flows import event_stream
+from mayfly.web.flows import stream
 from mayfly.web.openai_schemas import OpenAIBody
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
@@ -60,7 +61,7 @@ class _Stopped(Exception):
     """Nobody waits for this download any more."""
 
 
-class _Download:
+class Download:
     """A download in a thread of its own, because reading from the network can't watch the client meanwhile. A Source of
     flows.py."""
 
@@ -131,23 +132,43 @@ def _as_answer(exc: BaseException) -> BaseException:
     return PullFailed(f"{exc}.") if isinstance(exc, ModelUnavailable) else exc
 
 
+def download(service: Service, name: str) -> Download:
+    """Begin to fetch a model; what comes are `Progress`.
+
+    Raises:
+        NotFound: no model has such a name, wherever one looks.
+        InvalidRequest: another one is being fetched.
+    """
+    if not _PLAIN.fullmatch(name) and not hub.is_name(name):
+        raise NotFound("This is neither the name of a model on gpt4all's list, which is a file's without any "
+                       "folder, nor one of the hub: hf:OWNER/REPO/FILE.gguf.", param="model",
+                       code="model_not_found")
+    if not service.pulling.acquire(blocking=False):
+        raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
+                             code="pull_in_progress")
+    return Download(name, service.settings, service.pulling)
+
+
+def waited_for(source: Download) -> Generator[Wait, None, None]:
+    """Wait for a download's end.
+
+    Raises:
+        CallError: it failed; the message says why.
+    """
+    with contextlib.closing(source):
+        while not source.finished:
+            source.advance(time.monotonic())
+            if not source.finished:
+                yield source.wait(math.inf)
+
+
 def routes(service: Service) -> list[Route]:
     """Return the route of a service."""
-    running = threading.Lock()
-
     def pull_model(asked: Asked) -> Flow:
-        name = validate(PullBody, asked.sent, asked.ignored).model
-        if not _PLAIN.fullmatch(name) and not hub.is_name(name):
-            raise NotFound("This is neither the name of a model on gpt4all's list, which is a file's without any "
-                           "folder, nor one of the hub: hf:OWNER/REPO/FILE.gguf.", param="model",
-                           code="model_not_found")
-        if not running.acquire(blocking=False):
-            raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
-                                 code="pull_in_progress")
-        return event_stream(_Download(name, service.settings, running), _render, asked.id)
+        return stream(download(service, validate(PullBody, asked.sent, asked.ignored).model), _render, asked.id)
 
     return [Route("POST", "/v1/models/pull", pull_model, "Fetch a model, telling of the progress", TAG, body=PullBody,
-                  stream="sse", key="always")]
+                  stream="text/event-stream", key="always")]
 
 
 def _render(item: Progress) -> Iterator[dict[str, Any]]:

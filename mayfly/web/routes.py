@@ -15,6 +15,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
 from mayfly.flow import Answer, Flow
+from mayfly.web.answer_schemas import Error
 from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
 from mayfly.web.flows import FlowResponse, guarded
 from mayfly.web.gate import request_id
@@ -54,10 +55,12 @@ class Route:
         view: called with an Asked, and the path's parameters by name.
         summary, tag: for the document; a route without a summary isn't in it.
         body: what it takes, if it takes a body.
+        any_type: the body is JSON whatever its Content-Type says.
         answer: what it answers; None if that is always a stream.
-        stream: in which form it can stream.
+        stream: the content type of its stream, if it can stream.
         key: who needs one: callers from elsewhere ("usual"), all ("always"), or nobody ("never").
         examples: bodies, by their titles.
+        error: what is answered at any failure.
         fails_as: what is answered at a status, where that isn't the usual error.
     """
 
@@ -67,10 +70,12 @@ class Route:
     summary: str = ""
     tag: str = ""
     body: type[Body] | None = None
+    any_type: bool = False
     answer: type[BaseModel] | None = None
-    stream: Literal["", "sse"] = ""
+    stream: Literal["", "text/event-stream", "application/x-ndjson"] = ""
     key: Literal["usual", "always", "never"] = "usual"
     examples: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    error: type[BaseModel] = Error
     fails_as: Mapping[int, type[BaseModel]] = field(default_factory=dict)
 
     def parameters(self) -> list[str]:
@@ -92,12 +97,12 @@ def _flask_view(route: Route, service: Service) -> Callable[..., Response]:
     def view(**parameters: str) -> Response:
         if route.key == "always":
             service.gate.access.demand_key(request.environ)
-        sent = json_object(request, most) if route.body is not None else {}
+        sent = json_object(request, most, any_type=route.any_type) if route.body is not None else {}
         asked = Asked(g.request_id, request.environ, sent, service.deadline(), g.trusted, g.ignored)
         made = route.view(asked, **parameters)
         if isinstance(made, Answer):
             return Response(made.body, status=made.status, headers=made.headers)
-        response = FlowResponse(made, asked.id)
+        response = FlowResponse(made, asked.id, request.path)
         response.headers.extend(asked.headers)
         return response
 
@@ -123,7 +128,7 @@ class AtOnce:
         name = request_id(environ)
         known = {**environ, "HTTP_X_REQUEST_ID": name}
         headers = self._service.gate.stamp(known)
-        return guarded(self._read(route, known, name, body, headers), name), headers
+        return guarded(self._read(route, known, name, body, headers), name, path), headers
 
     def _read(self, route: Route, environ: Mapping[str, Any], name: str, body: bytes, headers: list[tuple[str, str]]
               ) -> Flow:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -278,6 +279,7 @@ _ENTRIES = {"string_type": "a string", "model_type": "an object", "string_patter
 def _refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
              sent_as: dict[str, str]) -> InvalidRequest:
     name = str(location[0])
+    location = _without_branches(model, location)
     owner, field, below = _field_at(model, location)
     if name == "logit_bias":  # what is wrong within is a key of the client's
         location, below = location[:1], False
@@ -290,6 +292,19 @@ def _refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ..
                               code="missing_field")
     suffix = f", not {kind(value)}" if problem.endswith("_type") else ""
     return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
+
+
+def _without_branches(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return a location without what follows a field that may be of several kinds: the name of one of these."""
+    inner = model
+    for place, part in enumerate(location):
+        field = inner.model_fields.get(str(part))
+        if field is not None:
+            inner = object_in(field.annotation) or inner
+            if sum(kind is not type(None) for kind in get_args(field.annotation)) > 1 and (
+                    get_origin(field.annotation) in (Union, UnionType)):
+                return location[:place + 1]
+    return location
 
 
 def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class Service:
     Attributes:
         switchboard: the lanes of all models.
         catalogue: what models there are, and which a request means.
+        pulling: held while a model is being fetched.
         ignored: what clients are told of fields that mean nothing here.
     """
 
@@ -31,6 +33,7 @@ class Service:
     catalogue: Catalogue
     gate: Gate
     draining: Draining
+    pulling: threading.Lock = field(default_factory=threading.Lock)
     ignored: IgnoredFields = field(default_factory=IgnoredFields)
     started: float = field(default_factory=time.monotonic)
 

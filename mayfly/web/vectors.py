@@ -41,13 +41,11 @@ def embedding_list(embeddings: Embeddings, count: int, encoding: Literal["float"
     Raises:
         EngineFailed: the vectors fail their checks.
     """
-    array = checked(embeddings, count)
     rows: list[Any]
     if encoding == "base64":
-        rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in array]
+        rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in checked(embeddings, count)]
     else:
-        # orjson writes native float32 arrays only.
-        rows = list(np.ascontiguousarray(array, dtype=np.float32))
+        rows = shortened(embeddings, count)
     return orjson.dumps(
         {
             "object": "list",
@@ -57,6 +55,21 @@ def embedding_list(embeddings: Embeddings, count: int, encoding: Literal["float"
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def shortened(embeddings: Embeddings, count: int, dimensions: int | None = None) -> list[npt.NDArray[np.float32]]:
+    """Return the vectors, or if they are longer than asked, their beginnings, of norm 1 again.
+
+    Raises:
+        EngineFailed: the vectors fail their checks.
+    """
+    array = checked(embeddings, count)
+    if dimensions is not None and dimensions < embeddings.dimensions:
+        array = array[:, :dimensions]
+        # What is nothing but zeros has no direction.
+        array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    # orjson writes native float32 arrays only.
+    return list(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def token_lists(tokens: Tokens, model: str) -> bytes:

@@ -67,6 +67,8 @@ class CompletionCall:
         prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
         features: what of it not every engine can (`Backend.features`).
         namespace: what of earlier prompts it may use: that of the caller's own.
+        drop_oldest: messages that the window has no room for are left out, the oldest first, but for those of the
+            system and the last one.
     """
 
     id: str
@@ -77,6 +79,7 @@ class CompletionCall:
     prompt_batch: int | None = None
     features: tuple[str, ...] = ()
     namespace: str = ""
+    drop_oldest: bool = False
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
@@ -200,7 +203,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a completion; `mean_logprob` is that of its tokens, where log-probabilities are asked for."""
+    """The end of a completion.
+
+    Attributes:
+        mean_logprob: that of its tokens, where log-probabilities are asked for.
+        dropped_messages: how many were left out, where `drop_oldest` allows it.
+        prompt_seconds, completion_seconds: what the prompt and the answer took, from the moment the process had the
+            call.
+    """
 
     reason: FinishReason
     model: str
@@ -208,6 +218,9 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     mean_logprob: float | None = None
+    dropped_messages: int = 0
+    prompt_seconds: float = 0.0
+    completion_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,21 @@ at every prompt batch and token.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mayfly.engines import backends
-from mayfly.engines.base import CompletionEngine
+from mayfly.engines.base import CompletionEngine, Generated, OnToken
 from mayfly.engines.prefixes import Prefixes
-from mayfly.errors import CallError, InvalidRequest
+from mayfly.errors import CallError, ContextLengthExceeded, InvalidRequest
 from mayfly.prompts.stop_filter import TextFilter
 from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
 from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
 from mayfly.workers.budget import Budget
+from mayfly.workers.dropping import without_oldest
 from mayfly.workers.prefix_store import Lend
 
 
@@ -48,7 +50,7 @@ class Completer:
         """Answer one call and close its connection."""
         started = time.monotonic()
         outcome: Outcome = "cancelled"
-        tokens = 0
+        tokens, evaluated = 0, 0.0
         logprobs: list[float] = []
 
         def on_progress() -> bool:
@@ -56,11 +58,12 @@ class Completer:
             return True
 
         def on_token(piece: bytes | None, *scores: ScoredToken) -> bool:
-            nonlocal tokens
+            nonlocal tokens, evaluated
             self._step(line, request.deadline)
             if piece is None:
                 line.send(Piece("", scores))
                 return True
+            evaluated = evaluated or time.monotonic()
             tokens += 1
             logprobs.extend(score.logprob or 0.0 for score in scores)
             if shown := text.feed(piece, *scores):
@@ -79,15 +82,16 @@ class Completer:
                 try:
                     text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
                     self._prefixes = self._lend(call.namespace) if self._lend is not None else None
-                    made = self._engine.generate(self._engine.prompt(call), call.sampling, on_progress, on_token,
-                                                 call.prompt_batch, self._prefixes)
+                    made, dropped = self._generate(call, on_progress, on_token)
                     rest, left = text.finish(), text.tokens()
                     if rest or left:
                         line.send(Piece(rest, left))
                     limited = made.reason == "limit" and not text.stopped
+                    now = time.monotonic()
                     line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
                                        made.prompt_tokens, made.completion_tokens,
-                                       sum(logprobs) / len(logprobs) if logprobs else None))
+                                       sum(logprobs) / len(logprobs) if logprobs else None, dropped,
+                                       round((evaluated or now) - started, 6), round(now - (evaluated or now), 6)))
                     outcome = "answered"
                 finally:
                     self._budget.leave()
@@ -101,6 +105,26 @@ class Completer:
         """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""
         if self._prefixes is not None:
             self._prefixes.hand_back()
+
+    def _generate(self, call: CompletionCall, on_progress: Callable[[], bool], on_token: OnToken
+                  ) -> tuple[Generated, int]:
+        """Generate; return how that ended, and how many messages were left out for it.
+
+        Raises:
+            CallError: see CompletionEngine.
+        """
+        messages = call.messages
+        while True:
+            try:
+                made = self._engine.generate(self._engine.prompt(replace(call, messages=messages)), call.sampling,
+                                             on_progress, on_token, call.prompt_batch, self._prefixes)
+            except ContextLengthExceeded as exc:
+                fewer = without_oldest(messages, (exc.tokens or 0) - self._engine.context_length)
+                if not call.drop_oldest or len(fewer) == len(messages):
+                    raise
+                messages = fewer
+            else:
+                return made, len(call.messages) - len(messages)
 
     def _require_features(self, call: CompletionCall) -> None:
         """Check what is asked for, once more: who asked may have expected another engine, before the model was loaded.

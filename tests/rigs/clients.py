@@ -22,6 +22,7 @@ RULES: list[dict[str, Any]] = [
     # A model with byte tokens sends one byte of a character at a time.
     {"when": "greet", "pieces": ["base64:" + base64.b64encode(bytes([byte])).decode() for byte in GREETING.encode()]},
     {"when": "slow", "pieces": ["a", "b", "c", "d"], "seconds": 0.15},
+    {"when": "crash", "do": "crash", "pieces": ["a", "b", "c"], "after": 2},
 ]
 
 

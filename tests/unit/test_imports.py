@@ -54,8 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "places", "settings", "keys", "listening", "wire.calls",
-            "lanes.lane", "engines.backends", "lanes.switchboard", "models.defaults", "models.download", "models.hub",
-            "models.inventory", "models.parts", "models.pull", "models.store"},
+            "lanes.lane", "engines.backends", "lanes.switchboard", "models.aliases", "models.defaults",
+            "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
                  "supervision", "wire"},

@@ -1,0 +1,142 @@
+"""`POST /api/generate` and `POST /api/chat`: the calls that OpenAI's routes would make, answered in Ollama's form."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from mayfly.errors import InvalidRequest
+from mayfly.flow import Answer, Flow, Wait
+from mayfly.web.catalogue import Model
+from mayfly.web.choices import Choices, Part
+from mayfly.web.deleting import unloaded
+from mayfly.web.flows import as_json, result, stream
+from mayfly.web.ollama import answers
+from mayfly.web.ollama.bodies import SAME, GenerateBody, OllamaChatBody
+from mayfly.web.ollama.lines import NDJSON, Lines
+from mayfly.web.ollama.routing import named, route
+from mayfly.web.openai import call_of
+from mayfly.web.openai_schemas import ChatBody, TextBody
+from mayfly.web.routes import Asked, Route
+from mayfly.web.schemas import validate
+from mayfly.web.seeds import seeded
+from mayfly.web.service import Service
+from mayfly.wire.calls import CompletionCall, Finished, Sampling
+
+# How long a model that is to leave after an answer has for it, while the caller waits (s).
+_PATIENCE = 2.0
+# What fields of OpenAI's bodies are called here.
+_CALLED = {"response_format": "format", "max_tokens": "options.num_predict",
+           **{name: f"options.{name}" for name in (*SAME, "seed", "repeat_last_n")}}
+_HELLO: dict[str, Any] = {"model": "llama3.2", "options": {"num_predict": 20}}
+_TURNS = [{"role": "user", "content": "Who are you?"}]
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of a service."""
+    def generate(asked: Asked) -> Flow:
+        body = validate(GenerateBody, asked.sent, asked.ignored)
+        return _answer(service, asked, body, Lines("generate", body.model), "generate")
+
+    def chat(asked: Asked) -> Flow:
+        body = validate(OllamaChatBody, asked.sent, asked.ignored)
+        return _answer(service, asked, body, Lines("chat", body.model), "chat")
+
+    return [
+        route("POST", "/api/generate", generate, "Complete a prompt, as Ollama's API", body=GenerateBody,
+              answer=answers.Generated, stream=NDJSON,
+              examples={"A prompt": {**_HELLO, "prompt": "Who are you?", "stream": False}}),
+        route("POST", "/api/chat", chat, "Complete a conversation, as Ollama's API", body=OllamaChatBody,
+              answer=answers.OllamaChat, stream=NDJSON,
+              examples={"A question": {**_HELLO, "messages": _TURNS, "stream": False},
+                        "Streamed": {**_HELLO, "messages": _TURNS}}),
+    ]
+
+
+def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody, lines: Lines,
+            kind: Literal["chat", "generate"]) -> Flow:
+    model = named(service, body.model)
+    if model.kind == "embedding":
+        raise body.lacking(kind, "model")
+    prompt = body.prompt if isinstance(body, GenerateBody) else body.messages
+    if not prompt:
+        return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.unloads())
+    with _in_its_words():
+        call, model = _call(service, asked, body)
+    [call] = seeded(asked, model, [call])
+    choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)
+    made = _streamed(choices, lines, asked.id) if body.stream else _whole(choices, lines, asked.id)
+    if body.unloads():
+        made = _leaving(service, model, made)
+    return service.catalogue.naming("prompt" if isinstance(body, GenerateBody) else "messages", model, made)
+
+
+def _call(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody) -> tuple[CompletionCall, Model]:
+    n_ctx = service.settings.n_ctx
+    told = body.translated(n_ctx)
+    ignored: list[str] = []
+    if "prompt" in told:
+        text = validate(TextBody, told, ignored, n_ctx=n_ctx)
+        return replace(call_of(service, asked, text), text=text.prompts()[0]), service.catalogue.completing(text)
+    chat = validate(ChatBody, told, ignored, n_ctx=n_ctx)
+    call = replace(call_of(service, asked, chat), messages=chat.turns(), drop_oldest=body.truncate)
+    return call, service.catalogue.completing(chat)
+
+
+@contextlib.contextmanager
+def _in_its_words() -> Iterator[None]:
+    """Have what is wrong with OpenAI's body said of the one that was sent."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        called = _CALLED.get(exc.param or "", exc.param)
+        exc.message = exc.message.replace(f"'{exc.param}'", f"'{called}'")
+        exc.param = called
+        raise
+
+
+def _whole(choices: Choices, lines: Lines, request_id: str) -> Flow:
+    [made] = yield from choices.completions()
+    _tell_of_dropped(made.finished, request_id)
+    yield as_json(lines.whole(made))
+
+
+def _streamed(choices: Choices, lines: Lines, request_id: str) -> Flow:
+    def render(part: Part) -> Iterator[dict[str, Any]]:
+        if isinstance(part.item, Finished):
+            _tell_of_dropped(part.item, request_id)
+        yield from lines.render(part)
+
+    return stream(choices, render, request_id, lines.form())
+
+
+def _tell_of_dropped(end: Finished, request_id: str) -> None:
+    if end.dropped_messages:
+        sys.stderr.write(f"request {request_id}: its {end.dropped_messages} oldest messages were left out, because the "
+                         "window has no room for them\n")
+
+
+def _leaving(service: Service, model: Model, flow: Flow) -> Flow:
+    """Have the model leave after an answer, if it may; the client hears of the end when it has."""
+    yield from flow
+    yield from unloaded(service, model.id, time.monotonic() + _PATIENCE)
+
+
+def _load(service: Service, asked: Asked, model: Model, lines: Lines, unload: bool) -> Flow:
+    if unload:
+        yield from unloaded(service, model.id, time.monotonic() + _PATIENCE)
+    else:
+        yield from _loaded(service, asked, model)
+    yield as_json(lines.without_text("unload" if unload else "load"))
+
+
+def _loaded(service: Service, asked: Asked, model: Model) -> Generator[Wait | Answer, Any, None]:
+    lane = service.switchboard.lane(model.lane)
+    if not lane.ready():
+        # A lane opens for a call.
+        yield from result(lane.begin(CompletionCall(asked.id, text="Hello", sampling=Sampling(max_tokens=1)),
+                                     asked.deadline))

@@ -1,0 +1,233 @@
+"""The models, as Ollama's clients see them: `/api/tags`, `/api/show`, `/api/ps`, and what changes them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mayfly.errors import CallError, InvalidRequest, NotFound
+from mayfly.flow import Answer, Flow
+from mayfly.models import inventory
+from mayfly.models.aliases import tagged, untagged
+from mayfly.web import pulling
+from mayfly.web.catalogue import Model
+from mayfly.web.deleting import removed
+from mayfly.web.flows import Form, as_json, stream
+from mayfly.web.ollama import answers
+from mayfly.web.ollama.bodies import CopyBody, DeleteBody, OllamaPullBody, ShowBody
+from mayfly.web.ollama.lines import NDJSON, failure, line, rfc3339
+from mayfly.web.ollama.routing import named, route
+from mayfly.web.pulling import Progress
+from mayfly.web.routes import Asked, Route
+from mayfly.web.schemas import validate
+from mayfly.web.service import Service
+
+# The version of Ollama that is imitated: some clients refuse older ones.
+_VERSION = "0.14.2"
+# Nothing leaves at a certain time; clients show a time that is far enough away as none.
+_FOREVER = "2318-01-01T00:00:00Z"
+_ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:/-]{0,127}")
+_LINES = Form(NDJSON, line, failure)
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of a service."""
+    def running(asked: Asked) -> Answer:
+        return Answer("200 OK", [("Content-Type", "text/plain; charset=utf-8")], b"Ollama is running")
+
+    def version(asked: Asked) -> Answer:
+        return as_json({"version": _VERSION})
+
+    def tags(asked: Asked) -> Answer:
+        return as_json({"models": _tags(service)})
+
+    def show(asked: Asked) -> Answer:
+        return as_json(_shown(named(service, validate(ShowBody, asked.sent, asked.ignored).named())))
+
+    def ps(asked: Asked) -> Answer:
+        loaded = [model for model in _usable(service)
+                  if service.switchboard.lane(model.lane).status().get("state") == "ready"]
+        return as_json({"models": [_loaded(model) for model in loaded]})
+
+    def pull(asked: Asked) -> Flow:
+        return _pull(service, asked, validate(OllamaPullBody, asked.sent, asked.ignored))
+
+    def delete(asked: Asked) -> Flow:
+        return _delete(service, asked, validate(DeleteBody, asked.sent, asked.ignored).named())
+
+    def copy(asked: Asked) -> Answer:
+        return _copy(service, validate(CopyBody, asked.sent, asked.ignored))
+
+    def absent(asked: Asked, digest: str = "") -> Answer:
+        raise CallError("models are neither made nor sent anywhere here: put a GGUF file into MODEL_PATH, or pull it",
+                        status=501, code="not_implemented")
+
+    return [
+        # What these do no program has a use for, so the document leaves them out.
+        route("GET", "/", running),
+        *(route("POST", f"/api/{name}", absent) for name in ("create", "push", "blobs/{digest}")),
+        route("GET", "/api/version", version, "See which Ollama this answers as", answer=answers.Version),
+        route("GET", "/api/tags", tags, "List the models, as Ollama's API", answer=answers.TagList),
+        route("POST", "/api/show", show, "Show a model", body=ShowBody, answer=answers.ShownModel,
+              examples={"A model": {"model": "all-minilm"}}),
+        route("GET", "/api/ps", ps, "List the models that are loaded", answer=answers.LoadedModels),
+        route("POST", "/api/pull", pull, "Fetch a model, as Ollama's API", body=OllamaPullBody, answer=answers.Pulled,
+              stream=NDJSON, key="always"),
+        route("DELETE", "/api/delete", delete, "Delete a model's files, or another name of it", body=DeleteBody,
+              key="always"),
+        route("POST", "/api/copy", copy, "Give a model another name", body=CopyBody, key="always"),
+    ]
+
+
+def _done() -> Answer:
+    return Answer("200 OK", [("Content-Type", "application/json")], b"")
+
+
+def _usable(service: Service) -> list[Model]:
+    return [model for model in service.catalogue.list() if service.catalogue.shown(model).get("usable")]
+
+
+def _tags(service: Service) -> list[dict[str, Any]]:
+    """Return all names of all models; clients look for a name with its tag."""
+    usable = {model.id: model for model in _usable(service)}
+    names = {tagged(model.id): model for model in usable.values()}
+    for alias in service.catalogue.aliases.all():
+        try:
+            meant = usable.get(service.catalogue.resolve(alias, None).id)
+        except (NotFound, InvalidRequest):
+            continue
+        if meant is not None:
+            names.setdefault(tagged(alias), meant)
+    listed = [_entry(name, model) for name, model in names.items()]
+    return sorted(listed, key=lambda entry: str(entry["modified_at"]), reverse=True)
+
+
+def _entry(name: str, model: Model) -> dict[str, Any]:
+    return {**_identity(name, _file(model)), "modified_at": rfc3339(_file(model).modified), "details": _details(model),
+            "capabilities": [model.kind]}
+
+
+def _loaded(model: Model) -> dict[str, Any]:
+    return {**_identity(tagged(model.id), _file(model)), "details": _details(model), "expires_at": _FOREVER,
+            "size_vram": 0, "context_length": model.window}
+
+
+def _file(model: Model) -> inventory.Model:
+    assert model.file is not None
+    return model.file
+
+
+def _identity(name: str, file: inventory.Model) -> dict[str, Any]:
+    # The sum of gigabytes would take too long, and clients only ask whether it has changed.
+    digest = hashlib.sha256(f"{file.file}\0{file.size}\0{file.modified}".encode()).hexdigest()
+    return {"name": name, "model": name, "size": file.size, "digest": digest}
+
+
+def _details(model: Model) -> dict[str, Any]:
+    file = _file(model)
+    return {"parent_model": "", "format": "gguf", "family": file.architecture, "families": [file.architecture],
+            "parameter_size": _rounded(file.parameter_count), "quantization_level": file.quantization,
+            "context_length": model.window, "embedding_length": file.embedding_length}
+
+
+def _rounded(parameters: int) -> str:
+    size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if parameters >= size),
+                      (1, ""))
+    return f"{parameters / size:.4g}{unit}"
+
+
+def _shown(model: Model) -> dict[str, Any]:
+    file = model.file
+    if file is None:
+        raise InvalidRequest(f"The model '{model.id}' has no file: set MODEL_NAME or EMBED_MODEL to one that is there.",
+                             param="model", code="model_unusable")
+    arch = file.architecture
+    # The window is the one that there is, for clients fill it.
+    info = {"general.architecture": arch, "general.basename": model.id, "general.parameter_count": file.parameter_count,
+            f"{arch}.context_length": model.window, f"{arch}.embedding_length": file.embedding_length}
+    return {"license": "", "modelfile": f"FROM {model.id}\n", "parameters": f"{'num_ctx':<30} {model.window}",
+            "template": "", "system": "", "details": _details(model), "model_info": info,
+            "capabilities": [model.kind] if model.kind else [], "modified_at": rfc3339(file.modified)}
+
+
+def _pull(service: Service, asked: Asked, body: OllamaPullBody) -> Flow:
+    name = untagged(body.named())
+    try:
+        service.catalogue.resolve(name, None)
+    except NotFound:
+        # By this name Ollama's users know the hub.
+        source = pulling.download(service, re.sub(r"^(hf\.co|huggingface\.co)/", "hf:", name))
+    else:
+        return _there_already(body.stream)
+    return stream(source, _Told().render, asked.id, _LINES) if body.stream else _waited_for(source)
+
+
+def _there_already(streamed: bool) -> Flow:
+    if not streamed:
+        yield as_json({"status": "success"})
+        return
+    yield Answer("200 OK", [("Content-Type", NDJSON), ("Cache-Control", "no-store")])
+    yield line({"status": "pulling manifest"}) + line({"status": "success"})
+
+
+def _waited_for(source: pulling.Download) -> Flow:
+    yield from pulling.waited_for(source)
+    yield as_json({"status": "success"})
+
+
+class _Told:
+    """The lines of a download."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def render(self, item: Progress) -> Iterator[dict[str, Any]]:
+        """Return the lines that show how far it is."""
+        digest = hashlib.sha256(item.model.encode()).hexdigest()
+        yield from self._once("pulling manifest")
+        if item.status == "downloading":
+            yield {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": item.total,
+                   "completed": item.completed}
+        elif item.status == "verifying":
+            yield from self._once("verifying sha256 digest")
+        else:
+            yield from self._once("writing manifest")
+            yield {"status": "success"}
+
+    def _once(self, status: str) -> Iterator[dict[str, Any]]:
+        if status not in self._said:
+            self._said.add(status)
+            yield {"status": status}
+
+
+def _delete(service: Service, asked: Asked, name: str) -> Flow:
+    if service.catalogue.aliases.remove(name):
+        yield _done()
+        return
+    try:
+        model = service.catalogue.file(name)
+    except NotFound as exc:
+        named(service, name)
+        raise InvalidRequest(f"'{name}' is a name in MODEL_ALIASES: take it out there", param="model",
+                             status=409, code="model_not_deletable") from exc
+    yield from removed(service, model, asked.deadline)
+    yield _done()
+
+
+def _copy(service: Service, body: CopyBody) -> Answer:
+    model = named(service, body.source)
+    if not _ALIAS.fullmatch(body.destination):
+        raise InvalidRequest("'destination' has to be a name of letters, digits and ._:/-", param="destination")
+    try:
+        service.catalogue.resolve(body.destination, None)
+    except NotFound:
+        pass
+    else:
+        raise InvalidRequest("'destination' has to be a name that no model has", param="destination")
+    try:
+        service.catalogue.aliases.add(body.destination, model.id)
+    except OSError as exc:
+        raise CallError(f"The name can't be kept: {exc.strerror or exc}.", status=500, code="internal_error") from exc
+    return _done()
