@@ -116,7 +116,7 @@ def run_alone() -> int:
         settings = load_settings()
         if not settings.debug:
             forbid_core_dumps()
-        sockets = listening.listen(settings.listen_ip, settings.listen_port)
+        sockets = listening.listen(settings.listen_ip, settings.listen_port, settings.ollama_compat_port)
         # The workers' threads live to the process's end, and put a sentinel back that is taken away from them.
         temporary = tempfile.TemporaryDirectory(prefix="mayfly-", ignore_cleanup_errors=True)
         with contextlib.ExitStack() as closing, temporary as folder:

@@ -45,6 +45,8 @@ def _examine() -> Iterator[tuple[bool, str]]:
     yield True, f"every setting has an allowed value{keys}"
     yield from _models(found)
     yield _port(found.listen_ip, found.listen_port)
+    if found.ollama_compat_port:
+        yield _port(found.listen_ip, 0, found.ollama_compat_port)
 
 
 def _packages() -> tuple[bool, str]:
@@ -104,15 +106,16 @@ def _try_out(kind: str, seconds: float) -> dict[str, Any]:
         return {"reason": f"the process that loads it dies (exit code {done.returncode}): {said[-1] if said else ''}"}
 
 
-def _port(ip: str, port: int) -> tuple[bool, str]:
+def _port(ip: str, port: int, compat_port: int = 0) -> tuple[bool, str]:
     try:
-        for sock in listening.listen(ip, port):
+        for sock in listening.listen(ip, port, compat_port):
             sock.close()
     except AddressTaken as exc:
+        port = compat_port or port
         if any(_is_mayfly(address, port) for address in dict.fromkeys(("127.0.0.1", "::1", ip))):
             return True, f"{ip} port {port}: a mayfly service is running there"
         return False, str(exc)
-    return True, f"{ip} port {port} is free"
+    return True, f"{ip} port {compat_port or port} is free"
 
 
 def _is_mayfly(address: str, port: int) -> bool:

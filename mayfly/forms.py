@@ -128,8 +128,8 @@ def route(text: str) -> str:
     """Accept a path that the service doesn't use itself."""
     if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
         raise Refused("a path such as /gpt4all_api")
-    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1", "/api")
-    if text in own or text.startswith(("/docs/", "/v1/", "/api/")):
+    own = ("/embed", "/health", "/ready", "/openapi.json", "/docs", "/v1", "/api", "/k")
+    if text in own or text.startswith(("/docs/", "/v1/", "/api/", "/k/")):
         raise Refused(f"a path that the service doesn't use itself ({', '.join(own)})")
     return text
 

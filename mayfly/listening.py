@@ -25,23 +25,33 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, socket.EAI_NONAME)
 _TRIES = 50
 
 
-def listen(ip: str, port: int) -> list[socket.socket]:
-    """Bind and listen on every address that a LISTEN_IP means, all on one port.
+def listen(ip: str, port: int, compat_port: int = 0) -> list[socket.socket]:
+    """Bind and listen on every address that a LISTEN_IP means.
 
     Args:
         port: 0 is any port that is free on all of them.
+        compat_port: that of OLLAMA_COMPAT_PORT, where the same is answered; 0 is none.
 
     Raises:
         AddressTaken: one of them is taken by another program, or none is this machine's.
     """
     addresses = _TOGETHER.get(ip, (ip,))
-    for _ in range(0 if port else _TRIES - 1):
+    with contextlib.ExitStack() as undo:
+        sockets = list(map(undo.enter_context, _bind_any(addresses) if port == 0 else _bind(addresses, port)))
+        if compat_port:
+            sockets += _bind(addresses, compat_port, "OLLAMA_COMPAT_PORT")
+        undo.pop_all()
+        return sockets
+
+
+def _bind_any(addresses: Sequence[str]) -> list[socket.socket]:
+    for _ in range(_TRIES - 1):
         with contextlib.suppress(AddressTaken):
-            return _bind(addresses, port)
-    return _bind(addresses, port)
+            return _bind(addresses, 0)
+    return _bind(addresses, 0)
 
 
-def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
+def _bind(addresses: Sequence[str], port: int, setting: str = "LISTEN_PORT") -> list[socket.socket]:
     with contextlib.ExitStack() as undo:
         sockets: list[socket.socket] = []
         for address in addresses:
@@ -51,7 +61,7 @@ def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
                 if exc.errno not in _ABSENT:
                     raise AddressTaken(
                         f"{address} port {port} can't be used ({exc.strerror or exc}): stop the program that listens "
-                        "there, or set LISTEN_PORT in .env to another port") from exc
+                        f"there, or set {setting} in .env to another port") from exc
                 continue
             sockets.append(sock)
             port = port or sock.getsockname()[1]

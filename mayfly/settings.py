@@ -140,6 +140,9 @@ class Settings:
         "the same by IPv6 and IPv4.")
     listen_port: int = _setting(
         "6008", forms.integer(0, 65535), "Port to listen on. 0: any free one, printed at the start.")
+    ollama_compat_port: int = _setting(
+        "0", forms.integer(0, 65535),
+        "A second port that answers the same, for programs that look for Ollama at its own: 11434. 0: none.")
     authorized_urls: tuple[str, ...] = _setting(
         "", forms.hosts,
         "Host names (or URLs) besides localhost under which this machine's own programs may call without a key.")
@@ -236,6 +239,9 @@ def _check(settings: Settings) -> None:
     if settings.system_template and not settings.prompt_template:
         raise SettingError(f"SYSTEM_TEMPLATE is {settings.system_template!r}, but PROMPT_TEMPLATE is empty; allowed: a "
                            "PROMPT_TEMPLATE too (both stand instead of the template in the model's file), or neither")
+    if settings.ollama_compat_port and settings.ollama_compat_port == settings.listen_port:
+        raise SettingError(f"OLLAMA_COMPAT_PORT is {settings.ollama_compat_port}, which LISTEN_PORT is too; allowed: "
+                           "another port, or 0 (LISTEN_PORT answers Ollama's clients as well)")
     if settings.allow_credentials and ANY in settings.allowed_origins:
         raise SettingError("ALLOW_CREDENTIALS is true, but ALLOWED_ORIGINS has *; allowed: origins by name (browsers "
                            "refuse the two together), or ALLOW_CREDENTIALS=false")

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 def _serve(settings: Settings, folder: RunFolder) -> int:
     run_folder = folder.path
     try:
-        public = listening.listen(settings.listen_ip, settings.listen_port)
+        public = listening.listen(settings.listen_ip, settings.listen_port, settings.ollama_compat_port)
     except AddressTaken as exc:
         raise Refused(str(exc), refusals.ADDRESS) from exc
     stops: list[float] = []

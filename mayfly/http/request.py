@@ -4,6 +4,9 @@ Beside what waitress checks: a body's limit counts the body alone and not the fr
 chunked body are bounded; what two servers in a row could read differently is refused (a Content-Length beside a
 Transfer-Encoding, any Transfer-Encoding but one `chunked`, folded lines, more or less than one Host); bytes that can't
 become HTTP (a TLS handshake) are answered at once; and no input raises. RFC 9112 is meant where a status is chosen.
+
+A client that can send no header sends its key before the path, as /k/<key>/v1/chat/completions. It is taken off here,
+before anybody looks at the path or writes it down, and put into the header in which others send theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
@@ -40,6 +44,8 @@ _FRAMING_FREE = 65536
 _REQUEST_LINE = re.compile(rb"(?P<before>[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?P<target>[^\x00-\x20\x7f]+) HTTP/)"
                            rb"(?P<major>[0-9])\.(?P<minor>[0-9])")
 _TARGET = re.compile(rb"/|\*$|https?://", re.IGNORECASE)
+# Whoever puts it there twice doesn't want the second one written down either.
+_PATH_KEY = re.compile(rb"([^ \r\n]+ (?i:https?://[^/?# \r\n]*)?)(?:/+(?:k|%6[bB])/+([^/?# \r\n]+))+")
 _CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _QUOTED = re.compile(r'"[^"]*"')
 
@@ -127,6 +133,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
             ParsingError: they aren't HTTP; the message holds nothing that the client sent.
             TransferEncodingNotImplemented, _Unsupported: they are, but in a way that isn't served.
         """
+        header_plus, key = _without_key(header_plus)
         first = header_plus.partition(b"\r\n")[0]
         match = _REQUEST_LINE.fullmatch(first)
         if match is None or not _TARGET.match(match["target"]):
@@ -151,6 +158,8 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
         except ParsingError as exc:
             # After a quotation mark the message quotes the client.
             raise ParsingError(str(exc).partition('"')[0].strip()) from None
+        if key is not None:
+            self.headers["AUTHORIZATION"] = "Bearer " + unquote_to_bytes(key).decode("latin-1")
         hosts = names.count(b"\r\nhost:")
         if hosts > 1 or (hosts == 0 and match["minor"] != b"0"):
             raise ParsingError("it has no Host" if hosts == 0 else "it has more than one Host")
@@ -196,6 +205,15 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
         named = {"HTTP_" + name: value for name, value in self.headers.items()}
         version = self.version if self.version in ("1.0", "1.1") else "1.0"
         return {**named, "REMOTE_ADDR": peer, "SERVER_PROTOCOL": "HTTP/" + version}
+
+
+def _without_key(header_plus: bytes) -> tuple[bytes, bytes | None]:
+    """Return a request's head without the key before its path, and the key, percent-encoded, if there is one."""
+    match = _PATH_KEY.match(header_plus)
+    if match is None:
+        return header_plus, None
+    rest = header_plus[match.end():]
+    return match[1] + (b"" if rest.startswith(b"/") else b"/") + rest, match[2]
 
 
 def problem_of(error: Error, adj: Adjustments) -> Problem:

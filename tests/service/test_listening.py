@@ -19,8 +19,9 @@ from service import PROJECT, Service, until
 
 from mayfly import listening
 from mayfly.compat import sockets
-from mayfly.errors import AddressTaken
+from mayfly.errors import AddressTaken, SettingError
 from mayfly.settings import parse
+from mayfly.supervision import refusals
 from mayfly.web.access import Access
 
 KEY = "a-key-for-other-machines"
@@ -70,6 +71,35 @@ def test_with_the_default_both_loopback_addresses_answer_and_are_printed(serve: 
     os.kill(before, signal.SIGKILL)
     until(lambda: service.sentinel("app").get("pid") not in (None, before))
     assert [status(url) for url in both] == [200, 200]
+
+
+def test_a_second_port_answers_the_same_and_outlives_the_web_process(serve: Callable[..., Service]) -> None:
+    with sockets.bind_public("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+    service = serve(OLLAMA_COMPAT_PORT=port)
+    second = f"http://127.0.0.1:{port}"
+    assert second in printed(service.printed("listening on .*")[0]) and second != service.url
+    for _ in range(2):
+        for url in (service.url, second):
+            assert status(url) == 200
+            assert requests.get(url, timeout=120).text == "Ollama is running"
+            assert status(url, Host="evil.example") == 403
+        before = service.pid("app")
+        os.kill(before, signal.SIGKILL)
+        until(lambda before=before: service.sentinel("app").get("pid") not in (None, before))
+
+
+def test_a_second_port_that_another_program_has_is_refused_by_the_name_of_its_setting(
+        serve: Callable[..., Service]) -> None:
+    with sockets.bind_public("127.0.0.1", 0) as held:
+        service = serve(OLLAMA_COMPAT_PORT=held.getsockname()[1], wait=False)
+        service.printed("port .* can't be used .* set OLLAMA_COMPAT_PORT in .env to another port")
+        assert service.process.wait(60) == refusals.ADDRESS
+
+
+def test_both_ports_may_not_be_the_same() -> None:
+    with pytest.raises(SettingError, match="OLLAMA_COMPAT_PORT is 6008, which LISTEN_PORT is too"):
+        parse({"OLLAMA_COMPAT_PORT": "6008"})
 
 
 @needs_both
