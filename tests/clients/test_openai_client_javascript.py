@@ -1,4 +1,4 @@
-"""Clients in JavaScript: OpenAI's own from npm, and a caller written with fetch alone."""
+"""Clients in JavaScript: OpenAI's and Ollama's own from npm, the AI SDK, and a caller written with fetch alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def installed(node: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True,
                           text=True)
     if done.returncode:
-        unavailable("npm can't install openai: " + (done.stderr.strip().splitlines() or ["no reason"])[0])
+        unavailable("npm can't install the clients: " + (done.stderr.strip().splitlines() or ["no reason"])[0])
     return folder
 
 
@@ -46,6 +46,12 @@ def test_the_official_client_of_npm_recovers_from_a_full_queue(
     service = start(MODEL_PATH=folder, MODEL_NAME=scripts.write(folder, *RULES), QUEUE_LIMIT=0, API_KEYS=KEY,
                     EMBED_MODEL=scripts.write(folder, name="vectors", kind="embedding"))
     assert "all answered" in run_client([node, installed / "crowded.mjs"], service)
+
+
+@pytest.mark.parametrize("before", ["", f"/k/{KEY}"])
+def test_the_client_of_ollama_and_the_ai_sdk_chat_stream_and_embed(
+        node: str, installed: Path, served: Service, before: str) -> None:
+    assert "AI SDK ok" in run_client([node, installed / "ollama.mjs"], served, MAYFLY_BASE=served.url + before)
 
 
 def test_a_backend_that_uses_fetch_gets_vectors_stops_and_whole_characters(node: str, served: Service) -> None:
