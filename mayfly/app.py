@@ -37,9 +37,6 @@ EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_SETTING = 2
 
-# How long requests in flight may go on after SIGTERM or Ctrl-C (s).
-GRACE_SECONDS = 10.0
-
 
 def create_app(settings: Settings | None = None, lanes: Mapping[str, Lane] | Switchboard | None = None,
                draining: Draining | None = None) -> Flask:
@@ -84,7 +81,7 @@ def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchbo
     server = Server(site, sockets, settings, log_access=log_access, draining=draining)
     should_stop.wake = server.wake
     announce()
-    server.run(beat, should_stop, GRACE_SECONDS)
+    server.run(beat, should_stop)
 
 
 class _StopSignal:

@@ -192,6 +192,12 @@ class Settings:
     hang_seconds: float = _setting(
         "60", forms.seconds(0.5, 86_400), "A process whose heartbeat is older than this is killed and replaced.")
     start_seconds: float = _setting("300", forms.seconds(0.5, 86_400), "Seconds within which a process must be ready.")
+    lame_duck_seconds: float = _setting(
+        "0", forms.seconds(0, 3600),
+        "Seconds for which a service that is told to stop still serves new requests, while /ready is 503 already: what "
+        "a balancer needs to ask others.")
+    grace_seconds: float = _setting(
+        "10", forms.seconds(0, 86_400), "Seconds that requests in flight then have to finish.")
     max_body: int = _setting("8MB", forms.size(1024, 1 << 30), "Largest request body.")
     max_texts: int = _setting("2048", forms.integer(1, 1_000_000), "Most texts in one embedding request.")
     debug: bool = _setting(

@@ -32,8 +32,6 @@ from mayfly.wire import sentinel
 from mayfly.wire.thread_table import Table
 
 TICK = 0.1
-# A stop gives requests in flight this long, then ends what is left.
-GRACE = 10.0
 _FLUSH = 0.7
 _WORKERS_PATIENCE = 0.3
 
@@ -107,7 +105,7 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
             refusal = exc
             journal.event(str(exc))
             stops.append(time.monotonic())
-        _stop(supervisor, stops, journal, public)
+        _stop(supervisor, stops, journal, public, settings)
     finally:
         supervisor.end(kill=True)
         _clean(folder, sockets)
@@ -143,14 +141,17 @@ def _look_after(folder: RunFolder, sockets: LaneSockets, supervisor: Supervisor,
         supervisor.renew(renewed, time.monotonic())
 
 
-def _stop(supervisor: Supervisor, stops: list[float], journal: Journal, public: list[socket.socket]) -> None:
+def _stop(supervisor: Supervisor, stops: list[float], journal: Journal, public: list[socket.socket],
+          settings: Settings) -> None:
     """Let the web process finish what it has, then end the workers. A second signal ends everything at once.
 
     Once the web process drains, the listening sockets are its alone: who waits in them when the last copy is closed is
     reset, and it accepts everybody before it closes its own.
     """
-    journal.event(f"stopping: requests in flight have {GRACE:g} s to finish")
-    grace_ends = stops[0] + GRACE + _FLUSH
+    duck, grace = settings.lame_duck_seconds, settings.grace_seconds
+    serving = f"new requests are served for {duck:g} s; then those" if duck else "requests"
+    journal.event(f"stopping: {serving} in flight have {grace:g} s to finish")
+    grace_ends = stops[0] + duck + grace + _FLUSH
     while not supervisor.drain(time.monotonic()) and time.monotonic() < grace_ends and len(stops) == 1:
         supervisor.take_events(TICK / 2, time.monotonic)
         if supervisor.drains:

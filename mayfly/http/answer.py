@@ -50,7 +50,7 @@ class _Logged(Task):  # type: ignore[misc]
 
     def build_response_header(self) -> bytes:
         """Return the status line and the headers."""
-        if self.channel.server.draining.started:
+        if self.channel.server.draining.announced:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
         if any(name == "Content-Type" and value.startswith("text/event-stream")

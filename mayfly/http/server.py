@@ -129,11 +129,13 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     # -- the loop ---------------------------------------------------------------------------------------------
 
     # BaseWSGIServer.run has no heartbeat, no deadlines and no end but an exception.
-    def run(self, beat: Callable[[], None], should_stop: Callable[[], bool], grace: float = 10.0) -> None:
-        """Serve until `should_stop()`, then stop in an orderly way: at the latest 0.7 s after `grace` (s).
+    def run(self, beat: Callable[[], None], should_stop: Callable[[], bool]) -> None:
+        """Serve until `should_stop()`, then stop in an orderly way: at the latest 0.7 s after LAME_DUCK_SECONDS and
+        GRACE_SECONDS.
 
-        While it stops, new requests are answered 503; calls in flight may finish; when the grace is over the lanes
-        end what is left (`Draining.ends`), so that those clients get their answer too.
+        For LAME_DUCK_SECONDS all is served as before, but the service isn't ready any more. Then new requests are
+        answered 503; calls in flight may finish; when the grace is over the lanes end what is left (`Draining.ends`),
+        so that those clients get their answer too.
 
         Args:
             beat: called at least once a second by the loop itself.
@@ -142,7 +144,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         try:
             while not should_stop():
                 self._turn(beat, _TURN)
-            self.draining.start(grace)
+            self.draining.announce()
+            leaves = time.monotonic() + self.settings.lame_duck_seconds
+            while (left := leaves - time.monotonic()) > 0:
+                self._turn(beat, min(left, _TURN))
+            self.draining.start(self.settings.grace_seconds)
             self._drain(beat)
         finally:
             self._close()

@@ -188,6 +188,7 @@ class Health(Answer):
 
     status: Literal["ok", "degraded", "stopping"]
     version: str = ""
+    node: str = ""
     uptime_s: float = 0
     lanes: dict[str, dict[str, Any]] = {}
 

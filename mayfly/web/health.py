@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,15 +29,16 @@ def routes(service: Service) -> list[Route]:
         answer: dict[str, Any] = {"status": _word(service)}
         if asked.trusted:
             answer["version"] = __version__
+            answer["node"] = socket.gethostname()
             answer["uptime_s"] = round(time.monotonic() - service.started, 1)
             answer["lanes"] = lanes
         return _answer("200 OK", answer)
 
     def ready(asked: Asked) -> Answer:
         missing = _missing(service)
-        if not missing and not service.draining.started:
+        if not missing and not service.draining.announced:
             return _answer("200 OK", {"status": "ready"})
-        reason = "the service is stopping" if service.draining.started else "not ready: " + ", ".join(missing)
+        reason = "the service is stopping" if service.draining.announced else "not ready: " + ", ".join(missing)
         problem = Problem(503, f"Try again later ({reason}).", "server_error", "model_unavailable")
         answer: dict[str, Any] = {"status": "unready"}
         if asked.trusted:
@@ -57,7 +59,7 @@ def _missing(service: Service) -> list[str]:
 
 
 def _word(service: Service) -> str:
-    if service.draining.started:
+    if service.draining.announced:
         return "stopping"
     return "degraded" if _missing(service) else "ok"
 

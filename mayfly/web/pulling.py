@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import re
 import threading
@@ -137,12 +138,16 @@ def download(service: Service, name: str) -> Download:
 
     Raises:
         NotFound: no model has such a name, wherever one looks.
-        InvalidRequest: another one is being fetched.
+        InvalidRequest: another one is being fetched, or MODEL_PATH is read-only.
     """
     if not _PLAIN.fullmatch(name) and not hub.is_name(name):
         raise NotFound("This is neither the name of a model on gpt4all's list, which is a file's without any "
                        "folder, nor one of the hub: hf:OWNER/REPO/FILE.gguf.", param="model",
                        code="model_not_found")
+    folder = service.settings.model_path
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise InvalidRequest("Models can't be fetched here: MODEL_PATH is read-only. Put the file where that folder "
+                             "comes from.", status=409, code="read_only")
     if not service.pulling.acquire(blocking=False):
         raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
                              code="pull_in_progress")

@@ -244,7 +244,7 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
             backlog: int = 128, **values: str) -> Iterator[Service]:
     """Run a server with the given settings (environment names) while the block runs."""
     # An engine that takes no seed: what the web process draws for others differs from call to call.
-    settings = parse({"API_KEYS": KEY, "CHAT_ENGINE": "gpt4all", **values})
+    settings = parse({"API_KEYS": KEY, "CHAT_ENGINE": "gpt4all", "GRACE_SECONDS": str(grace), **values})
     lanes = {"embedding": embed or ScriptedLane("embedding"), "completion": chat or ScriptedLane("completion")}
     listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
     port = listener.getsockname()[1]
@@ -257,7 +257,7 @@ def serving(chat: ScriptedLane | None = None, embed: ScriptedLane | None = None,
 
     def run() -> None:
         try:
-            server.run(lambda: None, stop.is_set, grace)
+            server.run(lambda: None, stop.is_set)
         except BaseException as exc:
             failures.append(exc)
             raise

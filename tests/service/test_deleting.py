@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +148,32 @@ def test_who_waits_for_a_model_gets_its_answer_before_it_is_deleted(service: Ser
         asker.join(120)
     assert statuses == [200] * 4
     assert service.reports() == []
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Make a folder read-only, for root too, where file systems may be mounted."""
+    mounts = [["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]]
+    try:
+        for command in mounts:
+            subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"no file system can be mounted here: {exc}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_where_the_models_folder_is_read_only_deleting_and_fetching_are_refused_with_the_reason(
+        service: Service, folder: Path) -> None:
+    tiny_llama.make(folder / "kept.gguf", seed=2)
+    with read_only(folder):
+        status, code, message = refusal(delete(service, "kept"))
+        assert (status, code) == (409, "model_not_deletable") and "Read-only" in message
+        answer = requests.post(service.url + "/v1/models/pull", json={"model": "another.gguf"}, timeout=60,
+                               headers={"Authorization": f"Bearer {KEY}"})
+        status, code, message = refusal(answer)
+        assert (status, code) == (409, "read_only") and "MODEL_PATH" in message
+        assert ask(service, "kept").status_code == 200
+    assert delete(service, "kept").status_code == 200

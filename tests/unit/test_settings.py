@@ -68,6 +68,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "CONNECTION_LIMIT": (["7", "10001"], "a whole number from 8 to 10000"),
     "HANG_SECONDS": (["0.4", "nan", "never"], "a number of seconds from 0.5 to 86400"),
     "START_SECONDS": (["0.4", "nan", "never"], "a number of seconds from 0.5 to 86400"),
+    "LAME_DUCK_SECONDS": (["-1", "nan", "3601"], "a number of seconds from 0 to 3600"),
+    "GRACE_SECONDS": (["-1", "inf", "86401"], "a number of seconds from 0 to 86400"),
     "MAX_BODY": (["1023", "-5", "2GB", "8 megabytes", "1e6"], "a size from 1024 to 1073741824 bytes"),
     "MAX_TEXTS": (["0", "1000001", "all"], "a whole number from 1 to 1000000"),
     "DEBUG": (["maybe", "2"], "true or false"),

@@ -36,6 +36,31 @@ def test_idle_server_stops_at_once() -> None:
         untouched.close()
 
 
+def test_a_lame_duck_is_not_ready_and_serves_what_comes_then_refuses_it() -> None:
+    chat = ScriptedLane()
+    chat.hold()
+    with serving(chat, grace=30.0, LAME_DUCK_SECONDS="3") as service:
+        kept = service.kept_alive()
+        flying = service.connect()
+        flying.sendall(PROMPT)
+        eventually(lambda: chat.held == 1)
+        service.stop()
+        eventually(lambda: service.request("GET", "/ready")[0] == 503)
+        assert json.loads(service.request("GET", "/health")[2])["status"] == "stopping"
+        assert not service.server.draining.started, "the machine was too busy to look in time"
+        # Whoever has a connection is served as well, and told that it is the last time.
+        with kept:
+            kept.sendall(http_post("/embed", b'{"input": "x"}'))
+            answer = one_answer(read_all(kept))
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert service.post("/embed", {"input": "x"})[0] == 200
+        eventually(lambda: service.server.draining.started)
+        assert service.post("/embed", {"input": "x"})[0] == 503
+        chat.release()
+        assert one_answer(read_all(flying)).status == 200
+        flying.close()
+
+
 def test_requests_in_flight_finish_and_new_ones_get_503() -> None:
     chat = ScriptedLane()
     chat.hold()
@@ -237,5 +262,5 @@ def test_a_signals_handler_wakes_the_loop_in_whose_thread_it_runs() -> None:
             woken.append(bool(select.select([server.trigger.socket.fileno()], [], [], 0)[0]))
         return True
 
-    server.run(lambda: None, should_stop, 0.0)
+    server.run(lambda: None, should_stop)
     assert woken == [False, True]
