@@ -45,10 +45,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(folder / "service", {
         "MODEL_PATH": folder, "MODEL_NAME": scripts.write(folder, {"when": "", "pieces": COUNTED.split()}),
         "EMBED_MODEL": scripts.write(folder, name="vectors", kind="embedding"), **SETTINGS})
-    service.wait_ready()
-    yield service
-    assert not service.reports()
-    service.stop()
+    try:
+        yield service.wait_ready()
+        assert not service.reports()
+    finally:
+        service.stop()
 
 
 # A path's name can be anything, so without a body there is nothing to get wrong.
