@@ -181,7 +181,7 @@ def test_a_body_that_is_not_said_to_be_json_is_415(running: Unharmed, content_ty
 
 
 @pytest.mark.parametrize(("method", "path", "status", "allow"), [
-    ("GET", "/", 404, None), ("POST", "/embeddings", 404, None), ("GET", "/%2e%2e/etc/passwd", 404, None),
+    ("GET", "/nowhere", 404, None), ("POST", "/embeddings", 404, None), ("GET", "/%2e%2e/etc/passwd", 404, None),
     ("POST", "/embed/\0", 404, None), ("GET", EMBED, 405, "POST"), ("DELETE", ASK, 405, "POST"),
     ("OPTIONS", EMBED, 405, "POST"), ("POST", "/health", 405, "GET, HEAD"), ("BREW", "/ready", 405, "GET, HEAD"),
 ])
