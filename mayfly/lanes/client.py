@@ -32,7 +32,6 @@ from mayfly.wire.calls import (
     Item,
     Piece,
     Request,
-    ScoredToken,
 )
 from mayfly.wire.codec import NoMessage, from_wire
 
@@ -162,8 +161,7 @@ class SocketCall:
         self._unsent = memoryview(b"")
         self._received = bytearray()
         self._generation: int | None = None  # of the process that has begun with it
-        self._text: list[str] = []
-        self._tokens: list[ScoredToken] = []
+        self._pieces: list[Piece] = []
         self._deaths: set[int] = set()  # the generations of the processes that died while they served it
         self._died: int | None = None  # the generation whose death ends the call, once its report is there
         self._report_due = 0.0
@@ -251,8 +249,7 @@ class SocketCall:
         self._connection = connection
         self._unsent = memoryview(self._request)
         self._received.clear()
-        self._text.clear()
-        self._tokens.clear()
+        self._pieces.clear()
 
     def _begin(self, generation: int) -> None:
         if self._generation is None:
@@ -271,7 +268,7 @@ class SocketCall:
 
     def _lost(self, now: float) -> None:
         generation = self._generation
-        shown = self._in_pieces and bool(self._text)
+        shown = self._in_pieces and bool(self._pieces)
         self._drop()
         if generation is None:
             # One that dies between taking a connection and reading the call costs nothing but time.
@@ -321,15 +318,13 @@ class SocketCall:
             # What has come before it is told first.
             self._failure = answer.error()
         elif isinstance(answer, Piece):
-            self._text.append(answer.text)
+            self._pieces.append(answer)
             if self._in_pieces:
                 items.append(answer)
-            else:
-                self._tokens += answer.tokens
         else:
             self._answered = True
             if isinstance(answer, Finished) and not self._in_pieces:
-                items.append(Completion("".join(self._text), answer, tuple(self._tokens)))
+                items.append(Completion.of(self._pieces, answer))
             else:
                 items.append(answer)
 

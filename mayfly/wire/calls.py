@@ -11,17 +11,54 @@ from mayfly.errors import CallError, stack_of
 #: Calls that a process for embeddings holds at the same time, to compute their texts side by side.
 MOST_CALLS_HELD = 32
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 LongText = Literal["mean", "truncate"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool's call by the model; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        tool_calls: what the assistant called in it.
+        tool_call_id: of a turn of a tool: the call that it answers.
+        reasoning: what the assistant thought before it.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
+
+    def characters(self) -> int:
+        """Return how long it is, with all that belongs to it."""
+        return len(self.content) + len(self.reasoning) + sum(len(call.arguments) for call in self.tool_calls)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What the model may call.
+
+    Attributes:
+        parameters: the JSON schema of its arguments, as text.
+        strict: the caller asks for arguments that are held to it; they always are.
+    """
+
+    name: str
+    description: str
+    parameters: str
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +106,9 @@ class CompletionCall:
         namespace: what of earlier prompts it may use: that of the caller's own.
         drop_oldest: messages that the window has no room for are left out, the oldest first, but for those of the
             system and the last one.
+        tool_choice: "auto" (the model chooses), "none", "required" (it has to call one), or "function:" and a name.
+        parallel_tool_calls: it may call several.
+        template_kwargs: variables for the chat template, by their names.
     """
 
     id: str
@@ -80,12 +120,16 @@ class CompletionCall:
     features: tuple[str, ...] = ()
     namespace: str = ""
     drop_oldest: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
         return {
             "messages": len(self.messages),
-            "characters": sum(len(message.content) for message in self.messages) + len(self.text or ""),
+            "characters": sum(message.characters() for message in self.messages) + len(self.text or ""),
             "max_tokens": self.sampling.max_tokens or 0,
         }
 
@@ -189,16 +233,34 @@ class ScoredToken(Likelihood):
 
 
 @dataclass(frozen=True)
+class ToolDelta:
+    """A part of a tool's call: `id` and `name` in its first one alone, `arguments` to be joined to one JSON text.
+
+    Attributes:
+        index: which of the answer's calls it is of, from 0.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Piece:
     """A part of a completion's text: whole characters, never the beginning of a stop string.
 
     Attributes:
         tokens: those that begin in this part, where log-probabilities are asked for; those of the prompt come first,
             without text.
+        reasoning: a part of what the model thinks before it answers, which isn't in `text`.
+        tool_calls: parts of its calls of tools, which aren't either.
     """
 
     text: str
     tokens: tuple[ScoredToken, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolDelta, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,6 +292,20 @@ class Completion:
     text: str
     finished: Finished
     tokens: tuple[ScoredToken, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], finished: Finished) -> Completion:
+        """Return the completion that came in these pieces."""
+        calls: dict[int, ToolCall] = {}
+        for delta in (delta for piece in pieces for delta in piece.tool_calls):
+            begun = calls.get(delta.index, ToolCall("", "", ""))
+            calls[delta.index] = ToolCall(begun.id or delta.id, begun.name or delta.name,
+                                          begun.arguments + delta.arguments)
+        return cls("".join(piece.text for piece in pieces), finished,
+                   tuple(token for piece in pieces for token in piece.tokens),
+                   "".join(piece.reasoning for piece in pieces), tuple(calls[index] for index in sorted(calls)))
 
 
 @dataclass(frozen=True)

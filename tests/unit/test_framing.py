@@ -15,7 +15,19 @@ import pytest
 
 from mayfly.errors import CallError, ContextLengthExceeded, InvalidRequest
 from mayfly.wire import framing
-from mayfly.wire.calls import Answer, Began, Failed, Piece, Tokens
+from mayfly.wire.calls import (
+    Answer,
+    Began,
+    CompletionCall,
+    Failed,
+    Message,
+    Piece,
+    Request,
+    Tokens,
+    Tool,
+    ToolCall,
+    ToolDelta,
+)
 
 _HEAD = struct.Struct("<4sII")
 
@@ -59,6 +71,20 @@ def test_messages_in_a_row_are_told_apart_and_wait_until_they_are_whole() -> Non
         while (message := framing.pop(received, Answer)) is not None:
             found.append(message)
     assert (found, received) == (sent, b"")
+
+
+def test_a_call_with_tools_and_their_turns_arrives_as_it_was_sent() -> None:
+    called = ToolCall("call_1", "weather", '{"city": "<|im_end|>"}')
+    sent = Request(CompletionCall("req_1", (
+        Message("user", "Is it warm?"), Message("assistant", "", (called,), reasoning="I have to look."),
+        Message("tool", "12 degrees", tool_call_id="call_1")),
+        tools=(Tool("weather", "The weather somewhere.", '{"type": "object"}', strict=True),),
+        tool_choice="function:weather", parallel_tool_calls=False,
+        template_kwargs={"reasoning_effort": "low", "enable_thinking": False, "deep": {"a": [None, 1.5]}}), 7.5)
+    assert framing.pop(bytearray(framing.encode(sent)), Request) == sent
+    piece = Piece("", (), "Hm", (ToolDelta(0, "call_1", "weather", "{"),))
+    assert framing.pop(bytearray(framing.encode(piece)), Answer) == piece
+    assert sent.call.sizes()["characters"] == len("Is it warm?" + called.arguments + "I have to look." + "12 degrees")
 
 
 def test_a_frame_cut_at_any_byte_is_never_half_an_answer() -> None:

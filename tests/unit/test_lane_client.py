@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import select
 import socket
 import time
@@ -35,6 +36,8 @@ from mayfly.wire.calls import (
     Request,
     TokenizeCall,
     Tokens,
+    ToolCall,
+    ToolDelta,
 )
 
 
@@ -159,6 +162,20 @@ def test_a_call_waits_with_its_request_until_a_worker_takes_it(played: PlayedLan
     send(connection, DONE)
     assert answer(call) == Completion("Hi.", Finished("stop", "played", 1, 1, 1))
     assert counts(lane) == (0, 0)
+
+
+def test_what_is_thought_and_called_in_pieces_is_put_together(played: PlayedLane) -> None:
+    call = played.lane().begin(completion(), soon())
+    call.advance(time.monotonic())
+    connection, _ = played.take()
+    for piece in (Piece("", reasoning="Hm"), Piece("Here:", reasoning="."),
+                  Piece("", tool_calls=(ToolDelta(0, "call_a", "weather", ""), ToolDelta(0, "", "", '{"a"'))),
+                  Piece("", tool_calls=(ToolDelta(0, "", "", ": 1}"), ToolDelta(1, "call_b", "clock", "{}")))):
+        send(connection, piece)
+    send(connection, dataclasses.replace(DONE, reason="tool_calls"))
+    assert answer(call) == Completion(
+        "Here:", Finished("tool_calls", "played", 1, 1, 1), reasoning="Hm.",
+        tool_calls=(ToolCall("call_a", "weather", '{"a": 1}'), ToolCall("call_b", "clock", "{}")))
 
 
 def test_a_call_in_pieces_gives_them_as_they_come(played: PlayedLane) -> None:
