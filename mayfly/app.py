@@ -148,7 +148,7 @@ def run_supervised() -> int:
     from mayfly.compat.process import die_with_parent, forbid_core_dumps
     from mayfly.compat.sockets import inherited_socket
     from mayfly.lanes.switchboard import supervised
-    from mayfly.wire.events import Access, Dismiss, Drains, EventPipe, Want
+    from mayfly.wire.events import Access, Drains, EventPipe
     from mayfly.wire.sentinel import Sentinel
     from mayfly.wire.spec import WebSpec, read_spec
 
@@ -165,7 +165,7 @@ def run_supervised() -> int:
     if not spec.settings.debug:
         forbid_core_dumps()
     sockets = [inherited_socket(descriptor) for descriptor in spec.listen_fds]
-    lanes = supervised(spec, lambda model: events.send(Want(model)), lambda model: events.send(Dismiss(model)))
+    lanes = supervised(spec, events.send)
     sentinel = Sentinel(spec.sentinel)
     facts = {"pid": os.getpid(), "generation": spec.generation, "model": None, "when": time.time()}
     _serve(sockets, spec.settings, lanes, lambda line: events.send(Access(line)),

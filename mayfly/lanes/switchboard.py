@@ -10,6 +10,7 @@ from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
 from mayfly.wire.board import VOCABULARY, Board
 from mayfly.wire.calls import MOST_CALLS_HELD
+from mayfly.wire.events import Dismiss, Keep, Want
 from mayfly.wire.spec import LaneSpec, WebSpec
 
 #: Makes the lane of this name for a model, by its id and what it is for; for VOCABULARY the id is "".
@@ -30,12 +31,14 @@ class Switchboard:
         new: makes other lanes; left out where there is no watchdog, and the configured models alone are served.
         known: returns the names of those that are open now.
         dismiss: asks for the end of a model's lane, by the model's id.
+        keep: says how long (s) it is to stay idle.
     """
 
     def __init__(self, configured: Mapping[str, Lane], models: Mapping[str, str], *, new: New = _alone,
-                 known: Callable[[], Collection[str]] = tuple, dismiss: Callable[[str], None] = lambda model: None
-                 ) -> None:
+                 known: Callable[[], Collection[str]] = tuple, dismiss: Callable[[str], None] = lambda model: None,
+                 keep: Callable[[str, float], None] = lambda model, seconds: None) -> None:
         self.configured = configured
+        self.keep = keep
         self._models = models
         self._new = new
         self._known = known
@@ -92,12 +95,11 @@ class Switchboard:
             return {**self.configured, **{name: lane for name, lane in self._lanes.items() if name in known}}
 
 
-def supervised(spec: WebSpec, ask: Callable[[str], None], dismiss: Callable[[str], None]) -> Switchboard:
+def supervised(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Switchboard:
     """Return the lanes of a web process that the watchdog has started.
 
     Args:
-        ask: asks the watchdog for the lane of a model by its id, or by "" for that of VOCABULARY.
-        dismiss: asks it for the end of a model's lane.
+        tell: tells the watchdog which lanes are asked for and which aren't needed any more.
     """
     board = Board(spec.board)
     open_lane = functools.partial(SocketLane, queue_limit=spec.settings.queue_limit)
@@ -109,8 +111,10 @@ def supervised(spec: WebSpec, ask: Callable[[str], None], dismiss: Callable[[str
 
     def new(name: str, model: str, kind: str) -> Lane:
         at_once = {"completion": spec.completions_at_once, "embedding": MOST_CALLS_HELD}
-        return open_lane(name, lambda: board.lane(name), summon=lambda: ask(model), served_at_once=at_once.get(kind, 1))
+        return open_lane(name, lambda: board.lane(name), summon=lambda: tell(Want(model)),
+                         served_at_once=at_once.get(kind, 1))
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},
-                       new=new, known=board.lanes, dismiss=dismiss)
+                       new=new, known=board.lanes, dismiss=lambda model: tell(Dismiss(model)),
+                       keep=lambda model, seconds: tell(Keep(model, seconds)))

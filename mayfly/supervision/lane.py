@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +62,14 @@ class Use:
         may_leave: it opens on demand and may leave.
         last: when somebody last asked for it or was served.
         expected: until when the call for which it opened is awaited; 0 once one was served.
+        keep: how long it stays idle (s), unless its place is needed before.
         file: what changes with its model's file.
     """
 
     may_leave: bool = False
     last: float = 0.0
     expected: float = 0.0
+    keep: float = math.inf
     file: object = None
 
     def note(self, when: float) -> None:
@@ -175,6 +179,9 @@ class Lane:
             "pid": ready.handle.pid if ready else None, "restarts": dict(self.restarts),
             "last_failure": self.last_failure, "address": self.address, "served_at_once": self.served_at_once,
             **self.engine}
+        if self.use.keep < math.inf:
+            # By the clock that people read: this one counts from the start of the machine.
+            facts["leaves_at"] = round(time.time() - time.monotonic() + self.use.last + self.use.keep)
         if self.prefixes is not None:
             facts["prefixes"] = vars(self.prefixes)
         if state != "ready" and self.starts.trouble:

@@ -96,6 +96,12 @@ class Residency:
         """Have a model's lane leave at the next look, if it is idle then."""
         self._dismissed.add(f"model:{model}")
 
+    def keep(self, model: str, seconds: float, lanes: dict[str, Lane]) -> None:
+        """Have a model's lane leave once it has been idle for so long."""
+        name = f"model:{model}"
+        if name in lanes:
+            lanes[name].use.keep = seconds
+
     def _wish(self, name: str, model: str, now: float) -> _Wish:
         wish = _Wish(name, model, 0, now)
         given_up = self._given_up.pop(name, None)
@@ -119,7 +125,7 @@ class Residency:
         """
         self._forget(now)
         gone = [lane for lane in lanes.values() if lane.use.may_leave and (
-            self._tried_enough(lane, now) or (lane.name in self._dismissed and self._idle(lane, now)))]
+            self._tried_enough(lane, now) or self._has_to_leave(lane, now))]
         for name in self._dismissed:
             self._wishes.pop(name, None)
         self._dismissed.clear()
@@ -129,6 +135,10 @@ class Residency:
                                         now)
         self._given_up.update((lane.name, lane) for lane in gone if lane.starts.failing)
         return gone
+
+    def _has_to_leave(self, lane: Lane, now: float) -> bool:
+        asked = lane.name in self._dismissed or now - lane.use.last >= lane.use.keep
+        return asked and self._idle(lane, now)
 
     def _tried_enough(self, lane: Lane, now: float) -> bool:
         if lane.starts.failing:
@@ -147,7 +157,7 @@ class Residency:
             except (ModelUnavailable, OSError) as exc:
                 wish.refused, wish.reason = True, str(exc)
                 continue
-            lane.use = Use(bool(wish.model), now, now + _EXPECTED, self._sockets.version(wish.model))
+            lane.use = Use(bool(wish.model), now, now + _EXPECTED, file=self._sockets.version(wish.model))
             opened.append(lane)
             del self._wishes[wish.lane]
         return opened

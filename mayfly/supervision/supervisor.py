@@ -28,6 +28,7 @@ from mayfly.wire.events import (
     Drains,
     Exited,
     Forked,
+    Keep,
     Log,
     Ready,
     Remembered,
@@ -144,6 +145,8 @@ class Supervisor:
             self._residency.want(event.model, told.at, self.lanes, now)
         elif isinstance(event, Dismiss):
             self._residency.dismiss(event.model)
+        elif isinstance(event, Keep):
+            self._residency.keep(event.model, event.seconds, self.lanes)
         elif lane is None:
             return  # the rest is a worker's to say
         elif isinstance(event, Ready):

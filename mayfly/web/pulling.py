@@ -133,6 +133,20 @@ def _as_answer(exc: BaseException) -> BaseException:
     return PullFailed(f"{exc}.") if isinstance(exc, ModelUnavailable) else exc
 
 
+def require_writable(service: Service, refused: str, advice: str) -> None:
+    """Require that the models' folder may be changed.
+
+    Args:
+        refused, advice: what can't be done otherwise, and what to do instead.
+
+    Raises:
+        InvalidRequest: it may not.
+    """
+    folder = service.settings.model_path
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise InvalidRequest(f"{refused}: MODEL_PATH is read-only. {advice}", status=409, code="read_only")
+
+
 def download(service: Service, name: str) -> Download:
     """Begin to fetch a model; what comes are `Progress`.
 
@@ -144,27 +158,26 @@ def download(service: Service, name: str) -> Download:
         raise NotFound("This is neither the name of a model on gpt4all's list, which is a file's without any "
                        "folder, nor one of the hub: hf:OWNER/REPO/FILE.gguf.", param="model",
                        code="model_not_found")
-    folder = service.settings.model_path
-    if folder.exists() and not os.access(folder, os.W_OK):
-        raise InvalidRequest("Models can't be fetched here: MODEL_PATH is read-only. Put the file where that folder "
-                             "comes from.", status=409, code="read_only")
+    require_writable(service, "Models can't be fetched here", "Put the file where that folder comes from.")
     if not service.pulling.acquire(blocking=False):
         raise InvalidRequest("Another model is being pulled: one download runs at a time.", status=409,
                              code="pull_in_progress")
     return Download(name, service.settings, service.pulling)
 
 
-def waited_for(source: Download) -> Generator[Wait, None, None]:
-    """Wait for a download's end.
+def waited_for(source: Download) -> Generator[Wait, None, str]:
+    """Wait for a download's end; return the model's id.
 
     Raises:
         CallError: it failed; the message says why.
     """
+    come: list[Progress] = []
     with contextlib.closing(source):
         while not source.finished:
-            source.advance(time.monotonic())
+            come = source.advance(time.monotonic())
             if not source.finished:
                 yield source.wait(math.inf)
+    return come[-1].model
 
 
 def routes(service: Service) -> list[Route]:

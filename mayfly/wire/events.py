@@ -102,6 +102,14 @@ class Dismiss:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """The lane of a model, given by its id, is to close once it has been idle for so long (s)."""
+
+    model: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Log:
     """A line for the log."""
 
@@ -113,7 +121,7 @@ class Drains:
     """The web process stops, and answers whoever still comes."""
 
 
-Event = Ready | CannotLoad | Forked | Exited | Served | Remembered | Access | Want | Dismiss | Log | Drains
+Event = Ready | CannotLoad | Forked | Exited | Served | Remembered | Access | Want | Dismiss | Keep | Log | Drains
 
 
 @dataclass(frozen=True)

@@ -175,5 +175,10 @@ def test_where_the_models_folder_is_read_only_deleting_and_fetching_are_refused_
                                headers={"Authorization": f"Bearer {KEY}"})
         status, code, message = refusal(answer)
         assert (status, code) == (409, "read_only") and "MODEL_PATH" in message
+        for method, path, body in (("POST", "/api/copy", {"source": "played", "destination": "other"}),
+                                   ("DELETE", "/api/delete", {"model": "played"})):
+            refused = requests.request(method, service.url + path, json=body, timeout=60,
+                                       headers={"Authorization": f"Bearer {KEY}"})
+            assert refused.status_code == 409 and "MODEL_PATH is read-only" in refused.json()["error"]
         assert ask(service, "kept").status_code == 200
     assert delete(service, "kept").status_code == 200

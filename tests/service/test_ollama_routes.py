@@ -21,6 +21,7 @@ from service import Service, until
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 COUNT = [{"role": "user", "content": "count"}]
 TEXT = "The cat sat on the mat."
+DECADES = 20 * 365 * 86400.0
 # Fields that a client sends though it means nothing by them.
 NOTHING: dict[str, Any] = {"suffix": "", "system": "", "template": "", "format": "", "raw": False, "tools": [],
                            "images": [], "think": None, "keep_alive": None, "logprobs": None, "of_tomorrow": {"a": 1}}
@@ -338,18 +339,22 @@ def test_a_long_text_is_cut_unless_that_is_forbidden(service: Service) -> None:
 # -- loading and leaving ------------------------------------------------------------------------------------------
 
 
-def loaded(service: Service) -> set[str]:
+def loaded(service: Service) -> dict[str, float]:
+    """Return which models are loaded, and for how many seconds more."""
     models = requests.get(service.url + "/api/ps", timeout=60).json()["models"]
-    for model in models:
-        left = datetime.datetime.fromisoformat(model["expires_at"].replace("Z", "+00:00")) - datetime.datetime.now(
-            datetime.timezone.utc)
-        assert left.days > 365 * 20 and model["size_vram"] == 0
-    return {model["name"] for model in models}
+    assert all(model["size_vram"] == 0 for model in models)
+    leave = {model["name"]: datetime.datetime.fromisoformat(model["expires_at"].replace("Z", "+00:00"))
+             for model in models}
+    now = datetime.datetime.now(datetime.timezone.utc)
+    left = {name: (at - now).total_seconds() for name, at in leave.items()}
+    assert left["played:latest"] > DECADES and left["all-MiniLM-L6-v2:latest"] > DECADES
+    return left
 
 
 def test_a_model_is_loaded_and_leaves_without_a_word_being_said(service: Service) -> None:
     assert ask(service, "/api/generate", model="tiny-llama")["done_reason"] == "load"
-    assert {"played:latest", "all-MiniLM-L6-v2:latest", "tiny-llama:latest"} == loaded(service)
+    assert {"played:latest", "all-MiniLM-L6-v2:latest", "tiny-llama:latest"} == set(loaded(service))
+    until(lambda: loaded(service)["tiny-llama:latest"] <= 301, what="the five minutes that it has")
     gone = ask(service, "/api/generate", model="tiny-llama", prompt="", keep_alive=0)
     assert (gone["done_reason"], gone["response"], gone["done"]) == ("unload", "", True)
     until(lambda: "tiny-llama:latest" not in loaded(service))
@@ -363,6 +368,16 @@ def test_a_model_is_loaded_and_leaves_without_a_word_being_said(service: Service
     # The configured ones stay.
     ask(service, "/api/generate", model="played", keep_alive=0)
     assert ask(service, "/api/chat", model="played", messages=COUNT)["message"]["content"] == COUNTED
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    ("/api/generate", {"prompt": "Hello", "options": {"num_predict": 1}}), ("/api/generate", {}),
+    ("/api/chat", {"messages": COUNT, "options": {"num_predict": 1}})])
+def test_an_idle_model_leaves_when_its_time_is_over(service: Service, path: str, said: dict[str, Any]) -> None:
+    ask(service, path, model="tiny-llama", keep_alive=-1, **said)
+    until(lambda: loaded(service)["tiny-llama:latest"] > DECADES)
+    ask(service, path, model="tiny-llama", keep_alive="700ms", **said)
+    until(lambda: "tiny-llama:latest" not in loaded(service))
 
 
 def test_a_text_of_an_older_client_waits_where_the_queue_is_full(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -275,5 +276,42 @@ def test_a_model_of_the_hub_is_pulled_by_its_quantization_with_a_token_that_noth
         assert TOKEN not in shown
         for process in ("app", "embedding"):
             assert TOKEN not in Path(f"/proc/{service.pid(process)}/environ").read_text()
+    finally:
+        hub.close()
+
+
+def test_a_model_that_ollamas_clients_pull_answers_to_the_name_that_they_asked_for(
+        start: Callable[..., Service], tmp_path: Path) -> None:
+    hub = PlayedHub()
+    for quantization, seed in (("Q4_K_M", 5), ("Q8_0", 6)):
+        hub.add(f"pulled-llama-{quantization}.gguf",
+                tiny_llama.make(tmp_path / "original.gguf", seed=seed).read_bytes())
+    try:
+        service = start(MODEL_NAME="none", API_KEYS=KEY, HF_ENDPOINT=hub.url)
+        pull = functools.partial(service.post, "/api/pull", headers={"Authorization": f"Bearer {KEY}"})
+        name = f"hf.co/{REPOSITORY}"
+        absent = service.post("/api/chat", {"model": name, "messages": [{"role": "user", "content": "Hi"}]})
+        assert (absent.status_code, absent.json()) == (404, {"error": f"model '{name}' not found"})
+        told = [json.loads(line) for line in pull({"model": name}).text.splitlines()]
+        total = (tmp_path / "original.gguf").stat().st_size
+        downloading = [line for line in told if line["status"].startswith("pulling ") and "total" in line]
+        assert {line["total"] for line in downloading} == {total} and downloading[0]["completed"] == 0
+        assert all(line["digest"].startswith("sha256:") for line in downloading)
+        assert [line["status"] for line in told if line not in downloading] == [
+            "pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+        other = f"{name}:Q8_0"
+        assert pull({"model": other, "stream": False}).json() == {"status": "success"}
+        listed = {model["name"] for model in requests.get(service.url + "/api/tags", timeout=60).json()["models"]}
+        assert {f"{name}:latest", other, "pulled-llama-Q8_0:latest"} <= listed
+        answers = {each: service.post("/api/generate", {
+            "model": each, "prompt": "Hello", "raw": True, "stream": False,
+            "options": {"num_predict": 8, "temperature": 0}}).json() for each in (name, other)}
+        assert {each: answer["model"] for each, answer in answers.items()} == {name: name, other: other}
+        assert answers[name]["response"] != answers[other]["response"]
+        hub.requests.clear()
+        assert json.loads(pull({"model": name}).text.splitlines()[-1]) == {"status": "success"}
+        assert hub.requests == []  # it is there
+        unknown = pull({"model": f"{name}:Q2_K"})
+        assert unknown.status_code == 404 and isinstance(unknown.json()["error"], str)
     finally:
         hub.close()

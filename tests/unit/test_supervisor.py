@@ -20,7 +20,7 @@ from mayfly.supervision.reports import Reports
 from mayfly.supervision.supervisor import Supervisor
 from mayfly.wire import exits
 from mayfly.wire.address import LaneAddress
-from mayfly.wire.events import CannotLoad, Dismiss, Drains, Event, Exited, Forked, Ready, Served, Told, Want
+from mayfly.wire.events import CannotLoad, Dismiss, Drains, Event, Exited, Forked, Keep, Ready, Served, Told, Want
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.thread_table import Table
 
@@ -544,6 +544,27 @@ def test_a_model_that_is_dismissed_leaves_unless_it_is_in_use_or_configured(many
     many.send(web, Dismiss("a"))
     many.tick()
     assert many.lanes() == set()
+
+
+def test_a_model_leaves_once_it_has_been_idle_for_as_long_as_it_is_kept(many: Rig) -> None:
+    web = many.spawner.latest("app")[0]
+    many.want("a")
+    many.tick()
+    many.come_up("model1")
+    many.rest(3)
+    for name in ("a", "completion-model", "absent"):
+        many.send(web, Keep(name, 10.0))
+    many.rest(6)
+    assert many.lanes() == {"a"}
+    many.send(many.spawner.latest("model1")[0], Served(1, "answered", 0.1, 1))
+    many.rest(9)
+    assert many.lanes() == {"a"}  # it was used meanwhile
+    many.table[many.supervisor.lanes["model:a"].places[0]] = 1
+    many.rest(3)
+    assert many.lanes() == {"a"}
+    many.table[many.supervisor.lanes["model:a"].places[0]] = 0
+    many.tick()
+    assert many.lanes() == set() and {"embedding", "completion"} <= set(many.supervisor.lanes)
 
 
 def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:

@@ -18,9 +18,13 @@ from mayfly.web.schemas import TEXT, Text, at_most
 
 _NOTHING_HERE = "which changes nothing here"
 _DURATION = r"^[+-]?(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+)$"
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _KEEP_ALIVE = 'a number of seconds, or a duration such as "5m" or "1h30m"'
 
 _KeepAlive = float | Annotated[str, Field(pattern=_DURATION)] | None
+# What Ollama does where nothing is said.
+_KEPT = 300.0
+_FOR_EVER = 1e9
 
 
 def _whole(value: Any) -> Any:
@@ -108,13 +112,23 @@ SAME = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty",
         "frequency_penalty", "stop")
 
 
-class _Completing(OpenAIBody):
-    """What both kinds of completions have in common."""
+class _Computing(OpenAIBody):
+    """What all bodies have in common that have a model compute."""
 
     model: str = Field("", description="a model's name")
+    keep_alive: _KeepAlive = Field(None, description=_KEEP_ALIVE)
+
+    def keeps(self) -> float:
+        """Return how long the model stays idle after the answer, in seconds: 0 has it leave at once."""
+        seconds = _KEPT if self.keep_alive is None else _seconds(self.keep_alive)
+        return min(seconds, _FOR_EVER) if seconds >= 0 else _FOR_EVER
+
+
+class _Completing(_Computing):
+    """What both kinds of completions have in common."""
+
     stream: bool = Field(True, description="true or false")
     options: Options | None = Field(None, description="an object")
-    keep_alive: _KeepAlive = Field(None, description=_KEEP_ALIVE)
     format: Literal["", "json"] | dict[str, Any] = Field(
         "", description='"json" or a JSON schema, where the model\'s engine can be held to a form')
     think: bool | Literal["low", "medium", "high", "max"] = Field(
@@ -140,18 +154,16 @@ class _Completing(OpenAIBody):
             told["response_format"] = {"type": "json_schema", "json_schema": {"name": "format", "schema": self.format}}
         return told
 
-    def unloads(self) -> bool:
-        """Tell whether the model is to leave after the answer."""
-        return self.keep_alive is not None and _seconds(self.keep_alive) == 0
-
     def lacking(self, what: str, field: str) -> InvalidRequest:
         """Return the error for what no model here can do."""
         return InvalidRequest(f"{shown_name(self.model)} does not support {what}: leave out '{field}'", param=field)
 
 
 def _seconds(duration: float | str) -> float:
-    # What matters is whether it is nothing.
-    return float(duration) if not isinstance(duration, str) else sum(map(float, re.findall(r"[0-9.]+", duration)))
+    if not isinstance(duration, str):
+        return float(duration)
+    seconds = sum(float(amount) * _UNITS[unit] for amount, unit in re.findall(r"([0-9.]+)([a-zµ]+)", duration))
+    return -seconds if duration.startswith("-") else seconds
 
 
 class OllamaChatMessage(OpenAIBody):
@@ -218,15 +230,13 @@ class GenerateBody(_Completing):
                 "messages": [*system, {"role": "user", "content": self.prompt}]}
 
 
-class OllamaEmbedBody(OpenAIBody):
+class OllamaEmbedBody(_Computing):
     """`POST /api/embed`."""
 
-    model: str = Field("", description="a model's name")
     input: str | list[str] | None = Field(None, description="a string or a list of strings")
     truncate: bool = Field(True, description="true or false")
     dimensions: int | None = Field(None, ge=1, description="a whole number from 1")
     options: dict[str, Any] = Field({}, description=f"an object, {_NOTHING_HERE}")
-    keep_alive: _KeepAlive = Field(None, description=_KEEP_ALIVE)
 
     def texts(self, most: int) -> tuple[str, ...]:
         """Return the texts to embed, at most `most` of them; an empty string alone is none."""
@@ -236,10 +246,8 @@ class OllamaEmbedBody(OpenAIBody):
         return tuple(text.replace("\0", "") for text in at_most("input", texts, most))
 
 
-class OllamaEmbeddingsBody(OpenAIBody):
+class OllamaEmbeddingsBody(_Computing):
     """`POST /api/embeddings`."""
 
-    model: str = Field("", description="a model's name")
     prompt: str = Field("", description="a string")
     options: dict[str, Any] = Field({}, description=f"an object, {_NOTHING_HERE}")
-    keep_alive: _KeepAlive = Field(None, description=_KEEP_ALIVE)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 from mayfly.errors import InvalidRequest
-from mayfly.flow import Answer, Flow, Wait
+from mayfly.flow import Flow
 from mayfly.web.catalogue import Model
 from mayfly.web.choices import Choices, Part
-from mayfly.web.deleting import unloaded
 from mayfly.web.flows import as_json, result, stream
 from mayfly.web.ollama import answers
 from mayfly.web.ollama.bodies import SAME, GenerateBody, OllamaChatBody
+from mayfly.web.ollama.keeping import kept
 from mayfly.web.ollama.lines import NDJSON, Lines
 from mayfly.web.ollama.routing import named, route
 from mayfly.web.openai import call_of
@@ -27,8 +26,6 @@ from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
 from mayfly.wire.calls import CompletionCall, Finished, Sampling
 
-# How long a model that is to leave after an answer has for it, while the caller waits (s).
-_PATIENCE = 2.0
 # What fields of OpenAI's bodies are called here.
 _CALLED = {"response_format": "format", "max_tokens": "options.num_predict",
            **{name: f"options.{name}" for name in (*SAME, "seed", "repeat_last_n")}}
@@ -64,14 +61,13 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
         raise body.lacking(kind, "model")
     prompt = body.prompt if isinstance(body, GenerateBody) else body.messages
     if not prompt:
-        return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.unloads())
+        return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.keeps())
     with _in_its_words():
         call, model = _call(service, asked, body)
     [call] = seeded(asked, model, [call])
     choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)
     made = _streamed(choices, lines, asked.id) if body.stream else _whole(choices, lines, asked.id)
-    if body.unloads():
-        made = _leaving(service, model, made)
+    made = kept(service, model, body.keeps(), made)
     return service.catalogue.naming("prompt" if isinstance(body, GenerateBody) else "messages", model, made)
 
 
@@ -120,21 +116,12 @@ def _tell_of_dropped(end: Finished, request_id: str) -> None:
                          "window has no room for them\n")
 
 
-def _leaving(service: Service, model: Model, flow: Flow) -> Flow:
-    """Have the model leave after an answer, if it may; the client hears of the end when it has."""
-    yield from flow
-    yield from unloaded(service, model.id, time.monotonic() + _PATIENCE)
+def _load(service: Service, asked: Asked, model: Model, lines: Lines, seconds: float) -> Flow:
+    yield from kept(service, model, seconds, _loaded(service, asked, model) if seconds else ())
+    yield as_json(lines.without_text("load" if seconds else "unload"))
 
 
-def _load(service: Service, asked: Asked, model: Model, lines: Lines, unload: bool) -> Flow:
-    if unload:
-        yield from unloaded(service, model.id, time.monotonic() + _PATIENCE)
-    else:
-        yield from _loaded(service, asked, model)
-    yield as_json(lines.without_text("unload" if unload else "load"))
-
-
-def _loaded(service: Service, asked: Asked, model: Model) -> Generator[Wait | Answer, Any, None]:
+def _loaded(service: Service, asked: Asked, model: Model) -> Flow:
     lane = service.switchboard.lane(model.lane)
     if not lane.ready():
         # A lane opens for a call.

@@ -15,6 +15,7 @@ from mayfly.web.embedding import vectors
 from mayfly.web.flows import result
 from mayfly.web.ollama import answers
 from mayfly.web.ollama.bodies import OllamaEmbedBody, OllamaEmbeddingsBody
+from mayfly.web.ollama.keeping import kept
 from mayfly.web.ollama.lines import nanoseconds
 from mayfly.web.ollama.routing import named, route
 from mayfly.web.routes import Asked, Route
@@ -29,7 +30,8 @@ def routes(service: Service) -> list[Route]:
         if not isinstance(asked.sent.get("input") or "", str | list):
             raise InvalidRequest("invalid input type: 'input' has to be a string or a list of strings", param="input")
         body = validate(OllamaEmbedBody, asked.sent, asked.ignored)
-        return _embed(service, asked, body, _embedding_model(service, body.model))
+        model = _embedding_model(service, body.model)
+        return kept(service, model, body.keeps(), _embed(service, asked, body, model))
 
     def embeddings(asked: Asked) -> Flow:
         body = validate(OllamaEmbeddingsBody, asked.sent, asked.ignored)
@@ -40,7 +42,8 @@ def routes(service: Service) -> list[Route]:
             return {"embedding": rows[0] if body.prompt else []}
 
         # Its callers make many calls at once, look at no status, and keep what isn't there as a vector.
-        return vectors(service.switchboard.lane(model.lane), call, asked.deadline, _writer(call, written), patient=True)
+        made = vectors(service.switchboard.lane(model.lane), call, asked.deadline, _writer(call, written), patient=True)
+        return kept(service, model, body.keeps(), made)
 
     return [
         route("POST", "/api/embed", embed, "Embed texts, as Ollama's API", body=OllamaEmbedBody,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 from mayfly.errors import CallError, InvalidRequest, NotFound
@@ -26,8 +27,8 @@ from mayfly.web.service import Service
 
 # The version of Ollama that is imitated: some clients refuse older ones.
 _VERSION = "0.14.2"
-# Nothing leaves at a certain time; clients show a time that is far enough away as none.
-_FOREVER = "2318-01-01T00:00:00Z"
+# Clients show a time that is far enough away as none.
+_FOREVER = datetime(2318, 1, 1, tzinfo=timezone.utc).timestamp()
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:/-]{0,127}")
 _LINES = Form(NDJSON, line, failure)
 
@@ -47,9 +48,9 @@ def routes(service: Service) -> list[Route]:
         return as_json(_shown(named(service, validate(ShowBody, asked.sent, asked.ignored).named())))
 
     def ps(asked: Asked) -> Answer:
-        loaded = [model for model in _usable(service)
-                  if service.switchboard.lane(model.lane).status().get("state") == "ready"]
-        return as_json({"models": [_loaded(model) for model in loaded]})
+        said = [(model, service.switchboard.lane(model.lane).status()) for model in _usable(service)]
+        return as_json({"models": [_loaded(model, status.get("leaves_at", _FOREVER)) for model, status in said
+                                   if status.get("state") == "ready"]})
 
     def pull(asked: Asked) -> Flow:
         return _pull(service, asked, validate(OllamaPullBody, asked.sent, asked.ignored))
@@ -109,8 +110,8 @@ def _entry(name: str, model: Model) -> dict[str, Any]:
             "capabilities": [model.kind]}
 
 
-def _loaded(model: Model) -> dict[str, Any]:
-    return {**_identity(tagged(model.id), _file(model)), "details": _details(model), "expires_at": _FOREVER,
+def _loaded(model: Model, leaves_at: float) -> dict[str, Any]:
+    return {**_identity(tagged(model.id), _file(model)), "details": _details(model), "expires_at": rfc3339(leaves_at),
             "size_vram": 0, "context_length": model.window}
 
 
@@ -161,7 +162,16 @@ def _pull(service: Service, asked: Asked, body: OllamaPullBody) -> Flow:
         source = pulling.download(service, re.sub(r"^(hf\.co|huggingface\.co)/", "hf:", name))
     else:
         return _there_already(body.stream)
-    return stream(source, _Told().render, asked.id, _LINES) if body.stream else _waited_for(source)
+    told = _Told(lambda model: _known_as(service, name, model))
+    return stream(source, told.render, asked.id, _LINES) if body.stream else _waited_for(source, told.fetched)
+
+
+def _known_as(service: Service, name: str, model: str) -> None:
+    """Have a model that was just fetched be found by the name that it was asked for with."""
+    try:
+        service.catalogue.resolve(name, None)
+    except NotFound:
+        service.catalogue.aliases.add(name, model)
 
 
 def _there_already(streamed: bool) -> Flow:
@@ -172,15 +182,20 @@ def _there_already(streamed: bool) -> Flow:
     yield line({"status": "pulling manifest"}) + line({"status": "success"})
 
 
-def _waited_for(source: pulling.Download) -> Flow:
-    yield from pulling.waited_for(source)
+def _waited_for(source: pulling.Download, fetched: Callable[[str], None]) -> Flow:
+    fetched((yield from pulling.waited_for(source)))
     yield as_json({"status": "success"})
 
 
 class _Told:
-    """The lines of a download."""
+    """The lines of a download.
 
-    def __init__(self) -> None:
+    Args:
+        fetched: called with the model's id before its client hears of the end.
+    """
+
+    def __init__(self, fetched: Callable[[str], None]) -> None:
+        self.fetched = fetched
         self._said: set[str] = set()
 
     def render(self, item: Progress) -> Iterator[dict[str, Any]]:
@@ -194,6 +209,7 @@ class _Told:
             yield from self._once("verifying sha256 digest")
         else:
             yield from self._once("writing manifest")
+            self.fetched(item.model)
             yield {"status": "success"}
 
     def _once(self, status: str) -> Iterator[dict[str, Any]]:
@@ -203,6 +219,7 @@ class _Told:
 
 
 def _delete(service: Service, asked: Asked, name: str) -> Flow:
+    _require_names(service)
     if service.catalogue.aliases.remove(name):
         yield _done()
         return
@@ -216,7 +233,12 @@ def _delete(service: Service, asked: Asked, name: str) -> Flow:
     yield _done()
 
 
+def _require_names(service: Service) -> None:
+    pulling.require_writable(service, "Models and their names can't be changed here", "Set names in MODEL_ALIASES.")
+
+
 def _copy(service: Service, body: CopyBody) -> Answer:
+    _require_names(service)
     model = named(service, body.source)
     if not _ALIAS.fullmatch(body.destination):
         raise InvalidRequest("'destination' has to be a name of letters, digits and ._:/-", param="destination")
