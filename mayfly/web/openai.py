@@ -62,8 +62,7 @@ def routes(service: Service) -> list[Route]:
 
     def chat(asked: Asked) -> Flow:
         body = validate(ChatBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
-        call = replace(call_of(service, asked, body), messages=body.turns())
-        return _complete(service, "chat", asked, [call] * body.n, body, body.n, [])
+        return _complete(service, "chat", asked, [chat_call(service, asked, body)] * body.n, body, body.n, [])
 
     return [
         Route("GET", "/v1/models", models, "List the models", TAG, answer=answers.ModelList),
@@ -85,6 +84,11 @@ def call_of(service: Service, asked: Asked, body: TextBody | ChatBody) -> Comple
     return CompletionCall(asked.id, sampling=body.sampling(service.settings.n_ctx), threads=body.thread_count,
                           prompt_batch=body.prompt_batch_size, features=body.features(),
                           namespace=service.gate.access.namespace(asked.environ))
+
+
+def chat_call(service: Service, asked: Asked, body: ChatBody) -> CompletionCall:
+    """Return the call that a body for a chat means."""
+    return replace(call_of(service, asked, body), messages=body.turns())
 
 
 def _complete(service: Service, form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from mayfly.errors import InvalidRequest
 from mayfly.flow import Flow
 from mayfly.web.catalogue import Model
 from mayfly.web.choices import Choices, Part
@@ -19,11 +17,12 @@ from mayfly.web.ollama.keeping import kept
 from mayfly.web.ollama.lines import NDJSON, Lines
 from mayfly.web.ollama.routing import named, route
 from mayfly.web.openai import call_of
-from mayfly.web.openai_schemas import ChatBody, TextBody
+from mayfly.web.openai_schemas import TextBody
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
 from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
+from mayfly.web.translating import Translated, in_words
 from mayfly.wire.calls import CompletionCall, Finished, Sampling
 
 # What fields of OpenAI's bodies are called here.
@@ -62,8 +61,7 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
     prompt = body.prompt if isinstance(body, GenerateBody) else body.messages
     if not prompt:
         return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.keeps())
-    with _in_its_words():
-        call, model = _call(service, asked, body)
+    call, model = _call(service, asked, body)
     [call] = seeded(asked, model, [call])
     choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)
     made = _streamed(choices, lines, asked.id) if body.stream else _whole(choices, lines, asked.id)
@@ -74,25 +72,11 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
 def _call(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody) -> tuple[CompletionCall, Model]:
     n_ctx = service.settings.n_ctx
     told = body.translated(n_ctx)
-    ignored: list[str] = []
-    if "prompt" in told:
-        text = validate(TextBody, told, ignored, n_ctx=n_ctx)
+    if "prompt" not in told:
+        return Translated(told, _CALLED, drop_oldest=body.truncate).call(service, asked)
+    with in_words(_CALLED):
+        text = validate(TextBody, told, [], n_ctx=n_ctx)
         return replace(call_of(service, asked, text), text=text.prompts()[0]), service.catalogue.completing(text)
-    chat = validate(ChatBody, told, ignored, n_ctx=n_ctx)
-    call = replace(call_of(service, asked, chat), messages=chat.turns(), drop_oldest=body.truncate)
-    return call, service.catalogue.completing(chat)
-
-
-@contextlib.contextmanager
-def _in_its_words() -> Iterator[None]:
-    """Have what is wrong with OpenAI's body said of the one that was sent."""
-    try:
-        yield
-    except InvalidRequest as exc:
-        called = _CALLED.get(exc.param or "", exc.param)
-        exc.message = exc.message.replace(f"'{exc.param}'", f"'{called}'")
-        exc.param = called
-        raise
 
 
 def _whole(choices: Choices, lines: Lines, request_id: str) -> Flow:

@@ -1,0 +1,85 @@
+"""What the routes in other forms than OpenAI's have in common: their bodies are translated to one of OpenAI's, which is
+what is checked further and what makes the call. What is wrong with it is said in the words of the one that was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mayfly.errors import InvalidRequest
+from mayfly.flow import Flow
+from mayfly.web.catalogue import Model
+from mayfly.web.choices import Choices
+from mayfly.web.openai import chat_call
+from mayfly.web.openai_schemas import ChatBody
+from mayfly.web.routes import Asked
+from mayfly.web.schemas import validate
+from mayfly.web.seeds import seeded
+from mayfly.web.service import Service
+from mayfly.wire.calls import CompletionCall
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A body in another form, as one for OpenAI's chats.
+
+    Attributes:
+        told: that one, as JSON.
+        called: what its fields are called in the one that was sent, where that isn't the same. A field without a name
+            of its own has that of the one that it is in.
+        drop_oldest: see CompletionCall.
+    """
+
+    told: dict[str, Any]
+    called: Mapping[str, str] = field(default_factory=dict)
+    drop_oldest: bool = False
+
+    def call(self, service: Service, asked: Asked) -> tuple[CompletionCall, Model]:
+        """Return the call that it means, and the model that serves it.
+
+        Raises:
+            InvalidRequest: something is wrong with it.
+        """
+        with in_words(self.called):
+            body = validate(ChatBody, self.told, [], n_ctx=service.settings.n_ctx)
+            call = replace(chat_call(service, asked, body), drop_oldest=self.drop_oldest)
+            return call, service.catalogue.completing(body)
+
+    def begun(self, service: Service, asked: Asked) -> tuple[Choices, Model]:
+        """Return its completion, of which nothing is made yet, and the model that makes it.
+
+        Raises:
+            InvalidRequest: something is wrong with it.
+        """
+        call, model = self.call(service, asked)
+        [call] = seeded(asked, model, [call])
+        return Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
+                       in_pieces=self.told.get("stream", False)), model
+
+    def naming(self, service: Service, model: Model, flow: Flow) -> Flow:
+        """Have what the model's process refuses said in the words of the body that was sent."""
+        with in_words(self.called):
+            yield from service.catalogue.naming("messages", model, flow)
+
+
+@contextlib.contextmanager
+def in_words(called: Mapping[str, str]) -> Iterator[None]:
+    """Have what is wrong with OpenAI's body said of the one that was sent.
+
+    Args:
+        called: see Translated.
+
+    Raises:
+        InvalidRequest: what was raised, in other words.
+    """
+    try:
+        yield
+    except InvalidRequest as exc:
+        param = exc.param or ""
+        name = called.get(param) or called.get(param.partition(".")[0]) or param
+        exc.message = exc.message.replace(f"'{param}'", f"'{name}'")
+        exc.param = name or None
+        raise
