@@ -189,7 +189,8 @@ class LlamaCpp(Backend):
             seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 talkie xverse
             """)}
     features = frozenset({"seed", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "dry_multiplier",
-                          "xtc_probability", "logprobs", "top_logprobs", "n_ctx"})
+                          "xtc_probability", "logprobs", "top_logprobs", "n_ctx", "response_format", "format",
+                          "grammar", "regex"})
 
     def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend. What completes can be trained to make vectors too."""

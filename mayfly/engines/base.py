@@ -138,6 +138,10 @@ class CompletionEngine(Protocol):
         """Give the sampler fresh random numbers and a state in which nothing is evaluated; forks would otherwise all
         draw the same."""
 
+    def equip(self) -> None:
+        """Make what calls with a `form` need, once, after the first of them: in the process that forks, so that its
+        later forks have it."""
+
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
 
@@ -166,6 +170,7 @@ class CompletionEngine(Protocol):
 
         Raises:
             ContextLengthExceeded: the prompt doesn't fit.
+            InvalidRequest: `sampling.form` can't be compiled, or no answer has it.
             EngineFailed: the engine reported an error.
         """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header
+from mayfly.prompts.form_words import with_form_told
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment, without_bos, without_doubled_blanks
 from mayfly.prompts.template import ChatTemplate
@@ -39,7 +40,8 @@ class Prompting:
         """Put a call's messages into the model's template (or take its bare text)."""
         if call.text is not None:
             return [Segment(call.text, special=False)]
-        segments = without_bos(self._template.render(call.messages), self._superfluous_bos)
+        messages = with_form_told(call.messages, call.sampling.form)
+        segments = without_bos(self._template.render(messages), self._superfluous_bos)
         return without_doubled_blanks(segments, self._blank_follows)
 
     def turn_marks(self, call: CompletionCall) -> Sequence[str]:

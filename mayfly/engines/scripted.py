@@ -119,6 +119,9 @@ class ScriptedCompletions:
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 
+    def equip(self) -> None:
+        """It can't hold an answer to a form."""
+
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
         if call.text is not None:

@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
+from mayfly.web.answer_forms import form_of_object, form_of_schema
+from mayfly.web.bodies import kind
 from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, Body, EmbedBody, SampledBody, Text, listed
-from mayfly.wire.calls import Message, Sampling
+from mayfly.wire.calls import Form, Message, Sampling
 
 MOST_CHOICES = 16
 # LangChain asks for 20 prompts at a time; each may be asked for several choices.
@@ -48,6 +50,35 @@ _None = Annotated[list[Any], Field(max_length=0)]
 _NO_TOOLS = "left out: there are no tools here"
 
 
+class ResponseFormat(OpenAIBody):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description='"text", or where the model\'s engine can be held to a form, "json_object" or "json_schema"')
+    json_schema: dict[str, Any] = Field({}, description='an object such as {"name": "cat", "schema": a JSON schema}')
+
+    def form(self) -> Form:
+        """Return it as what an answer is held to, whether `strict` or not.
+
+        Raises:
+            InvalidRequest: there is no schema.
+        """
+        if self.type == "json_object":
+            return form_of_object("response_format")
+        param = "response_format.json_schema.schema"
+        schema = self.json_schema.get("schema")
+        if schema is None:
+            raise InvalidRequest(f"The field '{param}' is missing: add it, with a JSON schema.", param=param,
+                                 code="missing_field")
+        if not isinstance(schema, dict):
+            raise InvalidRequest(f"'{param}' has to be a JSON schema, not {kind(schema)}.", param=param)
+        return form_of_schema(schema, "response_format")
+
+
+def _unless_text(form: ResponseFormat | None) -> ResponseFormat | None:
+    return None if form is not None and form.type == "text" else form
+
+
 class _Sampled(SampledBody, OpenAIBody):
     """What both kinds of completions have in common."""
 
@@ -62,6 +93,12 @@ class _Sampled(SampledBody, OpenAIBody):
     thread_count: int | None = Field(None, ge=1, description="a whole number from 1 (above THREADS it is THREADS)")
     reload: bool = Field(True, description="true or false; every completion begins with an empty state anyway")
     user: str = Field("", description=UNUSED)
+    response_format: Annotated[ResponseFormat | None, AfterValidator(_unless_text)] = Field(
+        None, description='an object such as {"type": "text"}')
+
+    def json_form(self) -> Form | None:
+        """See SampledBody."""
+        return self.response_format.form() if self.response_format is not None else None
 
     def echoes(self) -> bool:
         """Tell whether each completion begins with its prompt."""
@@ -197,18 +234,6 @@ _MostTokens = Annotated[_From1 | None, BeforeValidator(
     _without_limit, json_schema_input_type=_From1 | Literal[-1] | None)]
 
 
-class ResponseFormat(OpenAIBody):
-    """The form of an answer."""
-
-    type: Literal["text", "json_object", "json_schema"] = Field(
-        description='"text", or where the model\'s engine can be held to a form, "json_object" or "json_schema"')
-    json_schema: dict[str, Any] = Field({}, description="an object")
-
-
-def _unless_text(form: ResponseFormat | None) -> ResponseFormat | None:
-    return None if form is not None and form.type == "text" else form
-
-
 class ChatBody(_Sampled):
     """`POST /v1/chat/completions`."""
 
@@ -217,8 +242,6 @@ class ChatBody(_Sampled):
         description=f"a non-empty list of up to {MOST_MESSAGES} messages")
     max_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
     max_completion_tokens: _MostTokens = Field(None, description=MAX_TOKENS)
-    response_format: Annotated[ResponseFormat | None, AfterValidator(_unless_text)] = Field(
-        None, description='an object such as {"type": "text"}')
     logprobs: bool = Field(False, description="true or false, and true where the model's engine gives probabilities")
     top_logprobs: int = Field(
         0, ge=0, le=20, description="a whole number from 0 to 20, where the model's engine gives probabilities")

@@ -25,9 +25,10 @@ from pydantic_core import CoreSchema
 
 from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
+from mayfly.web.answer_forms import form_of_grammar, form_of_object, form_of_regex, form_of_schema
 from mayfly.web.bodies import kind
 from mayfly.web.sieve import harmless, object_in, sift
-from mayfly.wire.calls import Message, Sampling
+from mayfly.wire.calls import Form, Message, Sampling
 
 _GPT4ALL = Sampling()
 
@@ -129,6 +130,9 @@ _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _WHERE_SAMPLER = "where the model's engine has such a sampler"
 _PENALTY = "a number from -2 to 2, where the model's engine has such a penalty"
 
+_NO_FORM = "{engine} can't be held to a form, llamacpp can"
+_WHERE_FORM = "where the model's engine can be held to a form"
+
 #: Fields that an engine may have nothing for: how a refusal ends then. What they are left out is their default.
 _LACKING = {
     "seed": "left out: {engine} takes no seed",
@@ -142,7 +146,10 @@ _LACKING = {
     "suffix": "left out: {engine} can't fill gaps",
     "logprobs": "left out: {engine} gives no probabilities",
     "top_logprobs": "0 or left out: {engine} gives no probabilities",
-    "response_format": "of the type text or left out: {engine} can't be held to another form",
+    "response_format": f"of the type text or left out: {_NO_FORM}",
+    "format": f"left out: {_NO_FORM}",
+    "grammar": f"left out: {_NO_FORM}",
+    "regex": f"left out: {_NO_FORM}",
 }
 
 
@@ -177,6 +184,8 @@ class SampledBody(Body):
                         "model's engine can bias tokens")
     frequency_penalty: _Penalty = Field(0, description=_PENALTY)
     presence_penalty: _Penalty = Field(0, description=_PENALTY)
+    grammar: Text = Field("", description=f"a grammar in Lark's form or in GBNF, {_WHERE_FORM}")
+    regex: Text = Field("", description=f"a regular expression that the whole answer matches, {_WHERE_FORM}")
 
     def most_tokens(self) -> int | None:
         """Return how many tokens are sampled at most; None is up to the window's end."""
@@ -195,8 +204,25 @@ class SampledBody(Body):
         chosen = {each.name: getattr(self, each.name) for each in dataclasses.fields(Sampling)
                   if each.name in type(self).model_fields}
         chosen.update(max_tokens=most and min(most, n_ctx), repeat_last_n=min(self.repeat_last_n, n_ctx),
-                      stop=tuple(self.stop), logprobs=self.alternatives())
+                      stop=tuple(self.stop), logprobs=self.alternatives(), form=self.form())
         return Sampling(**chosen)
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to.
+
+        Raises:
+            InvalidRequest: to more than one form.
+        """
+        forms = [each for each in (self.json_form(), form_of_grammar(self.grammar), form_of_regex(self.regex)) if each]
+        if len(forms) > 1:
+            first, second = forms[:2]
+            raise InvalidRequest(f"'{second.param}' has to be left out where '{first.param}' is sent: an answer has "
+                                 "one form.", param=second.param)
+        return forms[0] if forms else None
+
+    def json_form(self) -> Form | None:
+        """Return what of it is asked for as JSON."""
+        return None
 
     def alternatives(self) -> int | None:
         """Return how many of the likeliest tokens are told with the log-probability of each; None tells none."""
@@ -228,6 +254,14 @@ class CompletionBody(SampledBody):
     assist: Text = Field("", description=TEXT)
     # What gpt4all would do with less than 1 token or more than the window holds is not what anybody wants.
     max_tokens: int = Field(_GPT4ALL.max_tokens or 200, ge=1, description=MAX_TOKENS)
+
+    format: Literal["", "json"] | dict[str, Any] = Field("", description=f'"json" or a JSON schema, {_WHERE_FORM}')
+
+    def json_form(self) -> Form | None:
+        """See SampledBody."""
+        if self.format == "json":
+            return form_of_object("format")
+        return form_of_schema(self.format, "format") if isinstance(self.format, dict) else None
 
     def messages(self) -> tuple[Message, ...]:
         """Return the conversation: the persona, the earlier answer and the prompt, as far as there are any.

@@ -61,6 +61,25 @@ class Tool:
     strict: bool = False
 
 
+#: The schema of any JSON object.
+ANY_OBJECT = '{"type":"object"}'
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer is held to.
+
+    Attributes:
+        kind: of `text`: a JSON schema, a grammar in Lark's or in llama.cpp's form, or a regular expression that the
+            whole answer matches.
+        param: the field of the request that it came in.
+    """
+
+    kind: Literal["json_schema", "lark", "gbnf", "regex"]
+    text: str
+    param: str = "response_format"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen; the defaults are gpt4all's own (`GPT4All.generate`).
@@ -69,7 +88,7 @@ class Sampling:
     the engines that have it: `seed` makes what is random the same again, `logit_bias` is by token ids, the penalties
     count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp. With `logprobs` each token
     is told with its log-probability and so many of the likeliest in its place, and with `prompt_logprobs` the prompt's
-    tokens are too. `n_ctx` is a smaller window than the model's.
+    tokens are too. `n_ctx` is a smaller window than the model's. `form` allows only tokens that it can go on with.
     """
 
     max_tokens: int | None = 200
@@ -93,6 +112,7 @@ class Sampling:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     n_ctx: int | None = None
+    form: Form | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A generation: a process forked from a loaded model that answers exactly one completion call, and exits.
 
 Its parent is the template, which forks it ahead of its call. It tells the watchdog that it is there, and its parent
-that it is ready, that it has read a request which wasn't whole when it got it, and that it is done; its end it tells by
-the end of the channel. It asks its parent for what the prefix store has of its prompt, and hands back what it has
-evaluated itself.
+that it is ready, that it has read a request which wasn't whole when it got it, that its call had a form, and that it is
+done; its end it tells by the end of the channel. It asks its parent for what the prefix store has of its prompt, and
+hands back what it has evaluated itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from mayfly.compat.sockets import hung_up, readable
 from mayfly.engines.base import CompletionEngine
 from mayfly.wire import exits
-from mayfly.wire.calls import Request
+from mayfly.wire.calls import CompletionCall, Request
 from mayfly.wire.events import EventPipe, Forked
 from mayfly.wire.sentinel import Sentinel
 from mayfly.wire.spec import Spec
@@ -31,6 +31,7 @@ from mayfly.workers.serving import Completer
 READY = b"r"
 READ = b"c"
 DONE = b"d"
+FORM = b"f"
 
 #: For no place in the thread budget.
 NO_PLACE = 0xFFFF
@@ -110,6 +111,8 @@ class Generation:
         served = completer.serve(line, request)
         self._sentinel.remove()
         self._events.send(served)
+        if isinstance(request.call, CompletionCall) and request.call.sampling.form is not None:
+            channel.send(FORM)
         # If it dies now, nobody has lost anything but an evaluation.
         completer.hand_back()
 

@@ -18,6 +18,7 @@ import socket
 import time
 
 from mayfly.engines.base import CompletionEngine
+from mayfly.errors import InvalidRequest
 from mayfly.wire import exits
 from mayfly.wire.events import EventPipe, Exited, Ready
 from mayfly.wire.sentinel import Sentinel
@@ -161,6 +162,9 @@ class Template:
             if fork in self._readers:
                 self._readers.remove(fork)
                 self._waiting.append(fork)
+        elif said == generation.FORM:
+            with contextlib.suppress(InvalidRequest):  # callers are told so
+                self._engine.equip()
         elif said == generation.DONE:
             self._leave(fork)
             self._pause = 0.0

@@ -49,6 +49,9 @@ class ToyCompletions:
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 
+    def equip(self) -> None:
+        """It can't hold an answer to a form."""
+
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
         return [Segment(call.text or call.messages[-1].content, special=False)]

@@ -242,9 +242,10 @@ def test_what_the_engine_has_nothing_for_is_refused_with_its_name(scripted: Serv
     sampled = {"seed": 0, "logit_bias": {"50256": -100}, "frequency_penalty": 2, "presence_penalty": -0.5}
     for path, body, fields in (
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": "count"}]},
-             {"logprobs": True, "top_logprobs": 20, "response_format": {"type": "json_schema", "json_schema": {}}}),
-            ("/v1/completions", {"prompt": "count"}, {"logprobs": 0, "suffix": "end"}),
-            ("/gpt4all_api", {"prompt": "count"}, {})):
+             {"logprobs": True, "top_logprobs": 20, "grammar": "start: \"a\"",
+              "response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": {}}}}),
+            ("/v1/completions", {"prompt": "count"}, {"logprobs": 0, "suffix": "end", "regex": "a"}),
+            ("/gpt4all_api", {"prompt": "count"}, {"format": {"type": "object"}})):
         for field, value in {**sampled, **fields}.items():
             error = scripted.post(path, {**body, field: value}).json()["error"]
             assert error["param"] == field and error["message"].startswith(f"'{field}' has to be ")

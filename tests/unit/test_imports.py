@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
 DOORS = {
     "gpt4all": {"engines.gpt4all.library"},
     "openvino": {"engines.openvino"},
+    "llguidance": {"engines.llamacpp.forms", "engines.llamacpp.schema_places"},
     "dotenv": {"settings"},
     "jinja2": {"prompts.sandbox"},
     "gguf": {"models.convert"},

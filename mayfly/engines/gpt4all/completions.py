@@ -84,6 +84,9 @@ class Gpt4AllCompletions:
 
     # -- the prompt -------------------------------------------------------------------------------------------
 
+    def equip(self) -> None:
+        """It can't hold an answer to a form."""
+
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
         return self._prompting.prompt(call)

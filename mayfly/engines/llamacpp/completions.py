@@ -8,9 +8,11 @@ before the first call, and the self-test is a call of its own (`CompletionEngine
 from __future__ import annotations
 
 import contextlib
+import functools
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mayfly.engines import self_test
 from mayfly.engines.base import Generated, OnToken
@@ -21,11 +23,14 @@ from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
-from mayfly.errors import EngineFailed, ModelUnavailable
+from mayfly.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from mayfly.models.header import read_contents
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
+
+if TYPE_CHECKING:  # not needed by calls without a form
+    from mayfly.engines.llamacpp.forms import Forms
 
 # Prompt tokens evaluated at once where the likelihood of each is asked for: the library keeps what it found for all the
 # vocabulary, a megabyte for each token.
@@ -75,6 +80,23 @@ class LlamaCompletions:
     def reseed(self) -> None:
         """Nothing is to be done: what is random is made for each call."""
 
+    def equip(self) -> None:
+        """See CompletionEngine."""
+        _ = self._forms
+
+    @functools.cached_property
+    def _forms(self) -> Forms:
+        # It costs more than the rest of a start, so only those pay who use it.
+        try:
+            from mayfly.engines.llamacpp.forms import Forms
+        except ImportError as exc:
+            raise InvalidRequest(f"answers can't be held to a form here: llguidance can't be used ({exc})",
+                                 param="response_format", code="unusable_form") from exc
+        return Forms(self._vocabulary, [token for token in range(len(self._vocabulary)) if self._ends(token)])
+
+    def _ends(self, token: int) -> bool:
+        return token in self._end_ids or self._vocabulary.ends(token)
+
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
         return self._prompting.prompt(call)
@@ -108,6 +130,7 @@ class LlamaCompletions:
             raise EngineFailed("the prompt has no tokens")
         room = window - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        held = self._forms.held(sampling.form) if sampling.form is not None else None
         with contextlib.ExitStack() as stack:
             scorer = None
             if sampling.logprobs is not None:
@@ -121,12 +144,14 @@ class LlamaCompletions:
             chain = stack.enter_context(
                 contextlib.closing(Chain(self._llama, self._vocabulary, sampling, prompt, window)))
             for sampled in range(1, limit + 1):
-                token = chain.next(self._context)
-                if token in self._end_ids or self._vocabulary.ends(token):
+                token = chain.next(self._context, held)
+                if self._ends(token):
                     return Generated("end", len(prompt), sampled - 1)
                 scores = () if scorer is None else (scorer.score(token),)
                 if not on_token(self._vocabulary.shown(token), *scores):
                     return Generated("refused", len(prompt), sampled)
+                if held is not None and held.take(token):
+                    return Generated("end", len(prompt), sampled)
                 if sampled < limit:
                     self._window.append(array("i", [token]))
             return Generated("limit", len(prompt), limit)

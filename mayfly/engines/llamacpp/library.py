@@ -265,6 +265,17 @@ def reason(otherwise: str) -> str:
     return first.rpartition("error loading model: ")[2][:300]
 
 
+def logits_of(llama: ctypes.CDLL, context: int, size: int, place: int = -1) -> memoryview[float]:
+    """Return what a context gives for each of the `size` tokens as the next one, as float32 in its own memory.
+
+    Args:
+        place: after which of the tokens that were evaluated last; -1 is the last.
+    """
+    logits = llama.llama_get_logits_ith(context, place)
+    floats = (ctypes.c_float * size).from_address(ctypes.addressof(logits.contents))
+    return memoryview(floats).cast("B").cast("f")
+
+
 def _devices(llama: ctypes.CDLL, device: str) -> Any:
     if not llama.llama_supports_gpu_offload():
         raise ModelUnavailable(f"DEVICE is {device!r}, but this llama.cpp computes on the processor alone; name a "

@@ -1,4 +1,4 @@
-"""How likely a model finds tokens: the log-softmax of its logits, before any sampler has changed them.
+"""How likely a model finds tokens: the log-softmax of its logits, before any sampler or form has changed them.
 
 That is what OpenAI, vLLM ("raw_logprobs") and llama-server tell too. A vocabulary has up to 262,144 tokens, so it is
 llama.cpp that adds and sorts.
@@ -11,7 +11,7 @@ import math
 from array import array
 from collections.abc import Sequence
 
-from mayfly.engines.llamacpp.library import ChainParams, TokenData, TokenDataArray
+from mayfly.engines.llamacpp.library import ChainParams, TokenData, TokenDataArray, logits_of
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import Likelihood, ScoredToken
@@ -50,10 +50,9 @@ class Scorer:
         Args:
             place: after which of the tokens that were evaluated last; -1 is the last.
         """
-        logits = (ctypes.c_float * self._size).from_address(
-            ctypes.addressof(self._llama.llama_get_logits_ith(self._context, place).contents))
+        logits = logits_of(self._llama, self._context, self._size, place)
         # Sorting has left both in another order.
-        self._ids[:], self._logits[:] = self._all, memoryview(logits).cast("B").cast("f")
+        self._ids[:], self._logits[:] = self._all, logits
         found = TokenDataArray(self._data, self._size, -1, False)
         self._llama.llama_sampler_apply(self._chain, ctypes.byref(found))
         total = found.data[0].logit - math.log(found.data[0].p)

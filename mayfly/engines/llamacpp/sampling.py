@@ -6,10 +6,14 @@ import ctypes
 import secrets
 from array import array
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from mayfly.engines.llamacpp.library import ChainParams, LogitBias
+from mayfly.engines.llamacpp.library import ChainParams, LogitBias, TokenData, TokenDataArray, logits_of
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.wire.calls import Sampling
+
+if TYPE_CHECKING:  # not needed by calls without a form
+    from mayfly.engines.llamacpp.forms import Held
 
 # Of each filter at least so many tokens stay.
 _KEPT = 1
@@ -34,9 +38,23 @@ class Chain:
         for sampler in (*self._weighing(sampling, prompt, window), *self._choosing(sampling)):
             llama.llama_sampler_chain_add(self._chain, sampler)
 
-    def next(self, context: int) -> int:
-        """Return the token that comes after what the context has evaluated last."""
-        return int(self._llama.llama_sampler_sample(self._chain, context, -1))
+    def next(self, context: int, held: Held | None = None) -> int:
+        """Return the token that comes after what the context has evaluated last.
+
+        Args:
+            held: allows only some. The samplers see no others.
+
+        Raises:
+            InvalidRequest: it allows none.
+        """
+        if held is None:
+            return int(self._llama.llama_sampler_sample(self._chain, context, -1))
+        tokens = held.among(logits_of(self._llama, context, len(self._vocabulary)))
+        found = TokenDataArray(ctypes.cast(tokens.ctypes.data, ctypes.POINTER(TokenData)), tokens.size, -1, False)
+        self._llama.llama_sampler_apply(self._chain, ctypes.byref(found))
+        token = int(found.data[found.selected].id)
+        self._llama.llama_sampler_accept(self._chain, token)
+        return token
 
     def close(self) -> None:
         """Free it."""

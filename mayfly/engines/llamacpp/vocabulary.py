@@ -60,6 +60,10 @@ class Vocabulary(vocabulary.Vocabulary):
         """Return what a token is called that adds nothing to an answer."""
         return self._text(token).decode(errors="replace")
 
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the ids of a text inside of another one, in which no control token is spelled."""
+        return list(self._raw_ids(text, at_start=False, special=False, space=False))
+
     @property
     def begins(self) -> bool:
         """Whether a token stands before each prompt that isn't of its text."""

@@ -66,7 +66,13 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
     choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)
     made = _streamed(choices, lines, asked.id) if body.stream else _whole(choices, lines, asked.id)
     made = kept(service, model, body.keeps(), made)
-    return service.catalogue.naming("prompt" if isinstance(body, GenerateBody) else "messages", model, made)
+    made = service.catalogue.naming("prompt" if isinstance(body, GenerateBody) else "messages", model, made)
+    return _in_its_words(made)
+
+
+def _in_its_words(made: Flow) -> Flow:
+    with in_words(_CALLED):
+        yield from made
 
 
 def _call(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody) -> tuple[CompletionCall, Model]:

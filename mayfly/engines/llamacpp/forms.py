@@ -1,0 +1,165 @@
+"""Answers that are held to a form by llguidance: before each token is chosen, those are left out that no answer of the
+form can go on with.
+
+Whatever a caller sends as a form is compiled within bounds: of its size, by llguidance's own limits, and in time and
+memory. No reference in a schema is ever fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from mayfly.engines.llamacpp.schema_places import place_of
+from mayfly.engines.llamacpp.vocabulary import Vocabulary
+from mayfly.errors import InvalidRequest
+from mayfly.prompts.limits import TimeIsUp, bounded
+from mayfly.wire.calls import Form
+
+# Characters of a form. With more, llguidance may need more stack than there is.
+_LONGEST = 1 << 16
+# What compiling it may take beside what is there. Ordinary forms need milliseconds and a few megabytes.
+_MEMORY, _SECONDS = 512 << 20, 5.0
+_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+# JSON as Python writes it: with blanks of any number allowed, a small model may write them without end.
+_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SILENT = 0
+# Of what llguidance says is wrong.
+_MOST_WORDS = 200
+_DEEPEST = "recursion limit exceeded"
+_QUOTED = re.compile(r"\s*\d+ \||\s*\^\s*$|    ")
+
+#: llama_token_data, of which llama.cpp's samplers take an array.
+TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class Forms:
+    """What one model needs for answers in a form. Making it takes tenths of a second, and starts no threads.
+
+    Args:
+        ends: the ids of the tokens that end an answer. They are allowed where the answer may end, and only there.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, ends: list[int]) -> None:
+        self._size = len(vocabulary)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, ends)), eos_token=ends)
+
+    def held(self, form: Form) -> Held:
+        """Return what holds one answer to a form.
+
+        Raises:
+            InvalidRequest: it can't be compiled; the message names the place.
+        """
+        what = {"json_schema": "schema", "regex": "regular expression"}.get(form.kind, "grammar")
+        if len(form.text) > _LONGEST:
+            raise unusable(form, f"the {what} has {len(form.text)} characters, but at most {_LONGEST} are allowed")
+        try:
+            matcher = bounded(lambda: self._compiled(form), memory=_MEMORY, seconds=_SECONDS)
+        except (MemoryError, RecursionError, TimeIsUp) as exc:
+            raise unusable(form, f"the {what} is too complex") from exc
+        except ValueError as exc:
+            raise unusable(form, f"the {what} can't be compiled: {_reason(str(exc))}") from exc
+        return Held(matcher, self._size, form)
+
+    def _compiled(self, form: Form) -> LLMatcher:
+        """Compile a form.
+
+        Raises:
+            ValueError: it can't be.
+        """
+        matcher = LLMatcher(self._tokenizer, _grammar(form), log_level=_SILENT, limits=_LIMITS)
+        if matcher.is_error():
+            place = place_of(form.text, _JSON) if form.kind == "json_schema" else None
+            at = f"at '{place}': " if place else ""
+            raise ValueError(at + matcher.get_error())
+        return matcher
+
+
+class Held:
+    """Holds one answer to its form, token by token."""
+
+    def __init__(self, matcher: LLMatcher, size: int, form: Form) -> None:
+        self._matcher = matcher
+        self._size = size
+        self._form = form
+        self._mask = np.zeros((size + 31) // 32, dtype=np.int32)
+
+    def among(self, logits: memoryview[float]) -> npt.NDArray[Any]:
+        """Return the tokens that may come next, as TOKEN_DATA: at least one.
+
+        Args:
+            logits: of all tokens, as float32.
+
+        Raises:
+            InvalidRequest: nothing fits the form, or it takes too much to tell what does.
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        ids = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._size))
+        if self._matcher.is_error() or not ids.size:
+            error = self._matcher.get_error()
+            if not error or error.startswith("NoExtension"):
+                raise unusable(self._form, "no answer has this form")
+            raise unusable(self._form, f"it is too complex to hold an answer to: {_reason(error)}")
+        found = np.zeros(ids.size, dtype=TOKEN_DATA)
+        found["id"], found["logit"] = ids, np.asarray(logits)[ids]
+        return found
+
+    def take(self, token: int) -> bool:
+        """Go on with the token that was chosen; tell whether the answer is complete, and nothing can follow."""
+        self._matcher.consume_token(token)
+        return self._matcher.is_stopped()
+
+
+class _Tokens:
+    """The vocabulary as llguidance wants it. A token that adds nothing to an answer isn't part of its text; a grammar
+    can name it."""
+
+    def __init__(self, vocabulary: Vocabulary, ends: list[int]) -> None:
+        shown = [vocabulary.shown(token) for token in range(len(vocabulary))]
+        self.eos_token_id, self.bos_token_id = ends[0], None
+        self.special_token_ids = [token for token, piece in enumerate(shown) if not piece]
+        self.tokens = [piece or vocabulary.name(token).encode() for token, piece in enumerate(shown)]
+        self._ids = vocabulary.inner_ids
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Return the ids of a text inside of an answer."""
+        return self._ids(text if isinstance(text, str) else text.decode())
+
+
+def unusable(form: Form, why: str) -> InvalidRequest:
+    """Return the error for a form that no answer can be held to."""
+    return InvalidRequest(f"'{form.param}' can't be used: {why}. Change it.", param=form.param, code="unusable_form")
+
+
+def _grammar(form: Form) -> str:
+    """Return a form as llguidance's grammar.
+
+    Raises:
+        ValueError: it is none of its kind.
+    """
+    if form.kind == "json_schema":
+        return LLMatcher.grammar_from_json_schema(form.text, overrides=_JSON)
+    if form.kind == "regex":
+        return LLMatcher.grammar_from_regex(form.text)
+    if form.kind == "lark":
+        return LLMatcher.grammar_from_lark(form.text)
+    try:
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(form.text))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as exc:  # that module has errors of its own, and raises bare ones and those of its slips too
+        raise ValueError(str(exc)) from exc
+
+
+def _reason(said: str) -> str:
+    """Return what llguidance says is wrong, in a line, without the lines that it quotes."""
+    if _DEEPEST in said:
+        return "it is nested too deep"
+    told = re.sub(r"^(at )?(\d+)\((\d+)\): ", r"line \2, column \3: ", said.partition("\n<state>")[0])
+    lines = [line.strip() for line in told.splitlines() if not _QUOTED.match(line)]
+    return " ".join(lines)[:_MOST_WORDS].strip(" .")
