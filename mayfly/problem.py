@@ -1,6 +1,7 @@
 """A failure in the form in which every client sees it: `{"error": {"message", "type", "param", "code"}}`.
 
-On Ollama's paths it is `{"error": "message"}`, because its clients take the error for a string.
+On Ollama's paths it is `{"error": "message"}`, because its clients take the error for a string, and on Anthropic's
+`{"type": "error", "error": {"type", "message"}, "request_id"}`.
 
 Both sides of the web process make them: the HTTP server, for requests that never reach the application, and the
 application (mayfly.web.problems).
@@ -24,6 +25,8 @@ CLIENT_GONE = 499
 _DEFAULT_RETRY_AFTER = {429: 1.0, 503: 2.0}
 # FastChat's are below /api/v1.
 _OLLAMA = re.compile("/+api/+(?!v1/)")
+_ANTHROPIC = re.compile("/+v1/+messages(/|$)")
+_ANTHROPICS_TYPES = {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,20 @@ class Problem:
         """The status with its reason, such as "404 Not Found"."""
         return f"{self.status} {HTTPStatus(self.status).phrase}"
 
-    def as_object(self, path: str = "") -> dict[str, Any]:
-        """Return the JSON form, as an object; `path` is what was asked for."""
+    def as_object(self, path: str = "", request_id: str = "") -> dict[str, Any]:
+        """Return the JSON form, as an object; `path` is what was asked for, by the request of this id."""
         if _OLLAMA.match(path):
             return {"error": self.message}
+        if _ANTHROPIC.match(path):
+            usual = "api_error" if self.status >= 500 else self.type
+            return {"type": "error", "error": {"type": _ANTHROPICS_TYPES.get(self.status, usual),
+                                               "message": self.message}, "request_id": request_id}
         fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
 
-    def body(self, path: str = "") -> bytes:
-        """Return the JSON form, as ASCII; `path` is what was asked for."""
-        return json.dumps(self.as_object(path)).encode()
+    def body(self, path: str, request_id: str) -> bytes:
+        """Return the JSON form, as ASCII; see `as_object`."""
+        return json.dumps(self.as_object(path, request_id)).encode()
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers that go with it (without the request's id)."""

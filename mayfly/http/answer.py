@@ -102,9 +102,10 @@ class ProblemTask(_Logged, ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write the problem as JSON and close the connection."""
         problem = problem_of(self.request.error, self.channel.adj)
-        body = problem.body(getattr(self.request, "path", ""))
+        stamped = stamp(self.channel, self.request)
+        body = problem.body(getattr(self.request, "path", ""), dict(stamped)["X-Request-Id"])
         self.status = problem.status_line
-        self.response_headers.extend([*problem.headers(), *stamp(self.channel, self.request)])
+        self.response_headers.extend([*problem.headers(), *stamped])
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(b"" if self.request.method() == "HEAD" else body)

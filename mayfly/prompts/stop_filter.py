@@ -17,6 +17,9 @@ class TextFilter:
 
     Args:
         stop: stop strings, none of them empty.
+
+    Attributes:
+        stopped: the one that has ended the text; "" if none has.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -26,7 +29,7 @@ class TextFilter:
         self._shown = 0
         self._scored: deque[tuple[int, ScoredToken]] = deque()  # with the character that each begins in
         self._ended = False
-        self.stopped = False
+        self.stopped = ""
 
     def feed(self, piece: bytes, *scores: ScoredToken) -> str:
         """Take a token's bytes; return what may be shown now. Nothing comes after a stop string.
@@ -56,9 +59,10 @@ class TextFilter:
         if self.stopped:
             return ""
         self._held += text
-        ends = [position for position in (self._held.find(stop) for stop in self._stop) if position >= 0]
+        ends = [(position, stop) for stop in self._stop if (position := self._held.find(stop)) >= 0]
         if ends:
-            shown, self._held, self.stopped = self._held[:min(ends)], "", True
+            end, self.stopped = min(ends)
+            shown, self._held = self._held[:end], ""
             self._shown += len(shown)
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)

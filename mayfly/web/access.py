@@ -127,7 +127,11 @@ class Access:
 
 
 def _authorization(environ: Mapping[str, Any]) -> str:
-    return str(environ.get("HTTP_AUTHORIZATION", "")).strip()
+    """Return what is sent as a key, in the form of `Authorization`: Anthropic's clients send the key alone, as
+    `x-api-key`."""
+    sent = str(environ.get("HTTP_AUTHORIZATION", "")).strip()
+    key = str(environ.get("HTTP_X_API_KEY", "")).strip()
+    return sent or (f"Bearer {key}" if key else "")
 
 
 def _sent_key(environ: Mapping[str, Any]) -> bytes | None:

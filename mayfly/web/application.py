@@ -10,7 +10,9 @@ from flask import Flask, Response, g, request
 
 from mayfly.web import deleting, docs, health, native, openai, problems, pulling, routes, tokens
 from mayfly.web.gate import request_id
+from mayfly.web.messages import completing as messages
 from mayfly.web.ollama import completing, embedding, library
+from mayfly.web.responses import completing as responses
 from mayfly.web.routes import AtOnce, Route
 from mayfly.web.service import Service
 
@@ -60,7 +62,7 @@ def build(service: Service) -> Flask:
     @app.errorhandler(Exception)
     def explain(exc: Exception) -> Response:
         problem = problems.of_exception(exc, g.request_id, request.path)
-        return Response(problem.body(request.path), status=problem.status_line, headers=problem.headers())
+        return Response(problem.body(request.path, g.request_id), status=problem.status_line, headers=problem.headers())
 
     routes.install(app, table, service)
     # For the server, which asks more than WSGI tells.
@@ -72,6 +74,6 @@ def build(service: Service) -> Flask:
 def route_table(service: Service) -> list[Route]:
     """Return all routes of a service: the one list of them."""
     table = [route for part in (
-        native, openai, completing, embedding, library, tokens, pulling, deleting, health)
+        native, openai, responses, messages, completing, embedding, library, tokens, pulling, deleting, health)
         for route in part.routes(service)]
     return [*table, *docs.routes(service.settings, lambda: table)]

@@ -74,7 +74,7 @@ def guarded(flow: Flow, request_id: str, path: str) -> Flow:
     except (Exception, SystemExit) as exc:
         # The boundary of a request: whatever is raised below becomes JSON here, and ends one request alone.
         problem = problems.of_exception(exc, request_id)
-        yield Answer(problem.status_line, problem.headers(), problem.body(path))
+        yield Answer(problem.status_line, problem.headers(), problem.body(path, request_id))
 
 
 def result(call: LaneCall) -> Generator[Wait, None, Item]:

@@ -16,7 +16,7 @@ from mayfly.errors import CallError
 from mayfly.problem import Problem, failed, report
 
 # How the paths of OpenAI's API end, where they are asked for in a wrong place.
-_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/models")
+_OPENAI = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
 
 
 def of_exception(exc: BaseException, request_id: str, path: str = "") -> Problem:

@@ -292,6 +292,7 @@ class Finished:
         dropped_messages: how many were left out, where `drop_oldest` allows it.
         prompt_seconds, completion_seconds: what the prompt and the answer took, from the moment the process had the
             call.
+        stop_sequence: the one of `stop` that has ended it; "" if none has.
     """
 
     reason: FinishReason
@@ -303,6 +304,7 @@ class Finished:
     dropped_messages: int = 0
     prompt_seconds: float = 0.0
     completion_seconds: float = 0.0
+    stop_sequence: str = ""
 
 
 @dataclass(frozen=True)

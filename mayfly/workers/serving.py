@@ -91,7 +91,8 @@ class Completer:
                     line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
                                        made.prompt_tokens, made.completion_tokens,
                                        sum(logprobs) / len(logprobs) if logprobs else None, dropped,
-                                       round((evaluated or now) - started, 6), round(now - (evaluated or now), 6)))
+                                       round((evaluated or now) - started, 6), round(now - (evaluated or now), 6),
+                                       text.stopped if text.stopped in call.sampling.stop else ""))
                     outcome = "answered"
                 finally:
                     self._budget.leave()

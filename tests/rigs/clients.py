@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +25,12 @@ RULES: list[dict[str, Any]] = [
     {"when": "slow", "pieces": ["a", "b", "c", "d"], "seconds": 0.15},
     {"when": "crash", "do": "crash", "pieces": ["a", "b", "c"], "after": 2},
 ]
+
+
+def ended(stream: str) -> bool:
+    """Tell whether a stream of server-sent events has come to its good end."""
+    last = stream.removesuffix("\n\n").rpartition("data: ")[2]
+    return last == "[DONE]" or json.loads(last)["type"] in {"response.completed", "response.incomplete", "message_stop"}
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -121,8 +121,9 @@ class ScriptedCall:
             if isinstance(self._call, EmbedCall):
                 return [(self._lane.vectors or unit_vectors)(len(self._call.texts))]
             if not self._in_pieces:
-                text = "".join(item.text for item in self._lane.items if isinstance(item, Piece))
-                return [Completion(text, FINISHED)]
+                pieces = [item for item in self._lane.items if isinstance(item, Piece)]
+                ends = (item for item in self._lane.items if isinstance(item, Finished))
+                return [Completion.of(pieces, next(ends, FINISHED))]
             self._rest = list(self._lane.items)
         item = self._rest.pop(0)
         if isinstance(item, Exception):

@@ -198,7 +198,7 @@ def test_a_name_with_a_colon_is_quoted_as_it_is(scripted: Service) -> None:
     ("/chat/completions", "/v1/chat/completions"), ("/completions", "/v1/completions"),
     ("/embeddings", "/v1/embeddings"), ("/models", "/v1/models"), ("/openai/v1/embeddings/", "/v1/embeddings"),
     ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
-    ("/v1", "/docs"), ("/v1/responses", "/docs"), ("/nowhere", "/v1"),
+    ("/v1", "/docs"), ("/v1/audio/speech", "/docs"), ("/nowhere", "/v1"), ("/responses", "/v1/responses"),
 ])
 def test_a_path_that_is_not_there_is_answered_with_the_one_that_is_meant(scripted: Service, path: str, named: str
                                                                          ) -> None:

@@ -55,7 +55,8 @@ def test_a_stop_string_may_begin_again_within_its_own_beginning() -> None:
 
 
 def test_the_first_of_several_stop_strings_counts() -> None:
-    assert "".join(_shown([b"one two three"], ("three", "two"))[0]) == "one "
+    shown, text = _shown([b"one two three"], ("three", "two"))
+    assert "".join(shown) == "one " and text.stopped == "two"
 
 
 def test_a_stop_string_of_multi_byte_characters_is_found_when_tokens_cut_them() -> None:

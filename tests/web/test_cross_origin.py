@@ -56,6 +56,9 @@ def test_the_page_that_is_named_may_ask_and_call_and_no_other(serve: Callable[..
         assert asked.headers["Access-Control-Allow-Methods"] == "POST"
         assert "authorization" in asked.headers["Access-Control-Allow-Headers"]
         assert "Access-Control-Allow-Credentials" not in asked.headers
+    anthropics = "x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"
+    asked = preflight(url, path="/v1/messages", **{"Access-Control-Request-Headers": anthropics})
+    assert asked.headers["Access-Control-Allow-Headers"] == anthropics
     private = preflight(url, **{"Access-Control-Request-Private-Network": "true"})
     assert private.headers["Access-Control-Allow-Private-Network"] == "true"
     # A page that is named isn't foreign, so on this machine it needs no key.

@@ -14,8 +14,8 @@ SENT = "canary%2Fof+the=tests-0123456789"
 TUNNEL = {"X_Forwarded_For": "203.0.113.9"}
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 CALLS = [("/v1/chat/completions", HELLO), ("/api/chat", {**HELLO, "model": "llama3.2", "stream": False}),
-         ("/embed", {"input": "x"}), ("/gpt4all_api", {"prompt": "x"}),
-         ("/api/embeddings", {"model": "mxbai-embed-large", "prompt": "x"})]
+         ("/v1/messages", HELLO), ("/v1/responses", {"input": "hi"}), ("/embed", {"input": "x"}),
+         ("/gpt4all_api", {"prompt": "x"}), ("/api/embeddings", {"model": "mxbai-embed-large", "prompt": "x"})]
 
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
