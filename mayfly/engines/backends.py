@@ -190,7 +190,7 @@ class LlamaCpp(Backend):
             """)}
     features = frozenset({"seed", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "dry_multiplier",
                           "xtc_probability", "logprobs", "top_logprobs", "n_ctx", "response_format", "format",
-                          "grammar", "regex"})
+                          "grammar", "regex", "suffix"})
 
     def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend. What completes can be trained to make vectors too."""

@@ -57,7 +57,7 @@ def routes(service: Service) -> list[Route]:
         body = validate(TextBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         candidates = body.candidates()
         call = call_of(service, asked, body)
-        calls = [replace(call, text=text) for text in body.prompts() for _ in range(candidates)]
+        calls = [replace(call, text=text, suffix=body.suffix) for text in body.prompts() for _ in range(candidates)]
         return _complete(service, "text", asked, calls, body, candidates, body.prompt)
 
     def chat(asked: Asked) -> Flow:

@@ -132,7 +132,7 @@ class TextBody(_Sampled):
     prompt_template: str = Field(
         "%1", pattern=r"^[^\x00]*%1[^\x00]*$",
         description="a string with %1 where the prompt goes, without NUL characters")
-    suffix: str = Field("", description="a string, where the model's engine can fill gaps")
+    suffix: Text = Field("", description=f"{TEXT}, where the model's engine can fill gaps")
     logprobs: int | None = Field(
         None, ge=0, le=5, description="a whole number from 0 to 5, where the model's engine gives probabilities")
 
@@ -151,9 +151,10 @@ class TextBody(_Sampled):
             InvalidRequest: as SampledBody, or what would be echoed isn't what is evaluated.
         """
         scored = self.echo and self.logprobs is not None
-        if scored and self.prompt_template != "%1":
-            raise InvalidRequest("'prompt_template' has to be left out where 'logprobs' and 'echo' are asked for: the "
-                                 "prompt's are those of its own tokens alone.", param="prompt_template")
+        if scored and (self.suffix or self.prompt_template != "%1"):
+            other = "suffix" if self.suffix else "prompt_template"
+            raise InvalidRequest(f"'{other}' has to be left out where 'logprobs' and 'echo' are asked for: the "
+                                 "prompt's are those of its own tokens alone.", param=other)
         return replace(super().sampling(n_ctx), prompt_logprobs=scored)
 
     def candidates(self) -> int:
@@ -177,14 +178,14 @@ class TextBody(_Sampled):
         """Return the texts to be completed, put into the client's template. That is the client's text too.
 
         Raises:
-            InvalidRequest: a prompt is empty, or the template makes too much of them.
+            InvalidRequest: a prompt is empty, and nothing follows it either, or the template makes too much of them.
         """
         places, rest = self.prompt_template.count("%1"), len(self.prompt_template)
         if sum(rest + places * len(prompt) for prompt in self.prompt) > MOST_CHARACTERS:
             raise InvalidRequest("'prompt_template' has to be shorter, or 'prompt': together they make more than "
                                  f"{MOST_CHARACTERS} characters.", param="prompt_template")
         texts = [self.prompt_template.replace("%1", prompt) for prompt in self.prompt]
-        if not all(text.strip() for text in texts):
+        if not self.suffix and not all(text.strip() for text in texts):
             raise InvalidRequest("'prompt' has to hold strings that aren't empty or blank.", param="prompt")
         return texts
 

@@ -143,7 +143,7 @@ _LACKING = {
     "dry_multiplier": "0 or left out: {engine} has repeat_penalty instead",
     "xtc_probability": "0 or left out: {engine} has no such sampler",
     "n_ctx": "left out: {engine} has the model's whole window",
-    "suffix": "left out: {engine} can't fill gaps",
+    "suffix": "left out: {engine} can't fill gaps, llamacpp can with models that have tokens for it",
     "logprobs": "left out: {engine} gives no probabilities",
     "top_logprobs": "0 or left out: {engine} gives no probabilities",
     "response_format": f"of the type text or left out: {_NO_FORM}",

@@ -120,6 +120,7 @@ class CompletionCall:
     """A completion to be made: either `messages`, put into the model's chat template, or bare `text`.
 
     Attributes:
+        suffix: what follows the gap after `text` that the completion fills; "" if none follows.
         threads: compute threads at most, within the lane's share; None leaves it to the lane.
         prompt_batch: prompt tokens evaluated at once; None leaves it to the engine.
         features: what of it not every engine can (`Backend.features`).
@@ -134,6 +135,7 @@ class CompletionCall:
     id: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    suffix: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     threads: int | None = None
     prompt_batch: int | None = None
@@ -149,7 +151,8 @@ class CompletionCall:
         """Return what a failure report may say of this call: sizes, never text."""
         return {
             "messages": len(self.messages),
-            "characters": sum(message.characters() for message in self.messages) + len(self.text or ""),
+            "characters": sum(message.characters() for message in self.messages)
+            + len(self.text or "") + len(self.suffix),
             "max_tokens": self.sampling.max_tokens or 0,
         }
 

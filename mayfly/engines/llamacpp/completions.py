@@ -98,8 +98,18 @@ class LlamaCompletions:
         return token in self._end_ids or self._vocabulary.ends(token)
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
-        """See CompletionEngine."""
-        return self._prompting.prompt(call)
+        """See CompletionEngine.
+
+        Raises:
+            InvalidRequest: the model fills no gaps.
+        """
+        if not call.suffix:
+            return self._prompting.prompt(call)
+        around = self._vocabulary.around_a_gap(call.text or "", call.suffix)
+        if around is None:
+            raise InvalidRequest(f"'suffix' has to be left out: '{self.model}' has no tokens for filling gaps, as "
+                                 "models for code have.", param="suffix")
+        return around
 
     def turn_marks(self, call: CompletionCall) -> Sequence[str]:
         """See CompletionEngine."""

@@ -64,6 +64,17 @@ class Vocabulary(vocabulary.Vocabulary):
         """Return the ids of a text inside of another one, in which no control token is spelled."""
         return list(self._raw_ids(text, at_start=False, special=False, space=False))
 
+    def around_a_gap(self, before: str, after: str) -> list[Segment] | None:
+        """Return the prompt for what fills the gap between two texts; None if there are no tokens for that."""
+        llama = self._llama
+        marks = [find(self.pointer) for find in (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf,
+                                                 llama.llama_vocab_fim_mid)]
+        if min(marks) < 0:
+            return None
+        prefix, suffix, middle = (Segment(self.name(mark), special=True) for mark in marks)
+        return [part for part in (prefix, Segment(before, special=False), suffix, Segment(after, special=False), middle)
+                if part.text]
+
     @property
     def begins(self) -> bool:
         """Whether a token stands before each prompt that isn't of its text."""

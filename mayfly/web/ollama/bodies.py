@@ -205,7 +205,7 @@ class GenerateBody(_Completing):
 
     prompt: Text = Field("", description=TEXT)
     system: Text = Field("", description=TEXT)
-    suffix: str = Field("", description="left out: the models of this service fill no gaps")
+    suffix: Text = Field("", description=f"{TEXT}, where the model fills gaps")
     template: str = Field("", description="left out: a prompt is written as the model's file says")
     context: list[int] = Field([], description="left out: send the conversation to /api/chat")
     raw: bool = Field(False, description="true (the prompt is evaluated as it is) or false")
@@ -213,8 +213,6 @@ class GenerateBody(_Completing):
 
     def translated(self, n_ctx: int) -> dict[str, Any]:
         """See the base."""
-        if self.suffix:
-            raise self.lacking("insert", "suffix")
         if self.images:
             raise self.lacking("vision", "images")
         if self.raw and (self.template or self.system or self.context):
@@ -223,8 +221,9 @@ class GenerateBody(_Completing):
             if getattr(self, name):
                 raise InvalidRequest(f"'{name}' has to be {type(self).model_fields[name].description}.", param=name)
         told = super().translated(n_ctx)
-        if self.raw:
-            return {**told, "prompt": self.prompt, "logprobs": self.top_logprobs if self.logprobs else None}
+        if self.raw or self.suffix:
+            return {**told, "prompt": self.prompt, "suffix": self.suffix,
+                    "logprobs": self.top_logprobs if self.logprobs else None}
         system = [{"role": "system", "content": self.system}] if self.system else []
         return {**told, "logprobs": self.logprobs, "top_logprobs": self.top_logprobs,
                 "messages": [*system, {"role": "user", "content": self.prompt}]}

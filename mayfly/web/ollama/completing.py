@@ -58,7 +58,7 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
     model = named(service, body.model)
     if model.kind == "embedding":
         raise body.lacking(kind, "model")
-    prompt = body.prompt if isinstance(body, GenerateBody) else body.messages
+    prompt = body.prompt or body.suffix if isinstance(body, GenerateBody) else body.messages
     if not prompt:
         return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.keeps())
     call, model = _call(service, asked, body)
@@ -82,7 +82,8 @@ def _call(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody) -
         return Translated(told, _CALLED, drop_oldest=body.truncate).call(service, asked)
     with in_words(_CALLED):
         text = validate(TextBody, told, [], n_ctx=n_ctx)
-        return replace(call_of(service, asked, text), text=text.prompts()[0]), service.catalogue.completing(text)
+        call = replace(call_of(service, asked, text), text=text.prompts()[0], suffix=text.suffix)
+        return call, service.catalogue.completing(text)
 
 
 def _whole(choices: Choices, lines: Lines, request_id: str) -> Flow:
