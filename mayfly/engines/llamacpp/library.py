@@ -26,10 +26,11 @@ from mayfly.errors import ModelUnavailable
 LIBRARY = "LLAMA_LIBRARY"
 PACKAGE = "xllamacpp"
 
-# How long the threads of OpenMP spin while they wait for one another, in turns of a loop, before they sleep. On two
-# cores with eight programs that computed, 24 tokens of a 135 M model by two threads took 1.2 s with 100, 1.8 s with
-# 1,000 and 5.7 to 8 s with 10,000 and 100,000; without any spinning the best of the runs was a tenth slower.
-_SPINNING = {"GOMP_SPINCOUNT": "100"}
+# How long the threads of OpenMP spin while they wait for one another, in turns of a loop, before they sleep. Sixteen
+# threads on sixteen cores made 52 tokens/s of a 135 M model with 100, 160 to 225 with 1,000 and 227 to 239 with 10,000;
+# with one core taken by another program 43, 28 and 7. On two cores with eight programs that computed, 24 tokens by two
+# threads took 1.2 s with 100, 1.8 s with 1,000 and 5.7 to 8 s with 10,000.
+_SPINNING = {"GOMP_SPINCOUNT": "1000"}
 
 _ERROR = 4  # ggml_log_level
 _CONTINUED = 5
