@@ -34,7 +34,8 @@ class Backend:
             path and these by name: `threads`, `model` (the public name), and for completions `context_length`, `device`
             and `form` (of the prompts; None leaves it to the file). It returns an engine (mayfly.engines.base), or
             raises ModelUnavailable.
-        tokenizer: what opens a model's vocabulary alone, called with a path, the kind, and how many tokens there are.
+        tokenizer: what opens a model's vocabulary alone, called with a path, the kind, how many tokens there are, and
+            the form of the prompts. It returns a function (`mayfly.engines.base.Tokenize`).
         about: what tells of its library and what that uses of this processor; "" where that is a package's version.
         package: that it needs.
         suffix: how the names of its files end.

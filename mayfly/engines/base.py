@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mayfly.engines.prefixes import Prefixes
 from mayfly.prompts.segments import Segment
@@ -16,8 +16,9 @@ if TYPE_CHECKING:  # not needed by the workers that complete
     import numpy.typing as npt
 
 
-#: Gives the token ids of a text, some milliseconds of work at a time; some of the steps have none.
-Tokenize = Callable[[str], "Iterator[array[int]]"]
+#: Gives the token ids of a text (a string), or where the model makes completions of a call's prompt (a CompletionCall):
+#: some milliseconds of work at a time, and some of the steps have none.
+Tokenize = Callable[[Any], "Iterator[array[int]]"]
 
 
 @dataclass(frozen=True)

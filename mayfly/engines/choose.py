@@ -53,7 +53,7 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
     Raises:
         ModelUnavailable: the file isn't a completion model that can be loaded.
     """
-    form = PromptForm(prompt_template, system_template) if prompt_template else None
+    form = _form(prompt_template, system_template)
 
     def load(backend: Backend, objection: str) -> CompletionEngine:
         found: CompletionEngine = _load(backend, "completion", path, objection, threads=threads, model=model,
@@ -63,12 +63,14 @@ def load_completions(path: Path, threads: int, context_length: int, device: str,
     return _first("completion", path, engine, load, note)
 
 
-def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Tokenize:
+def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int, prompt_template: str = "",
+                   system_template: str = "") -> Tokenize:
     """Open a model's vocabulary without the model.
 
     Args:
         backend: the engine that serves the model.
         size: how many tokens the file's header says there are.
+        prompt_template, system_template: see `load_completions`.
 
     Returns:
         A function that gives the token ids for a text in steps, those included that begin and end it for this model.
@@ -76,8 +78,12 @@ def open_tokenizer(backend: Backend, path: Path, kind: Kind, size: int) -> Token
     Raises:
         ModelUnavailable: the vocabulary can't be read.
     """
-    found: Tokenize = _named(backend, backend.tokenizer)(path, kind, size)
+    found: Tokenize = _named(backend, backend.tokenizer)(path, kind, size, _form(prompt_template, system_template))
     return found
+
+
+def _form(prompt_template: str, system_template: str) -> PromptForm | None:
+    return PromptForm(prompt_template, system_template) if prompt_template else None
 
 
 def about(name: str) -> str:

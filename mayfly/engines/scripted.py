@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from mayfly.engines.base import Generated, Part
+from mayfly.engines.base import Generated, Part, Tokenize
 from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.prompts.segments import Segment
@@ -81,9 +81,15 @@ class _Script:
             os.close(counter)
 
 
-def open_tokenizer(path: Path, kind: str, size: int) -> Callable[[str], Iterator[array.array[int]]]:
+def open_tokenizer(path: Path, kind: str, size: int, form: object = None) -> Tokenize:
     """Return a function that gives a number for each word."""
-    return lambda text: iter([array.array("i", (zlib.crc32(word.encode()) & 0x7FFF for word in text.split()))])
+    def of_words(asked: str | CompletionCall) -> Iterator[array.array[int]]:
+        texts = [asked] if isinstance(asked, str) else [segment.text for segment in ScriptedCompletions(
+            path, "").prompt(asked)]
+        words = [word for text in texts for word in text.split()]
+        return iter([array.array("i", (zlib.crc32(word.encode()) & 0x7FFF for word in words))])
+
+    return of_words
 
 
 def _hang() -> NoReturn:

@@ -7,12 +7,17 @@ import functools
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from mayfly.engines import cuts, long_texts
 from mayfly.engines.base import Tokenize
+from mayfly.engines.prompting import Prompting
 from mayfly.errors import ContextLengthExceeded, InvalidRequest
 from mayfly.models import wordpiece
+from mayfly.models.header import read_header
+from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
+from mayfly.wire.calls import CompletionCall
 
 # llama_token_attr. After an unknown, a control or a user-defined token llama.cpp puts a space
 # before the next text (where the vocabulary asks for one), as it does at the start.
@@ -270,9 +275,23 @@ def _byte_level() -> dict[str, int]:
 _BYTE_LEVEL = _byte_level()
 
 
-def of_prompts(vocabulary: Vocabulary) -> Tokenize:
-    """Return a function that gives the token ids for a text of a client in a prompt, in which `</s>` is text."""
-    return lambda text: (ids for _, ids in vocabulary.pieces([Segment(text, special=False)]))
+def of_prompts(vocabulary: Vocabulary, path: Path, form: PromptForm | None) -> Tokenize:
+    """Return a function that gives the token ids for a text of a client in a prompt, in which `</s>` is text, or for
+    the whole prompt that a call makes.
+
+    Args:
+        path: the model's file.
+        form: how its prompts are written, instead of by its template.
+    """
+    @functools.cache
+    def prompting() -> Prompting:
+        return Prompting(read_header(path), form, vocabulary.tokenize)
+
+    def of_asked(asked: str | CompletionCall) -> Iterator[array[int]]:
+        segments = [Segment(asked, special=False)] if isinstance(asked, str) else prompting().prompt(asked)
+        return (ids for _, ids in vocabulary.pieces(segments))
+
+    return of_asked
 
 
 def of_words(framed: Callable[[str], list[int]]) -> Tokenize:

@@ -31,7 +31,7 @@ def routes(service: Service) -> list[Route]:
         return _tokenize(asked, catalogue.countable(body.model), body.texts(most))
 
     def _tokenize(asked: Asked, model: Model, texts: tuple[str, ...]) -> Flow:
-        made = yield from _tokens(TokenizeCall(asked.id, model.id, texts), asked.deadline)
+        made = yield from tokens_of(service, TokenizeCall(asked.id, model.id, texts), asked.deadline)
 
         def written() -> bytes:
             # numpy takes a third of the start-up time; the first request that needs it waits for it, not the start.
@@ -58,18 +58,13 @@ def routes(service: Service) -> list[Route]:
         for model in {model.id: model for model in models}.values():
             places = [place for place, other in enumerate(models) if other.id == model.id]
             texts = tuple(items[place].prompt for place in places)
-            made = yield from _tokens(TokenizeCall(asked.id, model.id, texts, counted_only=True), asked.deadline)
+            call = TokenizeCall(asked.id, model.id, texts, counted_only=True)
+            made = yield from tokens_of(service, call, asked.deadline)
             for place, count in zip(places, made.counts, strict=True):
                 counts[place] = count
         yield as_json({"prompts": [
             {"fits": count + item.max_tokens <= model.window, "tokenCount": count, "contextLength": model.window}
             for item, model, count in zip(items, models, counts, strict=True)]})
-
-    def _tokens(call: TokenizeCall, deadline: float) -> Generator[Wait, None, Tokens]:
-        lane = service.switchboard.lane(service.switchboard.vocabulary())
-        made = yield from result(lane.begin(call, deadline))
-        assert isinstance(made, Tokens)
-        return made
 
     return [
         Route("POST", "/v1/tokenize", tokenize, "Show the tokens of texts", TAG, body=TokenizeBody,
@@ -78,3 +73,15 @@ def routes(service: Service) -> list[Route]:
               body=TokenCheckBody, answer=answers.TokenChecks, examples={"A prompt": {"prompts": [
                   {"model": "gpt-3.5-turbo", "prompt": "Once upon a time", "max_tokens": 20}]}}),
     ]
+
+
+def tokens_of(service: Service, call: TokenizeCall, deadline: float) -> Generator[Wait, None, Tokens]:
+    """Wait for the tokens of a call's texts.
+
+    Raises:
+        CallError: see LaneCall.
+    """
+    lane = service.switchboard.lane(service.switchboard.vocabulary())
+    made = yield from result(lane.begin(call, deadline))
+    assert isinstance(made, Tokens)
+    return made

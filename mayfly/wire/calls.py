@@ -172,16 +172,22 @@ class EmbedCall:
 
 @dataclass(frozen=True)
 class TokenizeCall:
-    """Texts whose tokens are asked for, or with `counted_only` their numbers, in order; `model` is the model's id."""
+    """Texts whose tokens are asked for, or with `counted_only` their numbers, in order; `model` is the model's id.
+
+    Attributes:
+        prompts: calls whose prompts are texts too, after the others.
+    """
 
     id: str
     model: str
     texts: tuple[str, ...]
     counted_only: bool = False
+    prompts: tuple[CompletionCall, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Return what a failure report may say of this call: sizes, never text."""
-        return {"texts": len(self.texts), "characters": sum(map(len, self.texts))}
+        characters = sum(map(len, self.texts)) + sum(call.sizes()["characters"] for call in self.prompts)
+        return {"texts": len(self.texts) + len(self.prompts), "characters": characters}
 
 
 Call = EmbedCall | CompletionCall | TokenizeCall

@@ -42,8 +42,10 @@ def main() -> int:
     listener.setblocking(False)
     table = Table.join(spec.budget)
     if spec.kind == "vocabulary":  # its `model_file` is MODEL_PATH
-        inventory = Inventory(spec.model_file, (spec.settings.embed_model, spec.settings.model_name))
-        return Worker(spec, listener, table, events).count(Vocabularies(inventory))
+        settings = spec.settings
+        inventory = Inventory(spec.model_file, (settings.embed_model, settings.model_name))
+        templates = settings.prompt_template, settings.system_template
+        return Worker(spec, listener, table, events).count(Vocabularies(inventory, settings.model_name, templates))
     # A folder's mark changes when another one is put in its place.
     model_file = ModelFile(spec.model_file, tuned.folder())
 

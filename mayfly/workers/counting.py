@@ -30,7 +30,7 @@ class _Caller(Caller):
 
     def _tokenise(self, call: TokenizeCall, vocabularies: Vocabularies) -> Iterator[None]:
         tokenize = vocabularies.of(call.model)
-        for text in call.texts:
+        for text in (*call.texts, *call.prompts):
             count = 0
             for ids in tokenize(text):
                 count += len(ids)

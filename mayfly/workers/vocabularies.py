@@ -21,14 +21,18 @@ class Vocabularies:
 
     Args:
         inventory: of the models; a name is looked up there, whatever the caller says.
+        configured: the model of MODEL_NAME.
+        templates: PROMPT_TEMPLATE and SYSTEM_TEMPLATE, which are for that one.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, configured: str, templates: tuple[str, str]) -> None:
         self._inventory = inventory
+        self._configured = configured
+        self._templates = templates
         self._open: collections.OrderedDict[Model, Tokenize] = collections.OrderedDict()
 
     def of(self, name: str) -> Tokenize:
-        """Return the function that makes a text the tokens that the model would be given, in steps.
+        """Return the function that makes a text, or a call's prompt, the tokens that the model would be given.
 
         Raises:
             InvalidRequest: there is no such model, or its vocabulary can't be read.
@@ -39,9 +43,10 @@ class Vocabularies:
             raise InvalidRequest(model.unusable if model is not None else "The model is gone.", param="model",
                                  code="model_unusable")
         if model not in self._open:
+            templates = self._templates if model == self._inventory.find(self._configured) else ("", "")
             try:
                 self._open[model] = choose.open_tokenizer(model.backend(model.kind), model.path, model.kind,
-                                                          model.vocabulary_size)
+                                                          model.vocabulary_size, *templates)
             except ModelUnavailable as exc:
                 raise InvalidRequest(f"Its tokens can't be counted: {exc}.", param="model",
                                      code="model_unusable") from exc

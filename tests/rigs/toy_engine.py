@@ -67,6 +67,6 @@ class ToyCompletions:
         return Generated("end", 1, 1)
 
 
-def open_tokenizer(path: Path, kind: str, size: int) -> Callable[[str], Iterator[array[int]]]:
+def open_tokenizer(path: Path, kind: str, size: int, form: object) -> Callable[[str], Iterator[array[int]]]:
     """Each character is a token."""
     return lambda text: iter([array("i", map(ord, text))])

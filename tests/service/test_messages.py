@@ -13,6 +13,7 @@ from dialects_rig import PROMPT, TUNNEL, ask, begin, chat, events, streamed
 from service import Service
 
 PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 QUIET: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 COUNT: dict[str, Any] = {"model": "played", "messages": [{"role": "user", "content": "count"}], "max_tokens": 50}
@@ -99,6 +100,24 @@ def test_what_asks_for_nothing_changes_nothing(service: Service) -> None:
     more = ask(service, PATH, messages=ASKED, **QUIET, metadata={"user_id": "u"}, tools=[], stop_sequences=[],
                top_p=1.0, top_k=0, service_tier="auto", cache_control={"type": "ephemeral"}, mcp_servers=[])
     assert text_of(more) == text_of(ask(service, PATH, messages=ASKED, **QUIET))
+
+
+def test_the_tokens_that_are_counted_are_those_that_a_message_evaluates(service: Service) -> None:
+    turns = [*ASKED, {"role": "assistant", "content": "Red. <|im_end|>"}, {"role": "user", "content": "</s> 你好"}]
+    for body in ({"messages": ASKED}, {"messages": turns, "system": "You are Ada."},
+                 {"messages": turns, "model": "played"}):
+        counted = ask(service, COUNT_PATH, **body)
+        assert counted == {"input_tokens": ask(service, PATH, **body, **QUIET)["usage"]["input_tokens"]}
+    # One that doesn't fit has tokens too.
+    assert ask(service, COUNT_PATH, messages=[{"role": "user", "content": "word " * 600}])["input_tokens"] > 600
+
+
+def test_what_can_not_be_counted_is_refused_in_the_same_words(service: Service) -> None:
+    for body, status, words in (({}, 400, "'messages' is missing"),
+                                ({"messages": ASKED, "model": "nobody"}, 404, "nobody"),
+                                ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "only reads")):
+        answer = service.post(COUNT_PATH, body)
+        assert (answer.status_code, words in error_of(answer)["message"]) == (status, True)
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [

@@ -141,3 +141,17 @@ def test_a_counting_process_that_dies_is_replaced_and_files_may_change(
     assert tokenize(service, model="tiny-llama", input=text) == [before]
     (model_path / "tiny-llama.gguf").unlink()
     assert service.post("/v1/tokenize", {"model": "tiny-llama", "input": "a"}).status_code == 404
+
+
+@pytest.mark.settings(EMBED_MODEL="none")
+@pytest.mark.parametrize("engine", ["llamacpp", "gpt4all"])
+def test_the_tokens_of_a_conversation_are_those_of_its_prompt(start: Callable[..., Service], engine: str) -> None:
+    body = {"system": "Be brief.", "messages": [{"role": "user", "content": "Hello </s> there"}]}
+    counts = set()
+    for folder, template in (("file", ""), ("setting", "### Human: %1\n### Assistant:")):
+        service = start(CHAT_ENGINE=engine, PROMPT_TEMPLATE=template, folder=folder)
+        counted = service.post("/v1/messages/count_tokens", body).json()["input_tokens"]
+        assert counted == service.post("/v1/messages", {**body, "max_tokens": 1}).json()["usage"]["input_tokens"]
+        counts.add(counted)
+        service.stop()
+    assert len(counts) == 2

@@ -14,6 +14,7 @@ from mayfly.engines import vocabulary
 from mayfly.engines.base import Tokenize
 from mayfly.engines.gpt4all.llama_api import load_model, open_llama
 from mayfly.errors import ModelUnavailable
+from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 
 
@@ -74,9 +75,10 @@ def open_vocabulary(path: Path, size: int) -> Vocabulary:
     return found
 
 
-def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
+def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int, form: PromptForm | None = None
+                   ) -> Tokenize:
     """Open a model's vocabulary in a process that doesn't load the model; see `choose.open_tokenizer`."""
     opened = open_vocabulary(path, size)
     if kind == "completion":
-        return vocabulary.of_prompts(opened)
+        return vocabulary.of_prompts(opened, path, form)
     return vocabulary.of_words(lambda text: opened.tokenize([Segment(text, special=False)]))

@@ -14,6 +14,7 @@ from mayfly.engines.base import Tokenize
 from mayfly.engines.gpt4all.vocabulary import open_vocabulary
 from mayfly.engines.llamacpp.library import load_model, open_library
 from mayfly.errors import ModelUnavailable
+from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 
 # llama_vocab_type
@@ -136,11 +137,12 @@ class Opened(Vocabulary):
         self._llama.llama_model_free(self._model)
 
 
-def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int) -> Tokenize:
+def open_tokenizer(path: Path, kind: Literal["completion", "embedding"], size: int, form: PromptForm | None = None
+                   ) -> Tokenize:
     """Open a model's vocabulary in a process that doesn't load the model; see `choose.open_tokenizer`."""
     opened = Opened(load_model(path, vocabulary_only=True))
     if kind == "completion":
-        return vocabulary.of_prompts(opened)
+        return vocabulary.of_prompts(opened, path, form)
     return vocabulary.of_words(of_words(path, opened)) if opened.words else opened.unframed
 
 
