@@ -48,6 +48,10 @@ def test_the_official_client_of_npm_recovers_from_a_full_queue(
     assert "all answered" in run_client([node, installed / "crowded.mjs"], service)
 
 
+def test_the_ai_sdk_calls_responses_by_default(node: str, installed: Path, served: Service) -> None:
+    assert "responses ok" in run_client([node, installed / "responses.mjs"], served)
+
+
 @pytest.mark.parametrize("before", ["", f"/k/{KEY}"])
 def test_the_client_of_ollama_and_the_ai_sdk_chat_stream_and_embed(
         node: str, installed: Path, served: Service, before: str) -> None:

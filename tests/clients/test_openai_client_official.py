@@ -83,6 +83,38 @@ def test_the_stream_helper_and_the_raw_stream_give_the_whole_text(client: Any) -
     assert [text for chunk in pieces if (text := chunk.choices[0].delta.content)] == list(GREETING)
 
 
+def test_a_response_and_its_stream_agree(client: Any) -> None:
+    made = client.responses.create(model="gpt-4o-mini", input="count", instructions="You are Ada.")
+    assert (made.output_text, made.status, made.usage.output_tokens) == (COUNTED, "completed", 4)
+    events = list(client.responses.create(model="played", input=[{"role": "user", "content": "greet"}], stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == GREETING
+    assert events[-1].response.output_text == GREETING
+    with client.responses.stream(model="played", input="count", max_output_tokens=50) as stream:
+        types = [event.type for event in stream]
+        assert stream.get_final_response().output_text == COUNTED
+    assert types[:2] == ["response.created", "response.in_progress"] and types[-1] == "response.completed"
+    cut = client.responses.create(model="played", input="count", max_output_tokens=2)
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+def test_what_a_response_has_put_out_is_taken_as_its_next_input(client: Any) -> None:
+    made = client.responses.create(model="played", input="count", store=True)
+    turns = [{"role": "user", "content": "one"}, *made.output, {"role": "user", "content": "greet"}]
+    # The scripted model finds what it is asked for in any turn.
+    assert client.responses.create(model="played", input=turns[1:]).usage.input_tokens > made.usage.input_tokens
+    with pytest.raises(openai.BadRequestError, match="nothing is kept here") as refused:
+        client.responses.create(model="played", input="count", previous_response_id=made.id)
+    assert refused.value.param == "previous_response_id"
+
+
+def test_a_response_that_fails_says_so_in_its_last_events(client: Any) -> None:
+    with pytest.raises(openai.InternalServerError, match="died"):
+        client.responses.create(model="played", input="crash")
+    error, failed = list(client.responses.create(model="played", input="crash", stream=True))[-2:]
+    assert (error.type, error.code, failed.type) == ("error", "model_crashed", "response.failed")
+    assert failed.response.error.code == "model_crashed" and failed.response.output_text == "ab"
+
+
 def test_models_are_listed_and_retrieved(client: Any) -> None:
     assert {model.id for model in client.models.list()} == {"all-MiniLM-L6-v2", "played"}
     assert client.models.retrieve("played").object == "model"
