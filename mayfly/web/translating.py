@@ -5,6 +5,7 @@ what is checked further and what makes the call. What is wrong with it is said i
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,8 +29,8 @@ class Translated:
 
     Attributes:
         told: that one, as JSON.
-        called: what its fields are called in the one that was sent, where that isn't the same. A field without a name
-            of its own has that of the one that it is in.
+        called: what its fields are called in the one that was sent, where that isn't the same; numbers of list entries
+            are stars. A field without a name of its own has that of the one that it is in.
         drop_oldest: see CompletionCall.
     """
 
@@ -79,7 +80,9 @@ def in_words(called: Mapping[str, str]) -> Iterator[None]:
         yield
     except InvalidRequest as exc:
         param = exc.param or ""
-        name = called.get(param) or called.get(param.partition(".")[0]) or param
+        numbers = re.findall("[0-9]+", param)
+        name = called.get(re.sub("[0-9]+", "*", param)) or called.get(param.partition(".")[0]) or param
+        name = re.sub("[*]", lambda _: numbers.pop(0), name)
         exc.message = exc.message.replace(f"'{param}'", f"'{name}'")
         exc.param = name or None
         raise

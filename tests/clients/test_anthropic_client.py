@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from clients import COUNTED, GREETING, KEY, package
 from service import Service
 
 anthropic: Any = None
+
+class Cat(pydantic.BaseModel):
+    """What an answer is held to."""
+
+    age: int
+    likes_fish: bool
+
 
 COUNT: dict[str, Any] = {"max_tokens": 50, "messages": [{"role": "user", "content": "count"}]}
 GREET: dict[str, Any] = {"max_tokens": 50, "messages": [{"role": "user", "content": "greet"}]}
@@ -65,6 +74,15 @@ def test_tokens_are_counted(client: Any) -> None:
     counted = client.messages.count_tokens(model="played", messages=messages, system="You are Ada.")
     made = client.messages.create(model="played", system="You are Ada.", **COUNT)
     assert counted.input_tokens == made.usage.input_tokens
+
+
+def test_an_answer_is_parsed_into_a_class(start: Callable[..., Service], smollm2: Path) -> None:
+    service = start(MODEL_PATH=smollm2.parent, MODEL_NAME=smollm2.name, EMBED_MODEL="none")
+    told = [{"role": "user", "content": "My cat Tom is five years old."}]
+    with connect(service) as client:
+        made = client.messages.parse(model="gpt-4o-mini", max_tokens=60, messages=told, output_format=Cat,
+                                     extra_body={"temperature": 0})
+    assert isinstance(made.parsed_output, Cat) and made.stop_reason == "end_turn"
 
 
 def test_each_failure_is_its_own_class(served: Service, client: Any) -> None:

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import scripts
 from clients import COUNTED, GREETING, KEY, RULES, package
 from service import Service
 
 openai: Any = None
+
+class Cat(pydantic.BaseModel):
+    """What an answer is held to."""
+
+    age: int
+    likes_fish: bool
+
 
 COUNT = [{"role": "user", "content": "count"}]
 
@@ -113,6 +121,17 @@ def test_a_response_that_fails_says_so_in_its_last_events(client: Any) -> None:
     error, failed = list(client.responses.create(model="played", input="crash", stream=True))[-2:]
     assert (error.type, error.code, failed.type) == ("error", "model_crashed", "response.failed")
     assert failed.response.error.code == "model_crashed" and failed.response.output_text == "ab"
+
+
+def test_a_response_is_parsed_into_a_class(start: Callable[..., Service], smollm2: Path) -> None:
+    service = start(MODEL_PATH=smollm2.parent, MODEL_NAME=smollm2.name, EMBED_MODEL="none")
+    with connect(service, max_retries=0) as client:
+        made = client.responses.parse(model="gpt-4o-mini", input="My cat Tom is five years old.", text_format=Cat,
+                                      temperature=0, max_output_tokens=60)
+        assert isinstance(made.output_parsed, Cat) and made.status == "completed"
+        with client.responses.stream(model="gpt-4o-mini", input="My cat Tom is five years old.", text_format=Cat,
+                                     temperature=0, max_output_tokens=60) as stream:
+            assert stream.get_final_response().output_parsed == made.output_parsed
 
 
 def test_models_are_listed_and_retrieved(client: Any) -> None:

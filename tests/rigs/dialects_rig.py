@@ -15,6 +15,11 @@ from service import Service
 # So that a conversation can be too long for it.
 WINDOW = 512
 PROMPT = "Name three colours."
+#: What an answer can be held to.
+CAT: dict[str, Any] = {
+    "type": "object", "required": ["name", "age"], "additionalProperties": False,
+    "properties": {"name": {"type": "string", "maxLength": 12},
+                   "age": {"type": "integer", "minimum": 0, "maximum": 30}}}
 #: Headers of a call that comes through a tunnel.
 TUNNEL = {"X-Forwarded-For": "203.0.113.9"}
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import requests
 from clients import COUNTED, KEY
-from dialects_rig import PROMPT, TUNNEL, ask, begin, chat, events, streamed
+from dialects_rig import CAT, PROMPT, TUNNEL, ask, begin, chat, events, streamed
 from service import Service
 
 PATH = "/v1/messages"
@@ -102,6 +104,15 @@ def test_what_asks_for_nothing_changes_nothing(service: Service) -> None:
     assert text_of(more) == text_of(ask(service, PATH, messages=ASKED, **QUIET))
 
 
+def test_an_answer_is_held_to_its_format(service: Service) -> None:
+    held = {"format": {"type": "json_schema", "schema": CAT}}
+    asked = {"messages": [{"role": "user", "content": "My cat Tom is five years old."}], "output_config": held}
+    made = ask(service, PATH, **asked, temperature=0, max_tokens=60)
+    jsonschema.validate(json.loads(text_of(made)), CAT)
+    # What the prompt tells of it counts.
+    assert ask(service, COUNT_PATH, **asked)["input_tokens"] == made["usage"]["input_tokens"]
+
+
 def test_the_tokens_that_are_counted_are_those_that_a_message_evaluates(service: Service) -> None:
     turns = [*ASKED, {"role": "assistant", "content": "Red. <|im_end|>"}, {"role": "user", "content": "</s> 你好"}]
     for body in ({"messages": ASKED}, {"messages": turns, "system": "You are Ada."},
@@ -138,6 +149,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 400, "'tools.0.type' has to be \"custom\""),
     ({"tools": [{"name": "f"}]}, 400, "'tools.0.input_schema' is missing"),
     ({"stop_sequences": ["a"] * 17}, 400, "'stop_sequences'"), ({"temperature": 3}, 400, "'temperature'"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, 400, "'output_config.format.schema' is missing"),
     ({"container": "c"}, 400, "'container'"), ({"mcp_servers": [{"url": "x"}]}, 400, "'mcp_servers'"),
     ({"messages": [{"role": "user", "content": "word " * 600}]}, 400, "'messages' is too long"),
     ({"model": "nobody"}, 404, "There is no model nobody here"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from clients import COUNTED
-from dialects_rig import PROMPT, TUNNEL, ask, begin, chat, streamed
+from dialects_rig import CAT, PROMPT, TUNNEL, ask, begin, chat, streamed
 from service import Service
 
 PATH = "/v1/responses"
@@ -112,6 +114,22 @@ def test_the_oldest_turns_are_left_out_only_if_that_is_allowed(service: Service)
     assert ask(service, PATH, input=turns, **QUIET, truncation="auto")["usage"]["input_tokens"] < 512
 
 
+def test_a_text_is_held_to_its_format(service: Service) -> None:
+    asked = {"input": "My cat Tom is five years old.", "temperature": 0, "max_output_tokens": 60}
+    held = {"type": "json_schema", "name": "cat", "schema": CAT, "strict": True}
+    whole = ask(service, PATH, **asked, text={"format": held})
+    jsonschema.validate(json.loads(text_of(whole)), CAT)
+    assert (whole["status"], whole["text"]) == ("completed", {"format": held})
+    found = streamed(service, PATH, **asked, text={"format": held})
+    assert text_of(found[-1]["response"]) == text_of(whole)
+    [any_object] = ask(service, PATH, input=PROMPT, temperature=0, text={"format": {"type": "json_object"}},
+                       max_output_tokens=100)["output"][0]["content"]
+    assert any_object["text"].startswith("{")
+    form, _ = chat(service, [{"role": "user", "content": asked["input"]}], max_tokens=60, response_format={
+        "type": "json_schema", "json_schema": {"name": "cat", "schema": CAT}})
+    assert form == text_of(whole)
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # body, param, a word of the message
     ({"input": "a", "previous_response_id": "resp_1"}, "previous_response_id", "nothing is kept"),
@@ -134,6 +152,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": "a", "temperature": 3}, "temperature", "from 0 to 2"),
     ({"input": ""}, "input", "empty or blank"), ({"input": []}, "input", "non-empty"), ({}, "input", "missing"),
     ({"input": "a", "text": {"format": {"type": "xml"}}}, "text.format", "json_schema"),
+    ({"input": "a", "text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema", "missing"),
+    ({"input": "a", "text": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "text.format",
+     "can't be used"),
     ({"input": "a", "model": "nobody"}, "model", "no model"),
 ]
 

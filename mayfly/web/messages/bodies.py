@@ -16,7 +16,10 @@ from mayfly.web.translating import Translated
 _TEXT_OR_BLOCKS = 'a string or a list of {"type": "text", "text": a string}'
 # What fields of a body for chats are called here.
 _CALLED = {"stop": "stop_sequences", "response_format": "output_config.format",
-           "reasoning_effort": "output_config.effort", "chat_template_kwargs": "thinking"}
+           "response_format.json_schema.schema": "output_config.format.schema",
+           "reasoning_effort": "output_config.effort", "chat_template_kwargs": "thinking",
+           "tools.*.function.name": "tools.*.name", "tools.*.function.parameters": "tools.*.input_schema",
+           "tool_choice.function.name": "tool_choice.name"}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 

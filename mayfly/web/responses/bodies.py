@@ -19,7 +19,9 @@ _LOGPROBS = "message.output_text.logprobs"
 _NOT_KEPT = "left out: nothing is kept here, so send the whole conversation as 'input'"
 # What fields of a body for chats are called here.
 _CALLED = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
-           "logprobs": "include", "reasoning_effort": "reasoning.effort"}
+           "response_format.json_schema.schema": "text.format.schema", "logprobs": "include",
+           "reasoning_effort": "reasoning.effort", "tools.*.function.name": "tools.*.name",
+           "tools.*.function.parameters": "tools.*.parameters", "tool_choice.function.name": "tool_choice.name"}
 
 
 class ContentPart(OpenAIBody):
