@@ -43,6 +43,9 @@ def _examine() -> Iterator[tuple[bool, str]]:
         return
     keys = "" if found.api_keys else " (API_KEYS is empty: callers on this machine alone)"
     yield True, f"every setting has an allowed value{keys}"
+    if found.api_keys and found.require_key != "always":
+        yield True, ("programs of this machine need no key: behind a balancer, or a tunnel that doesn't mark what it "
+                     "forwards, nobody would, so set REQUIRE_KEY=always there")
     yield from _models(found)
     yield _port(found.listen_ip, found.listen_port)
     if found.ollama_compat_port:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def read(arguments: Sequence[str]) -> dict[str, str]:
     A command line that isn't understood, and --help, end the process as argparse does.
 
     Raises:
-        SettingError: the file of --api-keys can't be read, or a JSON list isn't one of strings.
+        SettingError: a JSON list isn't one of strings.
     """
     parser = argparse.ArgumentParser(prog=f"{places.PROGRAM} serve", allow_abbrev=False)
     chosen = vars(add_to(parser).parse_args(arguments))
@@ -56,7 +55,8 @@ def read(arguments: Sequence[str]) -> dict[str, str]:
         if takes == "LIST" and text.lstrip().startswith("["):
             text = _from_json(flag, text)
         elif flag == "--api-keys" and text.startswith("@"):
-            text = _from_file(Path(text[1:]))
+            # Files are named from where the person is, which the service leaves.
+            text = f"@{Path(text[1:]).absolute()}"
         values[setting] = text
     if chosen["allow_credentials"]:
         values["ALLOW_CREDENTIALS"] = "true"
@@ -71,13 +71,3 @@ def _from_json(flag: str, text: str) -> str:
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise SettingError(f"{flag} is {text!r}; allowed: entries separated by commas, or a JSON list of strings")
     return ",".join(entries)
-
-
-def _from_file(path: Path) -> str:
-    """Return the keys in a file: one a line, or separated by commas."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = getattr(exc, "strerror", None) or "it isn't text"
-        raise SettingError(f"--api-keys names the file {path}, which can't be read: {reason}") from exc
-    return ",".join(filter(None, re.split(r"[\s,]+", text)))

@@ -139,11 +139,22 @@ def _listed(text: str) -> list[str]:
 
 
 def api_keys(text: str) -> tuple[str, ...]:
-    """Accept keys, or their hashes."""
-    entries = tuple(_listed(text))
+    """Accept keys, or their hashes, and files that hold some, one a line or separated by commas: `@` and the path."""
+    entries = []
+    for entry in _listed(text):
+        entries += _in_file(Path(entry[1:])) if entry.startswith(keys.FILE) else [entry]
     if not all(map(keys.parse, entries)):
         raise Refused(keys.ALLOWED)
-    return entries
+    return tuple(entries)
+
+
+def _in_file(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as exc:
+        raise Refused(f"{keys.ALLOWED}; {keys.FILE}{path} can't be read: {getattr(exc, 'strerror', None) or exc}"
+                      ) from exc
+    return [entry for entry in re.split(r"[\s,]+", text) if entry]
 
 
 def hosts(text: str) -> tuple[str, ...]:

@@ -149,7 +149,8 @@ class Settings:
     api_keys: tuple[str, ...] = _setting(
         "", forms.api_keys,
         "Keys for callers from elsewhere, separated by commas. The first start writes a random one; the command 'key "
-        "add NAME' makes more, of which it keeps only the hash.", secret=True)
+        "add NAME' makes more, of which it keeps only the hash. @PATH is a file that holds some, such as a secret of a "
+        "container.", secret=True)
     require_key: str = _setting(
         "auto", forms.one_of("auto", "always"),
         "auto: direct calls from this machine need no key. always: every call does (raw TCP tunnels).")

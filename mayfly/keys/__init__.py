@@ -3,6 +3,7 @@
     key                     a key without a name, as the first start writes it
     name:key                a key with a name
     name:sha256:<64 hex>    the SHA-256 of a key with a name, as the command `key add` writes it
+    @path                   a file with such entries, as containers are given secrets
 
 The hash has no salt and isn't slow on purpose: the keys that are made here are 256 random bits, which nobody finds by
 trying, at whatever speed, and of which no table can be made. A slow hash (scrypt) would cost every request what it
@@ -18,12 +19,15 @@ from dataclasses import dataclass
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+#: What an entry begins with that is the path of a file with keys.
+FILE = "@"
+
 _HASHED = "sha256:"
-_KEY = re.compile(r"[\x21-\x2b\x2d-\x39\x3b-\x7e]{8,512}")  # no blank, comma or colon
+_KEY = re.compile(r"(?!@)[\x21-\x2b\x2d-\x39\x3b-\x7e]{8,512}")  # no blank, comma or colon
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 ALLOWED = ("keys of 8 to 512 printable ASCII characters without blanks and colons, each alone, as name:key, or as "
-           "name:sha256:<64 hexadecimal digits>, separated by commas")
+           "name:sha256:<64 hexadecimal digits>, separated by commas, or @ and the path of a file that holds such")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ def describe(path: Path) -> list[str]:
     lines = []
     for entry in env_file.entries(path):
         key = keys.parse(entry)
-        if key is None:
+        if entry.startswith(keys.FILE):
+            lines.append(f"those in the file {entry[1:]}")
+        elif key is None:
             lines.append("(not a key; the service refuses it)")
         else:
             lines.append(f"{key.name or '(no name)'}  {'hashed' if key.hashed else 'readable in the file'}")

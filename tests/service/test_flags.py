@@ -36,9 +36,15 @@ def test_every_flag_is_the_twin_of_a_setting() -> None:
 def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("one-key-1\nlaptop:two-key-2, three-key-3\n")
-    assert flags.read(["--api-keys", f"@{file}"]) == {"API_KEYS": "one-key-1,laptop:two-key-2,three-key-3"}
+    in_it = ("one-key-1", "laptop:two-key-2", "three-key-3")
+    assert load_settings({}, flags.read(["--api-keys", f"@{file}"])).api_keys == in_it
+    assert load_settings({"API_KEYS": f"a-key-of-mine,@{file}"}).api_keys == ("a-key-of-mine", *in_it)
+    for wrong in (f"@{tmp_path / 'absent'}", f"@{tmp_path}"):
+        with pytest.raises(SettingError, match=r"API_KEYS.*can't be read: .*irectory"):
+            load_settings({"API_KEYS": wrong})
+    file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingError, match="can't be read"):
-        flags.read(["--api-keys", f"@{tmp_path / 'absent'}"])
+        load_settings({"API_KEYS": f"@{file}"})
 
 
 @pytest.mark.parametrize("text", ['["https://a.example"', "[5]", '["a", null]'])

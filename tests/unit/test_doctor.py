@@ -78,7 +78,7 @@ def test_it_is_content_where_everything_is_in_place(env: Path, embedding_model: 
                  f"settings in {env}", "every setting has an allowed value",
                  f"embedding model {embedding_model.parent / MINILM.file_name}",
                  f"completion model {smollm2} runs, in about ", "completions by llamacpp: llama.cpp ",
-                 " MB are kept besides (PREFIX_MEMORY)",
+                 " MB are kept besides (PREFIX_MEMORY)", "so set REQUIRE_KEY=always there",
                  "embeddings by openvino ", f"127.0.0.1 port {port} is free"):
         assert what in done.stdout, what
     assert sorted(env.parent.iterdir()) == before
