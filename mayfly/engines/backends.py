@@ -55,7 +55,8 @@ class Backend:
     features: frozenset[str] = frozenset()
 
     def describe(self, path: Path) -> Mapping[str, Any] | None:
-        """Return what a file says of itself that isn't GGUF: `kind`, `architecture`, `context_length`.
+        """Return what a file says of itself that isn't GGUF: `kind`, `architecture`, `context_length`, and of one that
+        completes its chat `template`.
 
         Raises:
             OSError, ValueError: it can't be read.
@@ -191,7 +192,7 @@ class LlamaCpp(Backend):
             """)}
     features = frozenset({"seed", "typical_p", "presence_penalty", "frequency_penalty", "logit_bias", "dry_multiplier",
                           "xtc_probability", "logprobs", "top_logprobs", "n_ctx", "response_format", "format",
-                          "grammar", "regex", "suffix"})
+                          "grammar", "regex", "suffix", "tools"})
 
     def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend. What completes can be trained to make vectors too."""
@@ -212,6 +213,7 @@ class Scripted(Backend):
     tokenizer = "mayfly.engines.scripted:open_tokenizer"
     suffix = ".script.json"
     architectures: Mapping[Kind, frozenset[str]] = {}
+    features = frozenset({"tools"})
 
     def describe(self, path: Path) -> Mapping[str, Any]:
         """See Backend."""
@@ -219,7 +221,8 @@ class Scripted(Backend):
             with path.open("rb") as stream:
                 script = json.loads(stream.read(1 << 20))
             kind = "embedding" if script.get("kind") == "embedding" else "completion"
-            return {"kind": kind, "architecture": "script", "context_length": int(script.get("context_length", 2048))}
+            return {"kind": kind, "architecture": "script", "context_length": int(script.get("context_length", 2048)),
+                    "template": script.get("template")}
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             raise ValueError(f"{path.name} is no script") from exc
 

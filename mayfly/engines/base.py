@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mayfly.engines.prefixes import Prefixes
+from mayfly.prompts.chat import Answering
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, LongText, Sampling, ScoredToken
 
@@ -146,9 +147,12 @@ class CompletionEngine(Protocol):
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
-        """Return the texts that end an answer because the next turn begins with them: for models that mark their turns
-        with text ("### Human:") and not with tokens."""
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
+        """Return how a call is answered whose prompt these are.
+
+        Raises:
+            InvalidRequest: the model has no place for something that is asked.
+        """
 
     def generate(
         self,

@@ -3,11 +3,11 @@ instead of it; and which tokens end a turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mayfly.models.dialects import dialect_of, end_ids
 from mayfly.models.header import Header
-from mayfly.prompts.form_words import with_form_told
+from mayfly.prompts.chat import Answering, Chat
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment, without_bos, without_doubled_blanks
 from mayfly.prompts.template import ChatTemplate
@@ -15,18 +15,19 @@ from mayfly.wire.calls import CompletionCall
 
 
 class Prompting:
-    """How the prompts of one model are written.
+    """How the prompts of one model are written, and its answers read.
 
     Args:
         form: how they are, instead of by the file's template.
         ids: gives the ids that are evaluated for a prompt.
+        marks: control tokens that the engine shows as their texts; see Chat.
     """
 
-    def __init__(self, header: Header, form: PromptForm | None, ids: Callable[[Sequence[Segment]], Sequence[int]]
-                 ) -> None:
+    def __init__(self, header: Header, form: PromptForm | None, ids: Callable[[Sequence[Segment]], Sequence[int]],
+                 marks: Mapping[str, int] | None = None) -> None:
         source = header.chat_template or dialect_of(header.architecture, header.pieces).template
-        self._template = form or ChatTemplate(source, bos_token=header.bos_token or "",
-                                              eos_token=header.eos_token or "")
+        self._chat = Chat(form or ChatTemplate(source, bos_token=header.bos_token or "",
+                                               eos_token=header.eos_token or ""), marks or {})
         self._ids = ids
         # The file may leave it to the kind of its vocabulary whether a prompt begins with the bos token; what one
         # really begins with says it.
@@ -38,15 +39,14 @@ class Prompting:
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """Put a call's messages into the model's template (or take its bare text)."""
+        segments = self._chat.segments(call)
         if call.text is not None:
-            return [Segment(call.text, special=False)]
-        messages = with_form_told(call.messages, call.sampling.form)
-        segments = without_bos(self._template.render(messages), self._superfluous_bos)
-        return without_doubled_blanks(segments, self._blank_follows)
+            return segments
+        return without_doubled_blanks(without_bos(segments, self._superfluous_bos), self._blank_follows)
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
-        """Return the texts that end an answer because the next turn begins with them."""
-        return () if call.text is not None else self._template.turn_marks
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
+        """Return how a call with this prompt is answered; see Chat."""
+        return self._chat.answering(call, segments)
 
     def _x_after(self, text: str) -> Sequence[int]:
         before = [Segment(text, special=True)]

@@ -5,6 +5,7 @@ A model file whose name ends in `.script.json` is played by this engine:
     {"kind": "completion" | "embedding",
      "load": "ok" | "fail" | "abort" | "hang",
      "context_length": 2048,
+     "template": "a chat template",
      "rules": [{"when": "text that the prompt holds", "do": "answer" | "crash" | "hang" | "error" | "garbage",
                 "pieces": ["Hel", "lo"], "seconds": 0.01, "after": 3, "times": 1}, ...]}
 
@@ -35,6 +36,7 @@ import numpy.typing as npt
 from mayfly.engines.base import Generated, Part, Tokenize
 from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
+from mayfly.prompts.chat import Answering, Chat
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
 from mayfly.wire.calls import CompletionCall, LongText, Sampling
@@ -114,7 +116,7 @@ class ScriptedCompletions:
         self.model = model
         self.facts = {"engine": "scripted"}
         self.context_length = int(self._script.get("context_length", 2048))
-        self._template = ChatTemplate(None, bos_token="", eos_token="")
+        self._chat = Chat(ChatTemplate(self._script.get("template", None), bos_token="", eos_token=""), {})
 
     def self_test(self) -> None:
         """A script is as good as it is."""
@@ -130,13 +132,11 @@ class ScriptedCompletions:
 
     def prompt(self, call: CompletionCall) -> Sequence[Segment]:
         """See CompletionEngine."""
-        if call.text is not None:
-            return [Segment(call.text, special=False)]
-        return self._template.render(call.messages)
+        return self._chat.segments(call)
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
-        """A script says itself where an answer ends."""
-        return ()
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
+        """See CompletionEngine. A script is held to nothing."""
+        return self._chat.answering(call, segments)
 
     def generate(
         self,

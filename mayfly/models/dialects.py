@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mayfly.models.call_forms import MARKS
+
 #: Pieces that end a turn, in whatever model has them, also where its file names another token as the end. (The same
 #: that llama.cpp looks for.)
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>")
@@ -95,7 +97,7 @@ DIALECTS = (
 GPT4ALL = DIALECTS[-1]
 
 #: What is looked for in a vocabulary.
-PIECES = frozenset(TURN_ENDS).union(*(dialect.pieces for dialect in DIALECTS))
+PIECES = (MARKS | frozenset(TURN_ENDS)).union(*(dialect.pieces for dialect in DIALECTS))
 
 
 def dialect_of(architecture: str, pieces: Iterable[str]) -> Dialect:

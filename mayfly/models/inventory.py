@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mayfly.engines import backends
 from mayfly.engines.backends import AUTO, GGUF, SUFFIXES, Backend, Kind
 from mayfly.errors import ModelUnavailable
 from mayfly.models import parts, store
+from mayfly.models.call_forms import form_of, thought_of
 from mayfly.models.dialects import dialect_of
 from mayfly.models.header import Header, read_header
 from mayfly.settings import Settings
@@ -44,6 +46,8 @@ class Model:
         cache_token_bytes: what a token of the context takes in memory beside the weights.
         chat_template: where the template of a completion model's prompts is from: "file", or "default:" and the name of
             the one that models of its kind are taken to know.
+        tools: how a completion model is told of tools: "native", by its template, or "generic", in words; "" of others.
+        thinks: its template tells what it thinks from what it answers.
         engines: the names of those that can take it.
         unusable: why it can't be used, or "".
     """
@@ -62,6 +66,8 @@ class Model:
     vocabulary_size: int = 0
     cache_token_bytes: int = 0
     chat_template: str = ""
+    tools: str = ""
+    thinks: bool = False
     engines: tuple[str, ...] = ()
     unusable: str = ""
 
@@ -204,7 +210,9 @@ def _describe(model: Model) -> Model:
     try:
         told = takers[0].describe(model.path)
         if told is not None:
-            return replace(described, **told)
+            template, completes = told.get("template"), told["kind"] == "completion"
+            facts = {name: value for name, value in told.items() if name != "template"}
+            return replace(described, **facts, **_answering(template, completes))
         header = read_header(model.path)
     except (ModelUnavailable, OSError, ValueError) as exc:
         return replace(described, unusable=str(exc))
@@ -220,7 +228,15 @@ def _describe(model: Model) -> Model:
         context_length=header.context_length if completes else header.embedding_window,
         cache_token_bytes=_cache_token_bytes(header) if completes else 0,
         chat_template=_chat_template(header) if completes else "",
+        **_answering(header.chat_template, completes),
         **{name: getattr(header, name) for name in _TOLD})
+
+
+def _answering(template: str | None, completes: bool) -> dict[str, Any]:
+    """Return what a template says of the answers."""
+    if not completes:
+        return {}
+    return {"tools": "generic" if form_of(template) is None else "native", "thinks": thought_of(template) is not None}
 
 
 def _chat_template(header: Header) -> str:

@@ -8,11 +8,13 @@ line where there is no %2. So it is here, only that the system text has a templa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from mayfly.models.call_forms import CallForm, thought_of
 from mayfly.prompts.segments import Segment, lay_out
 from mayfly.prompts.turn_marks import turn_marks
-from mayfly.wire.calls import Message
+from mayfly.wire.calls import Message, Tool
 
 _PLACEHOLDER = re.compile(r"%[12](?![0-9])")
 # gpt4all's own, where a template has no %2.
@@ -33,9 +35,14 @@ class PromptForm:
         self._after = parts[2] if len(parts) > 2 else _AFTER_AN_ANSWER
         self._before_system, self._after_system = _PLACEHOLDER.split(system or "%1" + _AFTER_AN_ANSWER)[:2]
         self.turn_marks = turn_marks(prompt + system)
+        self.form: CallForm | None = None
+        self.thought = thought_of(prompt)
+        self.tells_of_tools = False
 
-    def render(self, messages: Sequence[Message]) -> list[Segment]:
-        """Return the prompt for a conversation, ending where the assistant's turn begins.
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (),
+               variables: Mapping[str, Any] | None = None) -> list[Segment]:
+        """Return the prompt for a conversation, ending where the assistant's turn begins; see ChatTemplate. There is
+        no place for tools in it, nor for variables.
 
         A turn that lacks its other half (an answer to nothing, two prompts in a row) has it empty, as it would be in
         gpt4all.

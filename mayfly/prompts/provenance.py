@@ -190,6 +190,15 @@ def whole(text: str, origin: Origin) -> str:
     return Traced(plain, ((len(plain), origin),)) if origin and plain else plain
 
 
+def followed(value: Any, origin: Origin) -> Any:
+    """Return a value as JSON has them, all of whose texts come from the same messages."""
+    if isinstance(value, str):
+        return whole(value, origin)
+    if isinstance(value, dict):
+        return {whole(name, origin): followed(entry, origin) for name, entry in value.items()}
+    return [followed(entry, origin) for entry in value] if isinstance(value, list) else value
+
+
 def joined(pieces: Iterable[str]) -> str:
     """Return texts one after the other."""
     texts = list(pieces)

@@ -6,6 +6,7 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 
+from mayfly.prompts.call_patterns import overlap
 from mayfly.wire.calls import ScoredToken
 
 
@@ -65,16 +66,8 @@ class TextFilter:
             shown, self._held = self._held[:end], ""
             self._shown += len(shown)
             return shown
-        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        keep = max((overlap(self._held, stop) for stop in self._stop), default=0)
         cut = len(self._held) - keep
         shown, self._held = self._held[:cut], self._held[cut:]
         self._shown += len(shown)
         return shown
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that begins `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0

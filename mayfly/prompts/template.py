@@ -8,16 +8,22 @@ prompt as five characters and not as the end of the turn.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mayfly.errors import EngineFailed, InvalidRequest
+from mayfly.models.call_forms import form_of, thought_of
 from mayfly.models.dialects import GPT4ALL
+from mayfly.prompts.arrangements import Turn, arrangements, first_said, later_folded
 from mayfly.prompts.limits import TimeIsUp, bounded
-from mayfly.prompts.provenance import origin_of, parts, traced, whole
+from mayfly.prompts.provenance import Origin, followed, origin_of, parts, traced, whole
 from mayfly.prompts.segments import Segment, lay_out
+from mayfly.prompts.tool_words import arguments_of, described
 from mayfly.prompts.turn_marks import turn_marks
-from mayfly.wire.calls import Message, Role
+from mayfly.wire.calls import Message, Tool
 
 # What a template may take to write a conversation, with so much more for each character that it is given, and as much
 # for a turn as for some hundred characters. Real ones need some milliseconds and less than 1 MB.
@@ -32,8 +38,33 @@ _LARGE = 250_000
 _MOST_WORDS = 300
 
 _BLANK_LINE = traced("\n\n")
+# What a caller gives beside the messages comes from nowhere in them.
+_BESIDE: Origin = frozenset((-2,))
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """What a template is given.
+
+    Attributes:
+        tools: those that the model may call.
+        variables: others, by their names.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def size(self) -> int:
+        """Return how much there is to write, in characters."""
+        return (sum(_A_TURN + message.characters() for message in self.messages) + len(str(self.variables))
+                + sum(_A_TURN + len(tool.description) + len(tool.parameters) for tool in self.tools))
+
+
 # One turn any template can write; two of one role it can't where the roles have to alternate.
-_RUN = (Message("user", "Hello"), Message("user", "Hello"))
+_TURN = _Conversation((Message("user", "Hello"),))
+_RUN = _Conversation((Message("user", "Hello"), Message("user", "Hello")))
+_TRIED = Tool("a_tool_of_no_use", "It does nothing.", '{"type": "object", "properties": {}}')
 
 
 class ChatTemplate:
@@ -54,6 +85,11 @@ class ChatTemplate:
         eos_token: text of the token that ends a turn.
 
     A source that can't be read fails each `render`: the model serves texts without it.
+
+    Attributes:
+        turn_marks: the texts that begin a turn, where no tokens do.
+        form: in which calls of tools are written; None if it knows no tools.
+        thought: the marks of what the model thinks before it answers; None if it declares none.
     """
 
     def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
@@ -64,14 +100,33 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._refused = Refused
         self.turn_marks = turn_marks(source)
+        self.form = form_of(source)
+        self.thought = thought_of(source)
         self._unreadable = ""
         try:
             self._template = bounded(lambda: Sandbox().from_string(source), memory=_MEMORY, seconds=_SECONDS)
         except (Exception, TimeIsUp) as exc:  # jinja2's errors, and Python's own for what is nested too deep
             self._unreadable = f"the model's chat template can't be read: {_reason(exc, str(exc)[:_MOST_WORDS])}"
 
-    def render(self, messages: Sequence[Message]) -> list[Segment]:
+    @functools.cached_property
+    def tells_of_tools(self) -> bool:
+        """Whether it writes those that it is given."""
+        if self._unreadable or self.form is None:
+            return False
+        tried = replace(_TURN, tools=(_TRIED,))
+        try:
+            text = bounded(lambda: self._render(tried, [Turn("user", (0,))]), memory=_MEMORY, seconds=_SECONDS)
+        except (EngineFailed, InvalidRequest, MemoryError, TimeIsUp):
+            return False
+        return _TRIED.name in text
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (),
+               variables: Mapping[str, Any] | None = None) -> list[Segment]:
         """Return the prompt for a conversation, ending where the assistant's turn begins.
+
+        Args:
+            tools: those that the model may call, for a template that tells of them.
+            variables: for the template, by their names.
 
         Raises:
             InvalidRequest: the template refuses this order of roles, and says why, or fails at it; or there is too much
@@ -80,10 +135,11 @@ class ChatTemplate:
         """
         if self._unreadable:
             raise EngineFailed(self._unreadable)
-        size = sum(_A_TURN + len(message.content) for message in messages)
+        conversation = _Conversation(messages, tools, variables or {})
+        size = conversation.size()
         seconds = min(_SECONDS + _MORE_SECONDS * size, _MOST_SECONDS)
         try:
-            text = bounded(lambda: self._written(messages), memory=_MEMORY + _MORE_MEMORY * size, seconds=seconds)
+            text = bounded(lambda: self._written(conversation), memory=_MEMORY + _MORE_MEMORY * size, seconds=seconds)
         except (MemoryError, TimeIsUp) as exc:
             if size > _LARGE:
                 raise InvalidRequest(f"the conversation is too large for the model's chat template: {_reason(exc)}",
@@ -93,56 +149,60 @@ class ChatTemplate:
             raise EngineFailed(f"the model's chat template fails: it writes {len(text)} characters")
         return lay_out(Segment(part, special=not origin) for part, origin in parts(text))
 
-    def _written(self, messages: Sequence[Message]) -> str:
+    def _written(self, conversation: _Conversation) -> str:
         failure: InvalidRequest | EngineFailed | None = None
-        plain = [_Turn(message.role, (index,)) for index, message in enumerate(messages)]
-        later = any(turn.role == "system" for turn in plain[_first_said(plain):])
+        plain = [Turn(message.role, (index,)) for index, message in enumerate(conversation.messages)]
+        later = any(turn.role == "system" for turn in plain[first_said(plain):])
         # Where turns have to alternate, a system text among them would pass for one of the other role.
-        for turns in _arrangements(_later_folded(plain) if later and not self._can_write(_RUN) else plain):
+        for turns in arrangements(later_folded(plain) if later and not self._can_write(_RUN) else plain):
             try:
-                text = self._render(messages, turns)
-                if not self._leaves_out(text, messages, turns):
+                text = self._render(conversation, turns)
+                if not self._leaves_out(text, conversation, turns):
                     return text
             except InvalidRequest as exc:
                 failure = failure or exc
             except EngineFailed as exc:
-                failure = failure or self._blame(exc)
+                failure = failure or self._blame(exc, conversation)
         raise failure or InvalidRequest("the model's chat template leaves the system message out", param="messages")
 
-    def _leaves_out(self, text: str, messages: Sequence[Message], turns: Sequence[_Turn]) -> bool:
+    def _leaves_out(self, text: str, conversation: _Conversation, turns: Sequence[Turn]) -> bool:
         """Tell whether a prompt lacks a system text, because the template would leave out any such text."""
         written = origin_of(text)
-        missing = {index for index, message in enumerate(messages)
+        missing = {index for index, message in enumerate(conversation.messages)
                    if message.role == "system" and message.content.strip() and index not in written}
         if not missing:
             return False
         # Some templates take words out of it that are for them ("/no_think").
         ordinary = [Message(message.role, "x") if index in missing else message
-                    for index, message in enumerate(messages)]
-        return not missing <= origin_of(self._render(ordinary, turns))
+                    for index, message in enumerate(conversation.messages)]
+        return not missing <= origin_of(self._render(replace(conversation, messages=ordinary), turns))
 
-    def _blame(self, failure: EngineFailed) -> InvalidRequest | EngineFailed:
+    def _blame(self, failure: EngineFailed, conversation: _Conversation) -> InvalidRequest | EngineFailed:
         """Return the error for a template that fails at a conversation: the caller's, if it can write any at all."""
-        if not self._can_write(_RUN[:1]):
+        if not self._can_write(_TURN):
             return failure
+        if conversation.variables and not self._can_write(replace(_TURN, variables=conversation.variables)):
+            return InvalidRequest(f"{failure.message}, with these variables and not without",
+                                  param="chat_template_kwargs")
         return InvalidRequest(f"{failure.message}, at this conversation and not at others", param="messages")
 
-    def _can_write(self, messages: Sequence[Message]) -> bool:
+    def _can_write(self, conversation: _Conversation) -> bool:
         try:
-            self._render(messages, [_Turn(message.role, (index,)) for index, message in enumerate(messages)])
+            self._render(conversation, [Turn(message.role, (index,))
+                                        for index, message in enumerate(conversation.messages)])
         except (EngineFailed, InvalidRequest):
             return False
         return True
 
-    def _render(self, messages: Sequence[Message], turns: Sequence[_Turn]) -> str:
+    def _render(self, conversation: _Conversation, turns: Sequence[Turn]) -> str:
         now = datetime.datetime.now()
-        texts = [whole(message.content, frozenset((index,))) for index, message in enumerate(messages)]
-        said = [{"role": turn.role, "content": _BLANK_LINE.join(filter(None, (texts[index] for index in turn.texts)))}
-                for turn in turns]
+        messages = _Shown(conversation.messages, self.form.id_length if self.form is not None else 0)
         try:
-            return self._template.render(
-                messages=said, tools=None, documents=None, add_generation_prompt=True,
-                strftime_now=lambda form: whole(now.strftime(form), origin_of(form)), **self._tokens)
+            return self._template.render({
+                "documents": None, **followed(dict(conversation.variables), _BESIDE),
+                "tools": [followed(described(tool), _BESIDE) for tool in conversation.tools] or None,
+                "messages": [messages.turn(turn) for turn in turns], "add_generation_prompt": True,
+                "strftime_now": lambda form: whole(now.strftime(form), origin_of(form)), **self._tokens})
         except self._refused as exc:
             raise InvalidRequest(f"the model's chat template refuses this conversation: {str(exc)[:_MOST_WORDS]}",
                                  param="messages") from exc
@@ -150,6 +210,44 @@ class ChatTemplate:
             raise
         except Exception as exc:  # a program from a file: it may raise anything
             raise EngineFailed(f"the model's chat template fails: {_reason(exc)}") from exc
+
+
+class _Shown:
+    """The messages of a conversation as a template is shown them.
+
+    Args:
+        id_length: of the ids of calls; see CallForm.
+    """
+
+    def __init__(self, messages: Sequence[Message], id_length: int) -> None:
+        self._messages = messages
+        self._id_length = id_length
+        self._names = {call.id: call.name for message in messages for call in message.tool_calls}
+
+    def turn(self, turn: Turn) -> dict[str, Any]:
+        """Return a turn, whose texts know which messages they come from."""
+        said = [(frozenset((index,)), self._messages[index]) for index in turn.texts]
+        shown: dict[str, Any] = {"role": turn.role, "content": _BLANK_LINE.join(
+            filter(None, (whole(message.content, origin) for origin, message in said)))}
+        reasoning = _BLANK_LINE.join(filter(None, (whole(message.reasoning, origin) for origin, message in said)))
+        if reasoning:
+            shown["reasoning_content"] = reasoning
+        calls = [{"id": self._id(call.id, origin), "type": "function", "function": {
+            "name": whole(call.name, origin), "arguments": followed(arguments_of(call), origin)}}
+            for origin, message in said for call in message.tool_calls]
+        # Templates ask whether there is such a field.
+        if calls:
+            shown["tool_calls"] = calls
+        if turn.role == "tool":
+            [(origin, message)] = said
+            shown["tool_call_id"] = self._id(message.tool_call_id, origin)
+            shown["name"] = whole(self._names.get(message.tool_call_id, ""), origin)
+        return shown
+
+    def _id(self, sent: str, origin: Origin) -> str:
+        if self._id_length and not (len(sent) == self._id_length and sent.isalnum()):
+            sent = hashlib.sha256(sent.encode("utf-8", "replace")).hexdigest()[:self._id_length]
+        return whole(sent, origin)
 
 
 def _reason(exc: BaseException, words: str = "") -> str:
@@ -167,70 +265,3 @@ def _reason(exc: BaseException, words: str = "") -> str:
     if isinstance(exc, OverflowError):
         return "it makes too large a number or range"
     return words or type(exc).__name__
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A turn as the template is shown it: the texts of some messages, by their indices."""
-
-    role: Role
-    texts: tuple[int, ...]
-
-
-def _arrangements(plain: list[_Turn]) -> Iterator[list[_Turn]]:
-    """Yield the turns as they are, and then in the ways that a template may accept instead."""
-    tried: list[list[_Turn]] = []
-    for folded in (_unchanged, _later_folded, _folded):
-        for paired in (_unchanged, _paired):
-            for run in (_unchanged, _run_together):
-                turns = run(folded(paired(plain)))
-                if turns not in tried:
-                    tried.append(turns)
-                    yield turns
-
-
-def _unchanged(turns: list[_Turn]) -> list[_Turn]:
-    return turns
-
-
-def _paired(turns: list[_Turn]) -> list[_Turn]:
-    """Put an empty prompt before an answer that none comes before."""
-    first = _first_said(turns)
-    if first < len(turns) and turns[first].role == "assistant":
-        return [*turns[:first], _Turn("user", ()), *turns[first:]]
-    return turns
-
-
-def _run_together(turns: list[_Turn]) -> list[_Turn]:
-    """Make one turn of those of one role in a row."""
-    together: list[_Turn] = []
-    for turn in turns:
-        if together and together[-1].role == turn.role:
-            turn = _Turn(turn.role, together.pop().texts + turn.texts)
-        together.append(turn)
-    return together
-
-
-def _later_folded(turns: list[_Turn]) -> list[_Turn]:
-    """Put system texts into the prompt that follows them, but for those with which the conversation begins."""
-    first = _first_said(turns)
-    return [*turns[:first], *_folded(turns[first:])]
-
-
-def _folded(turns: list[_Turn]) -> list[_Turn]:
-    """Put system texts into the prompt that follows them."""
-    folded: list[_Turn] = []
-    waiting: tuple[int, ...] = ()
-    for turn in turns:
-        if turn.role == "system":
-            waiting += turn.texts
-        elif turn.role == "user":
-            folded.append(_Turn("user", waiting + turn.texts))
-            waiting = ()
-        else:
-            folded.append(turn)
-    return [*folded, _Turn("user", waiting)] if waiting else folded
-
-
-def _first_said(turns: list[_Turn]) -> int:
-    return next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
 Reason = Literal["stop", "length"]
+ChatReason = Literal["stop", "length", "tool_calls"]
 
 
 class Answer(BaseModel):
@@ -64,9 +65,10 @@ class EmbeddingList(Answer):
 
 class Completed(Answer):
     """A completion of the native route; `generation` is the number of the process that made it, `seed` what the engine
-    drew with, if it takes one."""
+    drew with, if it takes one, `reasoning` what the model thought before it answered, if it did."""
 
     response: str
+    reasoning: str = ""
     model: str
     finish_reason: Reason
     generation: Count
@@ -93,6 +95,8 @@ class ListedModel(Answer):
     chat_template: str = Field("", description=(
         "where the template of its prompts is from: 'file' (the model's own), 'setting' (PROMPT_TEMPLATE), or "
         "'default:' and the name of a known form, chosen by the model's vocabulary or architecture"))
+    tools: Literal["native", "generic"] = Field("generic", description=(
+        "how a completion model is told of tools: 'native' (by its own template) or 'generic' (in words)"))
     usable: bool = True
     reason: str = ""
     engine: str = ""
@@ -139,11 +143,28 @@ class TextCompletion(_OpenAIAnswer):
 
 
 class AssistantMessage(Answer):
-    """The model's turn."""
+    """The model's turn; `content` is null where it calls tools and says nothing."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str = Field("", description="what the model thought before it answered")
+    tool_calls: list[ToolCalled] = []
+
+
+class FunctionCalled(Answer):
+    """What a call calls; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCalled(Answer):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCalled
 
 
 class TokenLogprob(Answer):
@@ -173,7 +194,7 @@ class ChatChoice(Answer):
     index: Count
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Reason
+    finish_reason: ChatReason
 
 
 class ChatCompletion(_OpenAIAnswer):

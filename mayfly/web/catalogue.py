@@ -94,10 +94,18 @@ class Catalogue:
         told = {name: getattr(file, name) for name in _TOLD}
         status = self._switchboard.lane(model.lane).status() if model.lane else {}
         reason = file.unusable or self._failure(model, status)
-        told.update(context_length=model.window, chat_template=model.chat_template, reason=reason)
+        told.update(context_length=model.window, chat_template=model.chat_template, tools=self.tools(model),
+                    reason=reason)
         told.update((name, status[name]) for name in ("engine", "precision") if name in status)
         return {**shown, "size": file.size, "usable": not reason,
                 **{name: value for name, value in told.items() if value}}
+
+    def tools(self, model: Model) -> str:
+        """Return how a completion model is told of tools; see inventory.Model; "" if its engine can't be held to calls.
+        """
+        if model.file is None or not model.lane or "tools" not in self._backend(model.lane, model.file).features:
+            return ""
+        return "generic" if model.chat_template == "setting" else model.file.tools
 
     def _failure(self, model: Model, status: Mapping[str, Any]) -> str:
         """Return why a model couldn't be loaded when that was last tried, if its file is still the same, or ""."""

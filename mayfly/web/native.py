@@ -16,7 +16,7 @@ from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import CompletionBody, EmbedBody, validate
 from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
-from mayfly.wire.calls import CompletionCall, Finished, Piece
+from mayfly.wire.calls import Completion, CompletionCall, Finished, Piece
 
 _Answer = Callable[[str, Finished], dict[str, Any]]
 
@@ -44,7 +44,8 @@ def routes(service: Service) -> list[Route]:
         body = validate(CompletionBody, asked.sent, asked.ignored, n_ctx=settings.n_ctx)
         model = catalogue.completing(body)
         call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx),
-                              features=body.features(), namespace=service.gate.access.namespace(asked.environ))
+                              features=body.features(), template_kwargs=body.template_kwargs(),
+                              namespace=service.gate.access.namespace(asked.environ))
         [call] = seeded(asked, model, [call])
         choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
                           in_pieces=body.stream)
@@ -63,7 +64,11 @@ def routes(service: Service) -> list[Route]:
 
 def _whole(choices: Choices, answer: _Answer) -> Flow:
     [completion] = yield from choices.completions()
-    yield as_json(answer(completion.text, completion.finished))
+    yield as_json({**answer(completion.text, completion.finished), **_reasoning(completion)})
+
+
+def _reasoning(made: Completion | Piece) -> dict[str, Any]:
+    return {"reasoning": made.reasoning} if made.reasoning else {}
 
 
 def _answer(text: str, finished: Finished, seed: int | None) -> dict[str, Any]:
@@ -80,6 +85,6 @@ def _answer(text: str, finished: Finished, seed: int | None) -> dict[str, Any]:
 def _events(answer: _Answer, part: Part) -> Iterable[dict[str, Any]]:
     item = part.item
     if isinstance(item, Piece):
-        yield {"response": item.text}
+        yield {"response": item.text, **_reasoning(item)}
     elif isinstance(item, Finished):
         yield answer("", item)

@@ -88,7 +88,9 @@ def call_of(service: Service, asked: Asked, body: TextBody | ChatBody) -> Comple
 
 def chat_call(service: Service, asked: Asked, body: ChatBody) -> CompletionCall:
     """Return the call that a body for a chat means."""
-    return replace(call_of(service, asked, body), messages=body.turns())
+    return replace(call_of(service, asked, body), messages=body.turns(), tools=body.described(),
+                   tool_choice=body.choice(), parallel_tool_calls=body.parallel_tool_calls,
+                   template_kwargs=body.template_kwargs())
 
 
 def _complete(service: Service, form: Form, asked: Asked, calls: Sequence[CompletionCall], body: TextBody | ChatBody,

@@ -74,16 +74,34 @@ def answer(shown: Shown, completions: Sequence[Completion], wanted: int = 1) -> 
             best = sorted(best, key=lambda number: _rank(completions[number].finished))[:wanted]
         for number in best:
             made = completions[number]
-            text: dict[str, Any] = {"text": shown.echoed(number) + made.text} if shown.form == "text" else {
-                "message": {"role": "assistant", "content": made.text, "refusal": None}}
+            text = {"text": shown.echoed(number) + made.text} if shown.form == "text" else {"message": message(made)}
             choices.append({"index": len(choices), **text, "logprobs": shown.likelihoods(number)(made.tokens),
                             "finish_reason": made.finished.reason})
     return {**_heading(_PREFIX[shown.form], _OBJECT[shown.form], completions[0].finished.model), "choices": choices,
             "usage": usage([made.finished for made in completions], shown.candidates)}
 
 
+def message(made: Completion) -> dict[str, Any]:
+    """Return the assistant's turn that a completion is."""
+    calls = [{"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+             for call in made.tool_calls]
+    return {"role": "assistant", "content": made.text or (None if calls else ""), "refusal": None,
+            **({"reasoning_content": made.reasoning} if made.reasoning else {}),
+            **({"tool_calls": calls} if calls else {})}
+
+
+def _delta(piece: Piece) -> dict[str, Any]:
+    """Return what a part of a completion adds to the assistant's turn."""
+    calls = [{"index": call.index, **({"id": call.id, "type": "function"} if call.id else {}),
+              "function": {**({"name": call.name} if call.name else {}), "arguments": call.arguments}}
+             for call in piece.tool_calls]
+    return {**({"reasoning_content": piece.reasoning} if piece.reasoning else {}),
+            **({"content": piece.text} if piece.text or not (piece.reasoning or calls) else {}),
+            **({"tool_calls": calls} if calls else {})}
+
+
 def _rank(end: Finished) -> tuple[float, bool]:
-    return (math.inf if end.mean_logprob is None else -end.mean_logprob), end.reason != "stop"
+    return (math.inf if end.mean_logprob is None else -end.mean_logprob), end.reason == "length"
 
 
 def usage(finished: Sequence[Finished], candidates: int) -> dict[str, int]:
@@ -128,7 +146,7 @@ class Chunks:
                 if scores is not None:
                     return
         if isinstance(item, Piece):
-            yield self._chunk(part.index, {"content": item.text} if chat else item.text, tokens=item.tokens)
+            yield self._chunk(part.index, _delta(item) if chat else item.text, tokens=item.tokens)
             return
         assert isinstance(item, Finished)
         self._finished[part.index] = item

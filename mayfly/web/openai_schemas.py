@@ -9,13 +9,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.answer_forms import form_of_object, form_of_schema
 from mayfly.web.bodies import kind
-from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, Body, EmbedBody, SampledBody, Text, listed
+from mayfly.web.schemas import (
+    MAX_TOKENS,
+    TEXT,
+    UNUSED,
+    EmbedBody,
+    OpenAIBody,
+    SampledBody,
+    TemplatedBody,
+    Text,
+    listed,
+)
+from mayfly.web.tool_schemas import CalledTool, ToolsBody
 from mayfly.wire.calls import Form, Message, Sampling
 
 MOST_CHOICES = 16
@@ -23,14 +34,9 @@ MOST_CHOICES = 16
 MOST_PROMPTS = 64
 MOST_COMPLETIONS = 128
 MOST_MESSAGES = 4096
+MOST_CALLS = 128
 # Characters that all prompts of a request have at most, once they are put into its template.
 MOST_CHARACTERS = 1 << 24
-
-
-class OpenAIBody(Body):
-    """What OpenAI's bodies have in common."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class EmbeddingsBody(EmbedBody, OpenAIBody):
@@ -47,7 +53,7 @@ class StreamOptions(OpenAIBody):
 # What asks for nothing while it is empty. What is in it isn't looked at: it may be much.
 _Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 _None = Annotated[list[Any], Field(max_length=0)]
-_NO_TOOLS = "left out: there are no tools here"
+_NO_FUNCTIONS = "left out: send 'tools'"
 
 
 class ResponseFormat(OpenAIBody):
@@ -211,15 +217,23 @@ _TEXT_OR_PARTS = 'a string or a non-empty list of {"type": "text", "text": a str
 class ChatMessage(OpenAIBody):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(
-        description='"system", "developer", "user" or "assistant" (there are no tools here)')
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description='"system", "developer", "user", "assistant" or "tool"')
     content: _Content = Field(
         [], description=f"{_TEXT_OR_PARTS}; an assistant's may be left out")
+    reasoning_content: Text = Field("", description=f"{TEXT}: what an assistant thought")
     name: str = Field("", description="a string, which the model isn't told")
     refusal: None = Field(None, description="left out")
     audio: None = Field(None, description="left out: the model only reads text")
-    tool_calls: _None = Field([], description=_NO_TOOLS)
-    function_call: None = Field(None, description=_NO_TOOLS)
+    tool_calls: list[CalledTool] = Field(
+        [], fail_fast=True, max_length=MOST_CALLS, description=f"a list of up to {MOST_CALLS} calls of an assistant")
+    tool_call_id: str = Field("", description="a string: the id of the call that a tool answers")
+    function_call: None = Field(None, description=_NO_FUNCTIONS)
+
+    def turn(self) -> Message:
+        """Return it as a turn of the conversation."""
+        return Message("system" if self.role == "developer" else self.role, self.text(),
+                       tuple(call.called() for call in self.tool_calls), self.tool_call_id, self.reasoning_content)
 
     def text(self) -> str:
         """Return the content, its parts on lines of their own."""
@@ -235,7 +249,7 @@ _MostTokens = Annotated[_From1 | None, BeforeValidator(
     _without_limit, json_schema_input_type=_From1 | Literal[-1] | None)]
 
 
-class ChatBody(_Sampled):
+class ChatBody(_Sampled, TemplatedBody, ToolsBody):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(
@@ -246,11 +260,8 @@ class ChatBody(_Sampled):
     logprobs: bool = Field(False, description="true or false, and true where the model's engine gives probabilities")
     top_logprobs: int = Field(
         0, ge=0, le=20, description="a whole number from 0 to 20, where the model's engine gives probabilities")
-    tools: _None = Field([], description=_NO_TOOLS)
-    tool_choice: Literal["none", "auto"] = Field("none", description=_NO_TOOLS)
-    parallel_tool_calls: bool = Field(True, description="true or false; there are no tools here")
-    functions: _None = Field([], description=_NO_TOOLS)
-    function_call: Literal["none", "auto"] = Field("none", description=_NO_TOOLS)
+    functions: _None = Field([], description=_NO_FUNCTIONS)
+    function_call: Literal["none", "auto"] = Field("none", description=_NO_FUNCTIONS)
     modalities: Annotated[list[Literal["text"]], Field(max_length=1, fail_fast=True)] = Field(
         ["text"], description='["text"] or left out')
     audio: None = Field(None, description="left out: the model only writes")
@@ -280,11 +291,18 @@ class ChatBody(_Sampled):
         """
         turns = []
         for index, message in enumerate(self.messages):
-            if not message.content and message.role != "assistant":
+            if message.tool_calls and message.role != "assistant":
+                raise InvalidRequest(f"'messages.{index}.tool_calls' has to be left out: only an assistant calls "
+                                     "tools.", param=f"messages.{index}.tool_calls")
+            if message.role == "tool" and not message.tool_call_id:
+                raise InvalidRequest(f"The field 'messages.{index}.tool_call_id' is missing: add it, with the id of "
+                                     "the call that the tool answers.", param=f"messages.{index}.tool_call_id",
+                                     code="missing_field")
+            if not message.content and message.role not in ("assistant", "tool"):
                 raise InvalidRequest(f"The field 'messages.{index}.content' is missing: add it, with {_TEXT_OR_PARTS}.",
                                      param=f"messages.{index}.content", code="missing_field")
-            turns.append(Message("system" if message.role == "developer" else message.role, message.text()))
-        if not any(turn.content.strip() for turn in turns):
+            turns.append(message.turn())
+        if not any(turn.content.strip() or turn.tool_calls for turn in turns):
             raise InvalidRequest("'messages' has to hold a text that isn't empty or blank.", param="messages")
         return tuple(turns)
 

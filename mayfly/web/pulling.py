@@ -26,9 +26,8 @@ from mayfly.models.download import NotOffered
 from mayfly.models.inventory import public_name
 from mayfly.settings import Settings
 from mayfly.web.flows import stream
-from mayfly.web.openai_schemas import OpenAIBody
 from mayfly.web.routes import Asked, Route
-from mayfly.web.schemas import validate
+from mayfly.web.schemas import OpenAIBody, validate
 from mayfly.web.service import Service
 
 TAG = "Models and tokens"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,8 +25,9 @@ from pydantic_core import CoreSchema
 from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.answer_forms import form_of_grammar, form_of_object, form_of_regex, form_of_schema
-from mayfly.web.bodies import kind
-from mayfly.web.sieve import harmless, object_in, sift
+from mayfly.web.refusals import TEXT as TEXT
+from mayfly.web.refusals import allowed_in, refusal
+from mayfly.web.sieve import harmless, sift
 from mayfly.wire.calls import Form, Message, Sampling
 
 _GPT4ALL = Sampling()
@@ -63,6 +63,12 @@ class Body(BaseModel):
         return schema
 
 
+class OpenAIBody(Body):
+    """What the bodies have in common that other APIs' clients send: what isn't known is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 BodyT = TypeVar("BodyT", bound=Body)
 Entry = TypeVar("Entry")
 
@@ -88,7 +94,6 @@ Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str 
 
 # gpt4all would cut a text at NUL.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-TEXT = "a string without NUL characters"
 
 
 def at_most(name: str, entries: Sequence[Entry], most: int) -> Sequence[Entry]:
@@ -150,7 +155,48 @@ _LACKING = {
     "format": f"left out: {_NO_FORM}",
     "grammar": f"left out: {_NO_FORM}",
     "regex": f"left out: {_NO_FORM}",
+    "tools": "empty or left out: {engine} can't be held to calls of tools, llamacpp can",
 }
+
+
+# Variables that a chat template gets from here.
+_OWN_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"))
+MOST_NESTED = 32
+
+
+def nested(value: Any, most: int = MOST_NESTED) -> bool:
+    """Tell whether objects and lists are nested in a value deeper than `most`."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not most or nested(each, most - 1) for each in inner if isinstance(each, (dict, list)))
+
+
+class TemplatedBody(Body):
+    """What the bodies have in common whose messages are put into a chat template."""
+
+    reasoning_effort: str | None = Field(
+        None, pattern="^[a-z]{1,16}$", description='a word such as "none", "low" or "high", for models that reason')
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="an object of variables for the model's chat template")
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Return the variables that the model's chat template gets.
+
+        Raises:
+            InvalidRequest: one has a name that it can't have, or too much in it.
+        """
+        for name in self.chat_template_kwargs:
+            if not name.isidentifier() or name in _OWN_VARIABLES:
+                raise InvalidRequest(f"'chat_template_kwargs' has to be without '{harmless(name)}': the name has to be "
+                                     "one of a variable, and none that the service itself gives.",
+                                     param="chat_template_kwargs")
+        if nested(self.chat_template_kwargs):
+            raise InvalidRequest(f"'chat_template_kwargs' has to be nested less than {MOST_NESTED} deep.",
+                                 param="chat_template_kwargs")
+        effort = self.reasoning_effort
+        # By these names templates ask whether the model is to reason.
+        told = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none",
+                                          "thinking": effort != "none"}
+        return {**told, **self.chat_template_kwargs}
 
 
 class SampledBody(Body):
@@ -198,7 +244,7 @@ class SampledBody(Body):
             InvalidRequest: a number is larger than the window.
         """
         if "repeat_last_n" in self.model_fields_set and self.repeat_last_n > n_ctx:
-            raise InvalidRequest(f"'repeat_last_n' has to be {_allowed(type(self), 'repeat_last_n', n_ctx)}.",
+            raise InvalidRequest(f"'repeat_last_n' has to be {allowed_in(type(self), 'repeat_last_n', n_ctx)}.",
                                  param="repeat_last_n")
         most = self.most_tokens()
         chosen = {each.name: getattr(self, each.name) for each in dataclasses.fields(Sampling)
@@ -244,7 +290,7 @@ class SampledBody(Body):
         return tuple(name for name in _LACKING if name in fields and getattr(self, name) != fields[name].default)
 
 
-class CompletionBody(SampledBody):
+class CompletionBody(SampledBody, TemplatedBody):
     """`POST /gpt4all_api`."""
 
     aliases: ClassVar[Mapping[str, str]] = {**SampledBody.aliases, "temp": "temperature"}
@@ -303,55 +349,4 @@ def validate(model: type[BodyT], body: dict[str, Any], ignored: list[str], *, n_
         return model.model_validate(kept)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_context=False)[0]
-        raise _refusal(model, error["type"], error["loc"], error["input"], n_ctx, sent_as) from None
-
-
-# What an entry of a list has to be, by what is wrong with it.
-_ENTRIES = {"string_type": "a string", "model_type": "an object", "string_pattern_mismatch": TEXT}
-
-
-def _refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...], value: object, n_ctx: int,
-             sent_as: dict[str, str]) -> InvalidRequest:
-    name = str(location[0])
-    location = _without_branches(model, location)
-    owner, field, below = _field_at(model, location)
-    if name == "logit_bias":  # what is wrong within is a key of the client's
-        location, below = location[:1], False
-    param = ".".join([sent_as.get(name, name), *(harmless(str(part)) for part in location[1:])])
-    allowed = _ENTRIES.get(problem, "") if below else ""
-    if not allowed:
-        allowed = _allowed(owner, field, n_ctx)
-    if problem == "missing":
-        return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param,
-                              code="missing_field")
-    suffix = f", not {kind(value)}" if problem.endswith("_type") else ""
-    return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
-
-
-def _without_branches(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return a location without what follows a field that may be of several kinds: the name of one of these."""
-    inner = model
-    for place, part in enumerate(location):
-        field = inner.model_fields.get(str(part))
-        if field is not None:
-            inner = object_in(field.annotation) or inner
-            if sum(kind is not type(None) for kind in get_args(field.annotation)) > 1 and (
-                    get_origin(field.annotation) in (Union, UnionType)):
-                return location[:place + 1]
-    return location
-
-
-def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str, bool]:
-    """Return the innermost field of a location: the model that it is of, its name, and whether the location goes on
-    below it, to an entry of its list or a key of the client's."""
-    owner, inner, name, below = model, model, str(location[0]), False
-    for part in location:
-        below = part not in inner.model_fields
-        if not below:
-            owner, name = inner, str(part)
-            inner = object_in(inner.model_fields[name].annotation) or inner
-    return owner, name, below
-
-
-def _allowed(model: type[BaseModel], name: str, n_ctx: int) -> str:
-    return (model.model_fields[name].description or "").replace("{n_ctx}", str(n_ctx))
+        raise refusal(model, error["type"], error["loc"], error["input"], n_ctx, sent_as) from None

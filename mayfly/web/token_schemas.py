@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from mayfly.web.openai_schemas import OpenAIBody
-from mayfly.web.schemas import TEXT, Text, at_most, listed
+from mayfly.web.schemas import TEXT, OpenAIBody, Text, at_most, listed
 
 _TextList = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
 _Texts = Annotated[_TextList, BeforeValidator(listed, json_schema_input_type=str | _TextList)]

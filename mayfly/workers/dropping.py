@@ -17,12 +17,13 @@ def without_oldest(messages: Sequence[Message], excess: int) -> tuple[Message, .
     Args:
         excess: tokens that there are too many; 0 or less if that isn't known.
     """
-    gone = set()
+    gone: set[int] = set()
     for index, message in enumerate(messages[:-1]):
         if message.role == "system":
             continue
-        gone.add(index)
-        excess -= len(message.content.encode("utf-8", "replace")) + _TURN
-        if excess <= 0:
+        # What a tool has answered goes with its call.
+        if excess <= 0 and gone and message.role != "tool":
             break
+        gone.add(index)
+        excess -= len(message.content.encode("utf-8", "replace")) + message.characters() - len(message.content) + _TURN
     return tuple(message for index, message in enumerate(messages) if index not in gone)

@@ -111,7 +111,8 @@ class Generation:
         served = completer.serve(line, request)
         self._sentinel.remove()
         self._events.send(served)
-        if isinstance(request.call, CompletionCall) and request.call.sampling.form is not None:
+        call = request.call
+        if isinstance(call, CompletionCall) and (call.sampling.form is not None or call.tools):
             channel.send(FORM)
         # If it dies now, nobody has lost anything but an evaluation.
         completer.hand_back()

@@ -13,11 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 from mayfly.engines import backends
-from mayfly.engines.base import CompletionEngine, Generated, OnToken
+from mayfly.engines.base import CompletionEngine, Generated
 from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import CallError, ContextLengthExceeded, InvalidRequest
+from mayfly.prompts.answer_reader import AnswerReader, Read
+from mayfly.prompts.chat import Answering
 from mayfly.prompts.stop_filter import TextFilter
-from mayfly.wire.calls import Began, CompletionCall, Finished, Piece, Request, ScoredToken, request_of
+from mayfly.wire.calls import (
+    Began,
+    CompletionCall,
+    Finished,
+    FinishReason,
+    Piece,
+    Request,
+    ScoredToken,
+    request_of,
+)
 from mayfly.wire.events import Served
 from mayfly.wire.sentinel import Sentinel
 from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
@@ -50,26 +61,7 @@ class Completer:
         """Answer one call and close its connection."""
         started = time.monotonic()
         outcome: Outcome = "cancelled"
-        tokens, evaluated = 0, 0.0
-        logprobs: list[float] = []
-
-        def on_progress() -> bool:
-            self._step(line, request.deadline)
-            return True
-
-        def on_token(piece: bytes | None, *scores: ScoredToken) -> bool:
-            nonlocal tokens, evaluated
-            self._step(line, request.deadline)
-            if piece is None:
-                line.send(Piece("", scores))
-                return True
-            evaluated = evaluated or time.monotonic()
-            tokens += 1
-            logprobs.extend(score.logprob or 0.0 for score in scores)
-            if shown := text.feed(piece, *scores):
-                line.send(Piece(shown, text.tokens()))
-            return not text.stopped
-
+        answer = _Answer(line, lambda: self._step(line, request.deadline))
         with line.connection:
             try:
                 call = request.call
@@ -80,19 +72,15 @@ class Completer:
                 self._sentinel.write({**self._facts, "request": request_of([call])})
                 self._budget.enter(call.threads)
                 try:
-                    text = TextFilter([*call.sampling.stop, *self._engine.turn_marks(call)])
                     self._prefixes = self._lend(call.namespace) if self._lend is not None else None
-                    made, dropped = self._generate(call, on_progress, on_token)
-                    rest, left = text.finish(), text.tokens()
-                    if rest or left:
-                        line.send(Piece(rest, left))
-                    limited = made.reason == "limit" and not text.stopped
+                    made, dropped = self._generate(call, answer)
+                    reason = answer.finish(made)
                     now = time.monotonic()
-                    line.send(Finished("length" if limited else "stop", self._engine.model, self._generation,
-                                       made.prompt_tokens, made.completion_tokens,
-                                       sum(logprobs) / len(logprobs) if logprobs else None, dropped,
-                                       round((evaluated or now) - started, 6), round(now - (evaluated or now), 6),
-                                       text.stopped if text.stopped in call.sampling.stop else ""))
+                    evaluated = answer.began or now
+                    line.send(Finished(reason, self._engine.model, self._generation, made.prompt_tokens,
+                                       made.completion_tokens, answer.mean_logprob(), dropped,
+                                       round(evaluated - started, 6), round(now - evaluated, 6),
+                                       answer.stopped if answer.stopped in call.sampling.stop else ""))
                     outcome = "answered"
                 finally:
                     self._budget.leave()
@@ -100,15 +88,14 @@ class Completer:
                 outcome = line.refuse(exc)
             except Gone:
                 pass
-        return Served(self._generation, outcome, round(time.monotonic() - started, 4), tokens)
+        return Served(self._generation, outcome, round(time.monotonic() - started, 4), answer.tokens)
 
     def hand_back(self) -> None:
         """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""
         if self._prefixes is not None:
             self._prefixes.hand_back()
 
-    def _generate(self, call: CompletionCall, on_progress: Callable[[], bool], on_token: OnToken
-                  ) -> tuple[Generated, int]:
+    def _generate(self, call: CompletionCall, answer: _Answer) -> tuple[Generated, int]:
         """Generate; return how that ended, and how many messages were left out for it.
 
         Raises:
@@ -117,8 +104,11 @@ class Completer:
         messages = call.messages
         while True:
             try:
-                made = self._engine.generate(self._engine.prompt(replace(call, messages=messages)), call.sampling,
-                                             on_progress, on_token, call.prompt_batch, self._prefixes)
+                segments = self._engine.prompt(replace(call, messages=messages))
+                answering = self._engine.answering(call, segments)
+                answer.expect(answering)
+                made = self._engine.generate(segments, answering.sampling, answer.on_progress, answer.on_token,
+                                             call.prompt_batch, self._prefixes)
             except ContextLengthExceeded as exc:
                 fewer = without_oldest(messages, (exc.tokens or 0) - self._engine.context_length)
                 if not call.drop_oldest or len(fewer) == len(messages):
@@ -147,3 +137,68 @@ class Completer:
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL
             line.check(deadline, now)
+
+
+class _Answer:
+    """What is sent of a completion while it is made.
+
+    Args:
+        step: is called between two steps of the engine.
+
+    Attributes:
+        tokens: how many have come.
+        began: when the first of them did; 0 until then.
+    """
+
+    def __init__(self, line: Line, step: Callable[[], None]) -> None:
+        self._line = line
+        self._step = step
+        self._text = TextFilter(())
+        self._reader = AnswerReader()
+        self._logprobs: list[float] = []
+        self.tokens = 0
+        self.began = 0.0
+
+    def expect(self, answering: Answering) -> None:
+        """Begin with the answer to a prompt."""
+        self._text = TextFilter([*answering.sampling.stop, *answering.turn_marks])
+        self._reader = answering.reader
+
+    def on_progress(self) -> bool:
+        """See CompletionEngine."""
+        self._step()
+        return True
+
+    def on_token(self, piece: bytes | None, *scores: ScoredToken) -> bool:
+        """See OnToken."""
+        self._step()
+        if piece is None:
+            self._line.send(Piece("", scores))
+            return True
+        self.began = self.began or time.monotonic()
+        self.tokens += 1
+        self._logprobs.extend(score.logprob or 0.0 for score in scores)
+        self._send(self._reader.feed(self._text.feed(piece, *scores)))
+        return not self._text.stopped
+
+    def finish(self, made: Generated) -> FinishReason:
+        """Send what was held back; return why it ended."""
+        self._send(self._reader.feed(self._text.finish()))
+        self._send(self._reader.finish())
+        if made.reason == "limit" and not self._text.stopped:
+            return "length"
+        return "tool_calls" if self._reader.called else "stop"
+
+    @property
+    def stopped(self) -> str:
+        """The text that has ended it; "" if none has."""
+        return self._text.stopped
+
+    def mean_logprob(self) -> float | None:
+        """Return that of all tokens, if they have any."""
+        return sum(self._logprobs) / len(self._logprobs) if self._logprobs else None
+
+    def _send(self, read: Read) -> None:
+        tokens = self._text.tokens()
+        if read or tokens:
+            self._line.send(Piece(read.text, tokens, read.reasoning, tuple(read.calls)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mayfly.engines.base import Generated, OnToken
 from mayfly.engines.prefixes import Prefixes
+from mayfly.prompts.chat import Answering
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
 
@@ -56,9 +57,9 @@ class ToyCompletions:
         """See CompletionEngine."""
         return [Segment(call.text or call.messages[-1].content, special=False)]
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
         """See CompletionEngine."""
-        return ()
+        return Answering(call.sampling)
 
     def generate(self, segments: Sequence[Segment], sampling: Sampling, on_progress: Callable[[], bool],
                  on_token: OnToken, prompt_batch: int | None = None, prefixes: Prefixes | None = None) -> Generated:

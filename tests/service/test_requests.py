@@ -52,9 +52,9 @@ def ignored(answer: requests.Response) -> set[str]:
 def test_unknown_fields_of_openais_routes_are_ignored_and_named(scripted: Service) -> None:
     message = {**USER, "content": [{"type": "text", "text": "count", "cache_control": {}}], "weight": 1}
     for stream in (False, True):
-        answer = chat(scripted, message, message, stream=stream, reasoning_effort="low", verbosity=None,
+        answer = chat(scripted, message, message, stream=stream, safety_identifier="me", verbosity=None,
                       stream_options={"include_usage": True, "more": 1} if stream else None)
-        named = {"reasoning_effort", "verbosity", "messages.weight", "messages.content.cache_control"}
+        named = {"safety_identifier", "verbosity", "messages.weight", "messages.content.cache_control"}
         assert ignored(answer) == named | ({"stream_options.more"} if stream else set())
     for path, body in ((TEXT, {"prompt": "count"}), (EMBEDDINGS, {"input": "a"}), (EMBEDDINGS, {"input": ["a"] * 50}),
                        ("/v1/engines/first-vectors/embeddings", {"input": "a"}), ("/v1/tokenize", {"input": "a"}),
@@ -96,12 +96,17 @@ def test_an_answer_of_the_service_comes_back_as_a_client_dumps_it(scripted: Serv
 def test_the_content_of_an_assistant_may_be_left_out(scripted: Service) -> None:
     for message in ({"content": None}, {}, {"content": ""}, {"content": []}):
         assert chat(scripted, USER, {"role": "assistant", **message}, USER).status_code == 200
-    for more in ({"tool_calls": [{"id": "a", "type": "function"}]}, {"function_call": {"name": "f"}}):
-        error = chat(scripted, USER, {"role": "assistant", "content": None, **more}, USER).json()["error"]
-        assert error["param"] == f"messages.1.{next(iter(more))}" and "tools" in error["message"]
-    for role in ("tool", "function"):
-        error = chat(scripted, USER, {"role": role, "content": "x", "tool_call_id": "a"}).json()["error"]
-        assert error["param"] == "messages.1.role" and "tools" in error["message"]
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "content": "5", "tool_call_id": "a"}
+    assert chat(scripted, USER, called, result).status_code == 200
+    assert chat(scripted, USER, called, {**result, "content": None}).status_code == 200
+    for message, param in (({**called, "tool_calls": [{"id": "a"}]}, "tool_calls.0.function"),
+                           ({**USER, "tool_calls": [call]}, "tool_calls"),
+                           ({**result, "tool_call_id": None}, "tool_call_id"),
+                           ({**result, "role": "function"}, "role"), ({**USER, "function_call": {}}, "function_call")):
+        error = chat(scripted, USER, message).json()["error"]
+        assert error["param"] == f"messages.1.{param}" and "tool" in error["message"]
 
 
 def test_tokens_beyond_the_window_are_cut_to_what_fits(scripted: Service) -> None:

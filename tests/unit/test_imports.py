@@ -39,12 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "wire": {"compat", "errors", "settings"},
     "wire.sentinel": set(),
     "models": {"errors", "settings", "places", "compat", "engines.backends"},
-    "prompts": {"errors", "wire.calls", "models.dialects"},
-    "engines": {"errors", "places", "compat.memory", "wire.calls", "prompts", "models.dialects", "models.header",
-                "models.wordpiece"},
+    "prompts": {"errors", "wire.calls", "models.dialects", "models.call_forms"},
+    "engines": {"errors", "places", "compat.memory", "wire.calls", "prompts", "models.call_forms", "models.dialects",
+                "models.header", "models.wordpiece"},
     "lanes": {"errors", "wire"},
     "workers": {"errors", "compat", "engines", "wire", "models.inventory", "models.parts",
-                "prompts.stop_filter"},
+                "prompts.stop_filter", "prompts.answer_reader", "prompts.chat"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
     "workers.local": {"errors", "settings", "wire", "lanes", "models.inventory", "workers"},
     # For the doctor and for tune: workers that serve nobody.

@@ -39,6 +39,7 @@ from mayfly.engines.prompting import Prompting, turn_ends
 from mayfly.engines.vocabulary import too_long
 from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
 from mayfly.models.header import read_contents
+from mayfly.prompts.chat import Answering
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
@@ -91,9 +92,9 @@ class Gpt4AllCompletions:
         """See CompletionEngine."""
         return self._prompting.prompt(call)
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
         """See CompletionEngine."""
-        return self._prompting.turn_marks(call)
+        return self._prompting.answering(call, segments)
 
     def _find_vocabulary(self, path: Path) -> Vocabulary | None:
         """Open the model's vocabulary, or return None where the wheel's library doesn't behave as known."""

@@ -24,7 +24,9 @@ from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
 from mayfly.errors import EngineFailed, InvalidRequest, ModelUnavailable
+from mayfly.models.call_forms import MARKS
 from mayfly.models.header import read_contents
+from mayfly.prompts.chat import Answering
 from mayfly.prompts.prompt_form import PromptForm
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Sampling
@@ -75,7 +77,11 @@ class LlamaCompletions:
         self._vocabulary = Vocabulary(loaded)
         _ = self._vocabulary.survey  # once, and not in each fork
         self._end_ids = turn_ends(header)
-        self._prompting = Prompting(header, form, self._vocabulary.tokenize)
+        # What a control token says of calls and thoughts is read, though it is no text of an answer.
+        marks = {piece: number for piece, number in header.pieces.items()
+                 if piece in MARKS and not self._vocabulary.shown(number)}
+        self._read = {number: piece.encode() for piece, number in marks.items()}
+        self._prompting = Prompting(header, form, self._vocabulary.tokenize, marks)
 
     def reseed(self) -> None:
         """Nothing is to be done: what is random is made for each call."""
@@ -111,9 +117,9 @@ class LlamaCompletions:
                                  "models for code have.", param="suffix")
         return around
 
-    def turn_marks(self, call: CompletionCall) -> Sequence[str]:
+    def answering(self, call: CompletionCall, segments: Sequence[Segment]) -> Answering:
         """See CompletionEngine."""
-        return self._prompting.turn_marks(call)
+        return self._prompting.answering(call, segments)
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
@@ -158,7 +164,7 @@ class LlamaCompletions:
                 if self._ends(token):
                     return Generated("end", len(prompt), sampled - 1)
                 scores = () if scorer is None else (scorer.score(token),)
-                if not on_token(self._vocabulary.shown(token), *scores):
+                if not on_token(self._read.get(token) or self._vocabulary.shown(token), *scores):
                     return Generated("refused", len(prompt), sampled)
                 if held is not None and held.take(token):
                     return Generated("end", len(prompt), sampled)

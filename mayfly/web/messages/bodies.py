@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.openai_schemas import MOST_MESSAGES, OpenAIBody
-from mayfly.web.schemas import MAX_TOKENS, MOST_STOPS, TEXT, UNUSED, Text
+from mayfly.web.openai_schemas import MOST_MESSAGES
+from mayfly.web.schemas import MAX_TOKENS, MOST_STOPS, TEXT, UNUSED, OpenAIBody, Text
 from mayfly.web.translating import Translated
 
 _TEXT_OR_BLOCKS = 'a string or a list of {"type": "text", "text": a string}'

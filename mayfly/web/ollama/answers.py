@@ -111,6 +111,23 @@ class Turn(Answer):
 
     role: Literal["assistant"]
     content: str
+    thinking: str = Field("", description="what the model thought before it answered")
+    tool_calls: list[OllamaToolCalled] = Field([])
+
+
+class OllamaFunctionCalled(Answer):
+    """What a call calls."""
+
+    index: Count
+    name: str
+    arguments: dict[str, Any]
+
+
+class OllamaToolCalled(Answer):
+    """A call of a tool."""
+
+    id: str
+    function: OllamaFunctionCalled
 
 
 class OllamaChat(_Completed):
@@ -124,6 +141,7 @@ class Generated(_Completed):
     """A completion. Durations are nanoseconds."""
 
     response: str
+    thinking: str = Field("", description="what the model thought before it answered")
 
 
 class OllamaEmbeddings(Answer):

@@ -6,6 +6,7 @@ of them than Ollama itself knows; so what isn't known is ignored, and what is ne
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
 from mayfly.web.catalogue import shown_name
-from mayfly.web.openai_schemas import MOST_MESSAGES, OpenAIBody
-from mayfly.web.schemas import TEXT, Text, at_most
+from mayfly.web.openai_schemas import MOST_CALLS, MOST_MESSAGES
+from mayfly.web.schemas import TEXT, OpenAIBody, Text, at_most
+from mayfly.web.tool_schemas import MOST_TOOLS, ToolBody
 
 _NOTHING_HERE = "which changes nothing here"
 _DURATION = r"^[+-]?(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+)$"
@@ -131,8 +133,8 @@ class _Completing(_Computing):
     options: Options | None = Field(None, description="an object")
     format: Literal["", "json"] | dict[str, Any] = Field(
         "", description='"json" or a JSON schema, where the model\'s engine can be held to a form')
-    think: bool | Literal["low", "medium", "high", "max"] = Field(
-        False, description="false or left out: the models of this service don't think apart from their answers")
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(
+        None, description='true, false, "low", "medium", "high" or "max", and not true where the model doesn\'t reason')
     truncate: bool = Field(True, description="true or false")
     shift: bool = Field(True, description=f"true or false, {_NOTHING_HERE}")
     logprobs: bool = Field(False, description="true or false")
@@ -144,14 +146,16 @@ class _Completing(_Computing):
         Raises:
             InvalidRequest: there is something that no model here can do.
         """
-        if self.think:
-            raise InvalidRequest(f'"{shown_name(self.model)}" does not support thinking', param="think")
         options = self.options or Options.model_validate({})
         told = {**options.translated(n_ctx), "model": self.model, "stream": self.stream}
         if self.format == "json":
             told["response_format"] = {"type": "json_object"}
         elif self.format:
             told["response_format"] = {"type": "json_schema", "json_schema": {"name": "format", "schema": self.format}}
+        if isinstance(self.think, str):
+            told["reasoning_effort"] = self.think
+        elif self.think is not None:
+            told["chat_template_kwargs"] = {"enable_thinking": self.think, "thinking": self.think}
         return told
 
     def lacking(self, what: str, field: str) -> InvalidRequest:
@@ -166,18 +170,33 @@ def _seconds(duration: float | str) -> float:
     return -seconds if duration.startswith("-") else seconds
 
 
+class OllamaCalled(OpenAIBody):
+    """What a call calls."""
+
+    name: str = Field(description="the name of a tool")
+    arguments: dict[str, Any] = Field({}, description="an object")
+
+
+class OllamaCall(OpenAIBody):
+    """A call by the assistant."""
+
+    id: str = Field("", description="a string")
+    function: OllamaCalled = Field(description="an object with 'name' and 'arguments'")
+
+
 class OllamaChatMessage(OpenAIBody):
     """One turn of a conversation."""
 
     role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(
         lambda role: role.lower() if isinstance(role, str) else role)] = Field(
-        description='"system", "user" or "assistant"')
+        description='"system", "user", "assistant" or "tool"')
     content: Text = Field("", description=TEXT)
     images: list[str] = Field([], description="left out: the models of this service only read text")
-    tool_calls: list[dict[str, Any]] = Field([], description="left out: there are no tools here")
-    thinking: str = Field("", description=f"a string, {_NOTHING_HERE}")
-    tool_name: str = Field("", description=f"a string, {_NOTHING_HERE}")
-    tool_call_id: str = Field("", description=f"a string, {_NOTHING_HERE}")
+    tool_calls: list[OllamaCall] = Field(
+        [], fail_fast=True, max_length=MOST_CALLS, description=f"a list of up to {MOST_CALLS} calls of an assistant")
+    thinking: Text = Field("", description=f"{TEXT}: what an assistant thought")
+    tool_name: str = Field("", description="a string: the name of the tool whose result this is")
+    tool_call_id: str = Field("", description="a string: the id of the call whose result this is")
 
 
 class OllamaChatBody(_Completing):
@@ -185,19 +204,38 @@ class OllamaChatBody(_Completing):
 
     messages: list[OllamaChatMessage] = Field(
         [], fail_fast=True, max_length=MOST_MESSAGES, description=f"a list of up to {MOST_MESSAGES} messages")
-    tools: list[dict[str, Any]] = Field([], description="left out: there are no tools here")
+    tools: list[ToolBody] = Field(
+        [], fail_fast=True, max_length=MOST_TOOLS, description=f"a list of up to {MOST_TOOLS} tools")
 
     def translated(self, n_ctx: int) -> dict[str, Any]:
         """See the base."""
-        if self.tools:
-            raise self.lacking("tools", "tools")
-        for message in self.messages:
-            if message.role == "tool" or message.tool_calls:
-                raise self.lacking("tools", "messages")
-            if message.images:
-                raise self.lacking("vision", "images")
+        if any(message.images for message in self.messages):
+            raise self.lacking("vision", "images")
         return {**super().translated(n_ctx), "logprobs": self.logprobs, "top_logprobs": self.top_logprobs,
-                "messages": [{"role": message.role, "content": message.content} for message in self.messages]}
+                "tools": [tool.model_dump() for tool in self.tools], "messages": self._turns()}
+
+    def _turns(self) -> list[dict[str, Any]]:
+        """Return the messages as those of OpenAI's, where each call has an id, and each result that of its call."""
+        turns: list[dict[str, Any]] = []
+        unanswered: list[tuple[str, str]] = []
+        for message in self.messages:
+            turn: dict[str, Any] = {"role": message.role, "content": message.content}
+            if message.role == "tool":
+                found = next((called for called in unanswered if called[0] == message.tool_name), None)
+                found = found or next(iter(unanswered), None)
+                if not message.tool_call_id and found is not None:
+                    unanswered.remove(found)
+                turn["tool_call_id"] = message.tool_call_id or (found[1] if found else "call")
+            elif message.role == "assistant":
+                calls = [(call.function, call.id or f"call_{len(turns)}_{number}")
+                         for number, call in enumerate(message.tool_calls)]
+                unanswered += [(function.name, called) for function, called in calls]
+                turn["reasoning_content"] = message.thinking
+                turn["tool_calls"] = [{"id": called, "function": {
+                    "name": function.name, "arguments": json.dumps(function.arguments, ensure_ascii=False)}}
+                    for function, called in calls]
+            turns.append(turn)
+        return turns
 
 
 class GenerateBody(_Completing):

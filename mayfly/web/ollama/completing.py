@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
+from mayfly.errors import InvalidRequest
 from mayfly.flow import Flow
-from mayfly.web.catalogue import Model
+from mayfly.web.catalogue import Model, shown_name
 from mayfly.web.choices import Choices, Part
 from mayfly.web.flows import as_json, result, stream
 from mayfly.web.ollama import answers
@@ -61,6 +62,10 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
     prompt = body.prompt or body.suffix if isinstance(body, GenerateBody) else body.messages
     if not prompt:
         return _load(service, asked, service.catalogue.resolve(body.model, "completion"), lines, body.keeps())
+    if body.think and not (model.file is not None and model.file.thinks):
+        raise InvalidRequest(f'"{shown_name(body.model)}" does not support thinking', param="think")
+    if isinstance(body, OllamaChatBody) and body.tools and not service.catalogue.tools(model):
+        raise body.lacking("tools", "tools")
     call, model = _call(service, asked, body)
     [call] = seeded(asked, model, [call])
     choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)

@@ -45,7 +45,7 @@ def routes(service: Service) -> list[Route]:
         return as_json({"models": _tags(service)})
 
     def show(asked: Asked) -> Answer:
-        return as_json(_shown(named(service, validate(ShowBody, asked.sent, asked.ignored).named())))
+        return as_json(_shown(service, named(service, validate(ShowBody, asked.sent, asked.ignored).named())))
 
     def ps(asked: Asked) -> Answer:
         said = [(model, service.switchboard.lane(model.lane).status()) for model in _usable(service)]
@@ -101,13 +101,19 @@ def _tags(service: Service) -> list[dict[str, Any]]:
             continue
         if meant is not None:
             names.setdefault(tagged(alias), meant)
-    listed = [_entry(name, model) for name, model in names.items()]
+    listed = [_entry(service, name, model) for name, model in names.items()]
     return sorted(listed, key=lambda entry: str(entry["modified_at"]), reverse=True)
 
 
-def _entry(name: str, model: Model) -> dict[str, Any]:
+def _capabilities(service: Service, model: Model) -> list[str]:
+    """Return what a model can, in Ollama's words."""
+    able = {"tools": bool(service.catalogue.tools(model)), "thinking": model.file is not None and model.file.thinks}
+    return [*([model.kind] if model.kind else []), *(name for name, can in able.items() if can)]
+
+
+def _entry(service: Service, name: str, model: Model) -> dict[str, Any]:
     return {**_identity(name, _file(model)), "modified_at": rfc3339(_file(model).modified), "details": _details(model),
-            "capabilities": [model.kind]}
+            "capabilities": _capabilities(service, model)}
 
 
 def _loaded(model: Model, leaves_at: float) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _rounded(parameters: int) -> str:
     return f"{parameters / size:.4g}{unit}"
 
 
-def _shown(model: Model) -> dict[str, Any]:
+def _shown(service: Service, model: Model) -> dict[str, Any]:
     file = model.file
     if file is None:
         raise InvalidRequest(f"The model '{model.id}' has no file: set MODEL_NAME or EMBED_MODEL to one that is there.",
@@ -150,7 +156,7 @@ def _shown(model: Model) -> dict[str, Any]:
             f"{arch}.context_length": model.window, f"{arch}.embedding_length": file.embedding_length}
     return {"license": "", "modelfile": f"FROM {model.id}\n", "parameters": f"{'num_ctx':<30} {model.window}",
             "template": "", "system": "", "details": _details(model), "model_info": info,
-            "capabilities": [model.kind] if model.kind else [], "modified_at": rfc3339(file.modified)}
+            "capabilities": _capabilities(service, model), "modified_at": rfc3339(file.modified)}
 
 
 def _pull(service: Service, asked: Asked, body: OllamaPullBody) -> Flow:

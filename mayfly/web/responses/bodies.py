@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.openai_schemas import MOST_MESSAGES, OpenAIBody, StreamOptions
-from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, Text
+from mayfly.web.openai_schemas import MOST_MESSAGES, StreamOptions
+from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, OpenAIBody, Text
 from mayfly.web.translating import Translated
 
 _LOGPROBS = "message.output_text.logprobs"
