@@ -135,6 +135,7 @@ class LlamaCompletions:
         prefixes: Prefixes | None = None,
     ) -> Generated:
         """See CompletionEngine."""
+        held = self._forms.held(sampling.form, on_progress) if sampling.form is not None else None
         # The context's memory is there since the load, and a fork copies the pages that its tokens are written to. So a
         # smaller window needs no context of its own.
         window = min(self.context_length, sampling.n_ctx or self.context_length)
@@ -146,7 +147,6 @@ class LlamaCompletions:
             raise EngineFailed("the prompt has no tokens")
         room = window - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        held = self._forms.held(sampling.form) if sampling.form is not None else None
         with contextlib.ExitStack() as stack:
             scorer = None
             if sampling.logprobs is not None:

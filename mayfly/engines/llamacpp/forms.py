@@ -1,13 +1,14 @@
 """Answers that are held to a form by llguidance: before each token is chosen, those are left out that no answer of the
 form can go on with.
 
-Whatever a caller sends as a form is compiled within bounds: of its size, by llguidance's own limits, and in time and
-memory. No reference in a schema is ever fetched.
+Whatever a caller sends as a form is compiled within bounds: of its size, by llguidance's own limits, and of time,
+memory and stack, which a process tries out that nobody needs. No reference in a schema is ever fetched.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,16 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from mayfly.engines.attempts import survives
 from mayfly.engines.llamacpp.schema_places import place_of
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.errors import InvalidRequest
-from mayfly.prompts.limits import TimeIsUp, bounded
 from mayfly.wire.calls import Form
 
-# Characters of a form. With more, llguidance may need more stack than there is.
-_LONGEST = 1 << 16
+# Characters of a form.
+_LONGEST = 1 << 18
 # What compiling it may take beside what is there. Ordinary forms need milliseconds and a few megabytes.
-_MEMORY, _SECONDS = 512 << 20, 5.0
+_MEMORY, _SECONDS = 512 << 20, 2.0
 _LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 # JSON as Python writes it: with blanks of any number allowed, a small model may write them without end.
 _JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -32,6 +33,7 @@ _SILENT = 0
 # Of what llguidance says is wrong.
 _MOST_WORDS = 200
 _DEEPEST = "recursion limit exceeded"
+_PANIC = "panic:"
 _QUOTED = re.compile(r"\s*\d+ \||\s*\^\s*$|    ")
 
 #: llama_token_data, of which llama.cpp's samplers take an array.
@@ -49,8 +51,11 @@ class Forms:
         self._size = len(vocabulary)
         self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, ends)), eos_token=ends)
 
-    def held(self, form: Form) -> Held:
+    def held(self, form: Form, on_progress: Callable[[], bool]) -> Held:
         """Return what holds one answer to a form.
+
+        Args:
+            on_progress: see CompletionEngine.generate.
 
         Raises:
             InvalidRequest: it can't be compiled; the message names the place.
@@ -59,9 +64,13 @@ class Forms:
         if len(form.text) > _LONGEST:
             raise unusable(form, f"the {what} has {len(form.text)} characters, but at most {_LONGEST} are allowed")
         try:
-            matcher = bounded(lambda: self._compiled(form), memory=_MEMORY, seconds=_SECONDS)
-        except (MemoryError, RecursionError, TimeIsUp) as exc:
-            raise unusable(form, f"the {what} is too complex") from exc
+            # With its first mask, which is the dearest one.
+            if not survives(lambda: self._compiled(form).compute_bitmask(), memory=_MEMORY, seconds=_SECONDS,
+                            on_progress=on_progress):
+                raise unusable(form, f"the {what} is too complex")
+            matcher = self._compiled(form)
+        except RecursionError as exc:
+            raise unusable(form, f"the {what} is nested too deep") from exc
         except ValueError as exc:
             raise unusable(form, f"the {what} can't be compiled: {_reason(str(exc))}") from exc
         return Held(matcher, self._size, form)
@@ -160,6 +169,8 @@ def _reason(said: str) -> str:
     """Return what llguidance says is wrong, in a line, without the lines that it quotes."""
     if _DEEPEST in said:
         return "it is nested too deep"
+    if _PANIC in said:
+        return "it is too complex"
     told = re.sub(r"^(at )?(\d+)\((\d+)\): ", r"line \2, column \3: ", said.partition("\n<state>")[0])
     lines = [line.strip() for line in told.splitlines() if not _QUOTED.match(line)]
     return " ".join(lines)[:_MOST_WORDS].strip(" .")
