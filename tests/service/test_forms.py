@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 from service import Service, until
 
+from mayfly.errors import InvalidRequest
 from mayfly.models.defaults import SMOLLM2
 from mayfly.wire.calls import CompletionCall, Form, Message, Sampling
 
@@ -198,6 +200,14 @@ def test_a_hostile_form_is_refused_and_harms_nobody(service: Service, fields: di
     assert said(chat(service, "Hello", regex="a")) == "a"
 
 
+def test_a_form_that_becomes_too_complex_in_the_middle_ends_no_answer_as_if_it_were_complete(smollm2: Path) -> None:
+    engine = LlamaCompletions(smollm2, 1, 512, "cpu", "m")
+    held = engine._forms.held(Form("regex", r"(\w{1,1000}){1,1000}"), lambda: True)
+    logits = memoryview(array("f", bytes(4 * len(engine._vocabulary))))
+    with pytest.raises(InvalidRequest, match="too complex to hold an answer to"):
+        assert not any(held.take(int(held.among(logits)["id"][-1])) for _ in range(500))
+
+
 def test_a_schema_stays_text(smollm2: Path) -> None:
     engine = LlamaCompletions(smollm2, 1, 512, "cpu", "m")
     [end] = [token for token in range(20) if engine._vocabulary.name(token) == "<|im_end|>"]
@@ -215,6 +225,19 @@ def test_an_answer_has_one_form(service: Service) -> None:
     assert error["param"] == "regex" and "'response_format'" in error["message"]
     error = refused(service, response_format={"type": "json_schema", "json_schema": {"name": "it"}})
     assert error["param"] == "response_format.json_schema.schema" and error["code"] == "missing_field"
+
+
+@pytest.mark.parametrize("isolation", ["none", "respawn"])
+@pytest.mark.settings(EMBED_MODEL="none")
+def test_processes_that_dont_fork_hold_answers_to_forms_too(
+        start: Callable[..., Service], smollm2: Path, isolation: str) -> None:
+    service = start(MODEL_PATH=smollm2.parent, MODEL_NAME=smollm2.name, ISOLATION=isolation)
+    for letter in "ab":
+        assert said(chat(service, "Hello", regex=letter)) == letter
+        assert said(chat(service, "Hello", max_tokens=5)) not in ("a", "b")
+        # It has computed, and its threads are there: a form is tried out beside them.
+        assert refused(service, grammar=HOSTILE["seconds of divisions"]["grammar"])["code"] == "unusable_form"
+    assert not service.reports()
 
 
 def test_what_forms_need_is_made_once_and_by_who_asks_first(service: Service) -> None:

@@ -34,6 +34,7 @@ _SILENT = 0
 _MOST_WORDS = 200
 _DEEPEST = "recursion limit exceeded"
 _PANIC = "panic:"
+_NONE = "no answer has this form"
 _QUOTED = re.compile(r"\s*\d+ \||\s*\^\s*$|    ")
 
 #: llama_token_data, of which llama.cpp's samplers take an array.
@@ -109,19 +110,29 @@ class Held:
         """
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         ids = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._size))
-        if self._matcher.is_error() or not ids.size:
-            error = self._matcher.get_error()
-            if not error or error.startswith("NoExtension"):
-                raise unusable(self._form, "no answer has this form")
-            raise unusable(self._form, f"it is too complex to hold an answer to: {_reason(error)}")
+        self._check()
+        if not ids.size:
+            raise unusable(self._form, _NONE)
         found = np.zeros(ids.size, dtype=TOKEN_DATA)
         found["id"], found["logit"] = ids, np.asarray(logits)[ids]
         return found
 
     def take(self, token: int) -> bool:
-        """Go on with the token that was chosen; tell whether the answer is complete, and nothing can follow."""
+        """Go on with the token that was chosen; tell whether the answer is complete, and nothing can follow.
+
+        Raises:
+            InvalidRequest: it takes too much to tell.
+        """
         self._matcher.consume_token(token)
+        self._check()
         return self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        # One that has failed says that it has stopped, as one does whose answer is complete.
+        if self._matcher.is_error():
+            error = self._matcher.get_error()
+            raise unusable(self._form, _NONE if error.startswith("NoExtension") else
+                           f"it is too complex to hold an answer to: {_reason(error)}")
 
 
 class _Tokens:
