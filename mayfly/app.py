@@ -69,7 +69,8 @@ def site_of(app: Flask) -> Site:
     """Return an application as the server takes it: the one place where both meet."""
     from mayfly.http.site import Site
 
-    return Site(app.wsgi_app, app.extensions["mayfly.gate"], app.extensions["mayfly.at_once"])
+    return Site(app.wsgi_app, app.extensions["mayfly.gate"], app.extensions["mayfly.at_once"],
+                app.extensions["mayfly.answered"])
 
 
 def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,

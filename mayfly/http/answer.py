@@ -126,7 +126,9 @@ def fail(connection: Connection, request: Request, exc: BaseException) -> None:
 
 
 def log(connection: Connection, request: Request, status: int, size: int) -> None:
-    """Write the log line of a request whose answer has ended, with `size` bytes of body."""
+    """Count a request whose answer has ended, with `size` bytes of body, and write its log line."""
+    connection.server.site.answered(request.method() or "", getattr(request, "path", ""), status,
+                                    time.monotonic() - request.began)
     sent = 0 if request.method() == "HEAD" else size
     connection.server.log_access(access_log.line(connection.addr[0], request.method(), request.target(),
                                                  request.version, status, sent, time.time()))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -68,6 +69,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
 
     Attributes:
         answer: its answer, once that is known whole.
+        began: when its first bytes came, on the clock of `time.monotonic`.
         stream: its answer, while that is written piece by piece.
         stamp: the headers that its answer has, whatever it is, if they were asked for.
     """
@@ -82,6 +84,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
 
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
+        self.began = time.monotonic()
         self._wire = 0
         self._seen_first = False
 

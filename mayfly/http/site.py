@@ -41,11 +41,14 @@ class Site:
         at_once: called by the server's loop with the method, path, environ and body of a small request, because reading
             one may take no longer than waking a thread. Returns the flow that answers, and the headers that its answer
             gets beside its own; or None, which leaves the request to the application.
+        answered: called with the method, path and status of each request that was answered, and the seconds from its
+            first byte to its answer's last.
     """
 
     application: WSGIApplication
     gate: Gate
     at_once: Callable[[str, str, Mapping[str, Any], bytes], tuple[Flow, Headers] | None]
+    answered: Callable[[str, str, int, float], None]
 
     def ask(self, environ: dict[str, Any]) -> tuple[Flow, Headers]:
         """Call the application; return the flow that answers, and the headers that its answer gets beside its own."""

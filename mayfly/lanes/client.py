@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
+from mayfly.tallies import Served
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.calls import (
@@ -27,6 +29,7 @@ from mayfly.wire.calls import (
     Call,
     Completion,
     EmbedCall,
+    Embeddings,
     Failed,
     Finished,
     Item,
@@ -74,7 +77,7 @@ class SocketLane:
         self._lock = threading.Lock()
         self._calls = 0
         self._active = 0
-        self._retried = 0
+        self.served = Served()
         self._kept: list[tuple[socket.socket, int]] = []
 
     # -- what /health shows -----------------------------------------------------------------------------------
@@ -90,7 +93,8 @@ class SocketLane:
     def status(self) -> dict[str, Any]:
         """Return the watchdog's word on the lane, with this process's queue and retries."""
         with self._lock:
-            counts = {"queue": self._calls - self._active, "active": self._active, "retried": self._retried}
+            counts = {"queue": self._calls - self._active, "active": self._active,
+                      "retried": self.served.retried}
         return {**{name: fact for name, fact in self.said().items() if name not in _NOT_SHOWN}, **counts}
 
     # -- calls ------------------------------------------------------------------------------------------------
@@ -141,7 +145,21 @@ class SocketLane:
         with self._lock:
             self._calls += calls
             self._active += active
-            self._retried += retried
+            self.served.retried += retried
+
+    def note(self, answer: Finished | Embeddings, texts: int) -> None:
+        """Add to what it has served."""
+        with self._lock:
+            self.served.prompt_tokens += answer.prompt_tokens
+            if isinstance(answer, Finished):
+                self.served.completion_tokens += answer.completion_tokens
+            else:
+                self.served.texts += texts
+
+    def note_first_token(self, seconds: float) -> None:
+        """Add to how long calls for completions waited for their first piece."""
+        with self._lock:
+            self.served.first_token.add(seconds)
 
     def unavailable(self, reason: str) -> LaneUnavailable:
         """Return the error for a call that the lane can't serve."""
@@ -154,6 +172,8 @@ class SocketCall:
     def __init__(self, lane: SocketLane, call: Call, deadline: float, in_pieces: bool) -> None:
         self._lane = lane
         self._embeds = isinstance(call, EmbedCall)
+        self._texts = len(call.texts) if isinstance(call, EmbedCall) else 0
+        self._began = time.monotonic()
         self._deadline = deadline
         self._in_pieces = in_pieces
         self._request = framing.encode(Request(call, deadline, keep=self._embeds))
@@ -318,11 +338,15 @@ class SocketCall:
             # What has come before it is told first.
             self._failure = answer.error()
         elif isinstance(answer, Piece):
+            if not self._pieces:
+                self._lane.note_first_token(time.monotonic() - self._began)
             self._pieces.append(answer)
             if self._in_pieces:
                 items.append(answer)
         else:
             self._answered = True
+            if isinstance(answer, Finished | Embeddings):
+                self._lane.note(answer, self._texts)
             if isinstance(answer, Finished) and not self._in_pieces:
                 items.append(Completion.of(self._pieces, answer))
             else:

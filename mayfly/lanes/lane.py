@@ -9,6 +9,7 @@ import socket
 from typing import Any, Protocol
 
 from mayfly.errors import LaneUnavailable
+from mayfly.tallies import Served
 from mayfly.wire.calls import Call, Item
 
 
@@ -62,6 +63,10 @@ class Lane(Protocol):
     def status(self) -> dict[str, Any]:
         """Return the lane's part of `/health`: at least `state` ("ready", "loading", "failing", "off", ...)."""
 
+    @property
+    def served(self) -> Served:
+        """What it has served since this process began."""
+
     def ready(self) -> bool:
         """Tell whether a call would be served now. A lane without a model is not ready."""
 
@@ -78,6 +83,7 @@ class NoLane:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+        self.served = Served()
 
     def begin(self, call: Call, deadline: float, *, in_pieces: bool = False) -> LaneCall:
         """See Lane."""

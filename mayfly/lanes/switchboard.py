@@ -88,6 +88,11 @@ class Switchboard:
         self._dismiss(model)
         return False
 
+    def all_lanes(self) -> dict[str, Lane]:
+        """Return all lanes that were ever there, by name."""
+        with self._lock:
+            return {**self.configured, **self._lanes}
+
     def open_lanes(self) -> dict[str, Lane]:
         """Return the lanes that are there now, by name."""
         known = self._known()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 
-from mayfly.web import deleting, docs, health, native, openai, problems, pulling, routes, tokens
+from mayfly.web import deleting, docs, health, metrics, native, openai, problems, pulling, routes, tokens
 from mayfly.web.gate import request_id
 from mayfly.web.messages import completing as messages
 from mayfly.web.ollama import completing, embedding, library
@@ -37,6 +37,8 @@ def build(service: Service) -> Flask:
     app.wsgi_app = canonical  # type: ignore[method-assign]
     gate = service.gate
     table = route_table(service)
+    requests = metrics.Requests(table)
+    table += metrics.routes(service, requests)
     open_paths = {route.path for route in table if route.key == "never"}
 
     # Before routing errors are raised, so that a stranger can't tell which paths exist.
@@ -67,6 +69,7 @@ def build(service: Service) -> Flask:
     routes.install(app, table, service)
     # For the server, which asks more than WSGI tells.
     app.extensions["mayfly.gate"] = gate
+    app.extensions["mayfly.answered"] = requests.note
     app.extensions["mayfly.at_once"] = AtOnce(table, service)
     return app
 

@@ -25,7 +25,7 @@ def routes(service: Service) -> list[Route]:
     """Return both routes of a service."""
 
     def health(asked: Asked) -> Answer:
-        lanes = {name: _status(lane) for name, lane in service.switchboard.open_lanes().items()}
+        lanes = {name: status_of(lane) for name, lane in service.switchboard.open_lanes().items()}
         answer: dict[str, Any] = {"status": _word(service)}
         if asked.trusted:
             answer["version"] = __version__
@@ -64,7 +64,8 @@ def _word(service: Service) -> str:
     return "degraded" if _missing(service) else "ok"
 
 
-def _status(lane: Lane) -> dict[str, Any]:
+def status_of(lane: Lane) -> dict[str, Any]:
+    """Return what a lane says of itself, whatever state it is in."""
     try:
         return lane.status()
     except (CallError, OSError, ValueError) as exc:

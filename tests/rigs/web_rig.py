@@ -23,6 +23,7 @@ from mayfly.draining import Draining
 from mayfly.errors import DeadlinePassed, QueueFull
 from mayfly.http.server import Server
 from mayfly.settings import Settings, parse
+from mayfly.tallies import Served
 from mayfly.web.service import Service as Web
 from mayfly.wire.calls import Completion, EmbedCall, Embeddings, Finished, Piece
 
@@ -47,6 +48,7 @@ class ScriptedLane:
 
     def __post_init__(self) -> None:
         self.calls: list[Any] = []
+        self.served = Served()
         self.held = 0
         self.left = 0
         self.closed = 0

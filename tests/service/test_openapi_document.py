@@ -25,7 +25,8 @@ def document(settings: Settings) -> dict[str, Any]:
 
 SETTINGS = parse({})
 # The document itself and its page aren't for programs; what Ollama's clients ask there has no answer of use.
-UNDOCUMENTED = ("/docs", "/docs/{name}", "/openapi.json", "/", "/api/create", "/api/push", "/api/blobs/{digest}")
+UNDOCUMENTED = ("/docs", "/docs/{name}", "/openapi.json", "/metrics", "/", "/api/create", "/api/push",
+                "/api/blobs/{digest}")
 ROUTES = [route for route in route_table(web(SETTINGS)) if route.summary]
 EXAMPLES = [pytest.param(route, value, id=f"{route.path} {title}") for route in ROUTES
             for title, value in route.examples.items()]
