@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from mayfly.errors import InvalidRequest
 from mayfly.wire.calls import ANY_OBJECT, Form
 
 # How a rule begins in llama.cpp's grammars.
@@ -15,8 +16,15 @@ _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 
 
 def form_of_schema(schema: Mapping[str, Any], param: str) -> Form:
-    """Return the form of JSON that fits a schema; `param` is the field that it was sent in."""
-    return Form("json_schema", orjson.dumps(schema).decode(), param)
+    """Return the form of JSON that fits a schema; `param` is the field that it was sent in.
+
+    Raises:
+        InvalidRequest: it is nested deeper than anything is written.
+    """
+    try:
+        return Form("json_schema", orjson.dumps(schema).decode(), param)
+    except orjson.JSONEncodeError as exc:
+        raise InvalidRequest(f"'{param}' has to be a JSON schema that is nested less deep.", param=param) from exc
 
 
 def form_of_object(param: str) -> Form:

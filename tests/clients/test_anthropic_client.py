@@ -76,6 +76,22 @@ def test_tokens_are_counted(client: Any) -> None:
     assert counted.input_tokens == made.usage.input_tokens
 
 
+def test_a_tool_is_used_and_what_it_answers_is_taken(client: Any) -> None:
+    tools = [{"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}]
+    turns: list[Any] = [{"role": "user", "content": "What is the weather?"}]
+    made = client.messages.create(model="played", max_tokens=200, messages=turns, tools=tools)
+    [used] = made.content
+    assert (used.type, used.name, used.input, made.stop_reason) == ("tool_use", "weather", {"city": "Oslo"}, "tool_use")
+    with client.messages.stream(model="played", max_tokens=200, messages=turns, tools=tools) as stream:
+        parts = [event.partial_json for event in stream if event.type == "input_json"]
+        [streamed] = stream.get_final_message().content
+    assert streamed.input == used.input and len(parts) > 1
+    turns += [made.to_param(), {"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": used.id, "content": "Snow."}]}]
+    assert client.messages.create(model="played", max_tokens=200, messages=turns,
+                                  tools=tools).content[0].text == "It snows."
+
+
 def test_an_answer_is_parsed_into_a_class(start: Callable[..., Service], smollm2: Path) -> None:
     service = start(MODEL_PATH=smollm2.parent, MODEL_NAME=smollm2.name, EMBED_MODEL="none")
     told = [{"role": "user", "content": "My cat Tom is five years old."}]

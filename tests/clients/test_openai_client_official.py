@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,22 @@ def test_a_response_that_fails_says_so_in_its_last_events(client: Any) -> None:
     error, failed = list(client.responses.create(model="played", input="crash", stream=True))[-2:]
     assert (error.type, error.code, failed.type) == ("error", "model_crashed", "response.failed")
     assert failed.response.error.code == "model_crashed" and failed.response.output_text == "ab"
+
+
+def test_a_response_calls_a_function_and_goes_on_with_what_came_of_it(client: Any) -> None:
+    tool = {"type": "function", "name": "weather", "strict": True, "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+        "additionalProperties": False}}
+    turns: list[Any] = [{"role": "user", "content": "What is the weather?"}]
+    made = client.responses.create(model="played", input=turns, tools=[tool])
+    [call] = made.output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "weather", {"city": "Oslo"})
+    with client.responses.stream(model="played", input=turns, tools=[tool]) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        [streamed] = stream.get_final_response().output
+    assert "".join(deltas) == streamed.arguments == call.arguments and len(deltas) > 1
+    turns += [*made.output, {"type": "function_call_output", "call_id": call.call_id, "output": "Snow."}]
+    assert client.responses.create(model="played", input=turns, tools=[tool]).output_text == "It snows."
 
 
 def test_a_response_is_parsed_into_a_class(start: Callable[..., Service], smollm2: Path) -> None:

@@ -1,7 +1,7 @@
 // The AI SDK with its provider for OpenAI as it is by default, which calls /v1/responses, and the official client's responses.
 import assert from "node:assert/strict";
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateText, streamText } from "ai";
+import { generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import OpenAI from "openai";
 
 const baseURL = `${process.env.MAYFLY_URL}/v1`;
@@ -23,6 +23,18 @@ let said = "";
 for await (const part of stream.textStream) said += part;
 assert.equal(said, "你好😀");
 assert.equal(await stream.finishReason, "stop");
+
+// It calls a tool, and goes on with what came of it.
+const inputSchema = jsonSchema({ type: "object", properties: { city: { type: "string" } }, required: ["city"] });
+const weather = tool({ description: "Tells the weather.", inputSchema,
+  execute: async ({ city }) => (city === "Oslo" ? "Snow." : "Sun.") });
+const steps = { model: openai("played"), prompt: "What is the weather?", tools: { weather }, stopWhen: stepCountIs(3) };
+const looked = await generateText(steps);
+assert.deepEqual([looked.text, looked.steps.length], ["It snows.", 2]);
+assert.deepEqual(looked.steps[0].toolCalls[0].input, { city: "Oslo" });
+said = "";
+for await (const part of streamText(steps).textStream) said += part;
+assert.equal(said, "It snows.");
 
 // A conversation of several turns: the items themselves, for nothing is kept.
 const model = openai("played"), providerOptions = { openai: { store: false } };

@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 import scripts
-from clients import KEY, RULES
+from clients import CALL, KEY, RULES
 from links import link
 from service import Service
 
@@ -20,16 +20,27 @@ CAT: dict[str, Any] = {
     "type": "object", "required": ["name", "age"], "additionalProperties": False,
     "properties": {"name": {"type": "string", "maxLength": 12},
                    "age": {"type": "integer", "minimum": 0, "maximum": 30}}}
+# What scripted models call and think.
+TWO_CALLS = ["I will ", "look.\n", *CALL, "\n", *CALL.replace("Oslo", "Rome")]
+THINKS = ("{% for turn in messages %}[{{ turn.role }}]{% if turn.reasoning_content %}<think>"
+          "{{ turn.reasoning_content }}</think>{% endif %}{{ turn.content }}{% endfor %}[assistant]")
+#: The parameters of a tool.
+PLACE: dict[str, Any] = {"type": "object", "required": ["city"], "additionalProperties": False,
+                         "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo", "Bonn"]},
+                                        "days": {"type": "integer", "minimum": 1, "maximum": 7}}}
+ASKED_OF_TOOL = "What is the weather in Oslo?"
 #: Headers of a call that comes through a tunnel.
 TUNNEL = {"X-Forwarded-For": "203.0.113.9"}
 
 
 def begin(folder: Path, smollm2: Path) -> Service:
-    """Start it. The real model is the completion model; `played` is loaded on demand."""
+    """Start it. The real model is the completion model; `played` and `thinker` are loaded on demand."""
     models = folder / "models"
     models.mkdir()
     link(smollm2, models / smollm2.name)
-    scripts.write(models, *RULES)
+    scripts.write(models, {"when": "call twice", "pieces": TWO_CALLS}, *RULES)
+    scripts.write(models, {"when": "", "pieces": ["<think>", "Hm, ", "well.", "</think>", "\n\n", "It is ", "so."]},
+                  name="thinker", template=THINKS)
     return Service(folder / "service", {"MODEL_PATH": models, "MODEL_NAME": smollm2.name, "EMBED_MODEL": "none",
                                         "API_KEYS": KEY, "N_CTX": WINDOW})
 

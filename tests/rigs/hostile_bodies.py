@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 CHAT, TEXT, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES, ANTHROPICS = "/v1/responses", "/v1/messages"
 EMBED, NATIVE, TOKENIZE, CHECK = "/embed", "/gpt4all_api", "/v1/tokenize", "/api/v1/token_check"
 # Beside what is hostile each body is right, so that nothing else ends its validation.
 RIGHT = {CHAT: '"messages":[{"role":"user","content":"Hi"}]', TEXT: '"prompt":"Hi"', EMBEDDINGS: '"input":"Hi"',
+         RESPONSES: '"input":"Hi"', ANTHROPICS: '"messages":[{"role":"user","content":"Hi"}],"max_tokens":1',
          EMBED: '"input":"Hi"', NATIVE: '"prompt":"Hi"', TOKENIZE: '"input":"Hi"',
          CHECK: '"prompts":[{"model":"","prompt":"Hi","max_tokens":1}]'}
-FIELD = {CHAT: "messages", TEXT: "prompt", EMBEDDINGS: "input", EMBED: "input", NATIVE: "prompt", TOKENIZE: "input",
-         CHECK: "prompts"}
+FIELD = {CHAT: "messages", RESPONSES: "input", ANTHROPICS: "messages", TEXT: "prompt", EMBEDDINGS: "input",
+         EMBED: "input", NATIVE: "prompt", TOKENIZE: "input", CHECK: "prompts"}
 # What a list is filled with.
 ENTRIES = {
     "numbers": "1", "fractions": "1.5", "long fractions": "0." + "123456789" * 90, "nulls": "null", "strings": '""',

@@ -11,13 +11,14 @@ import jsonschema
 import pytest
 import requests
 from clients import COUNTED, KEY
-from dialects_rig import CAT, PROMPT, TUNNEL, ask, begin, chat, events, streamed
+from dialects_rig import ASKED_OF_TOOL, CAT, PLACE, PROMPT, TUNNEL, ask, begin, chat, events, streamed
 from service import Service
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 QUIET: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+WEATHER = {"name": "weather", "description": "Tells it.", "input_schema": PLACE}
 COUNT: dict[str, Any] = {"model": "played", "messages": [{"role": "user", "content": "count"}], "max_tokens": 50}
 
 
@@ -131,6 +132,48 @@ def test_what_can_not_be_counted_is_refused_in_the_same_words(service: Service) 
         assert (answer.status_code, words in error_of(answer)["message"]) == (status, True)
 
 
+def test_a_real_model_uses_a_tool(service: Service) -> None:
+    turns = [{"role": "user", "content": ASKED_OF_TOOL}]
+    body = {"messages": turns, "temperature": 0, "max_tokens": 60, "tools": [WEATHER]}
+    for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
+        choice["disable_parallel_tool_use"] = True
+        whole = ask(service, PATH, **body, tool_choice=choice)
+        [used] = whole["content"]
+        assert (used["type"], used["name"], whole["stop_reason"]) == ("tool_use", "weather", "tool_use")
+        jsonschema.validate(used["input"], PLACE)
+        found = streamed(service, PATH, **body, tool_choice=choice)
+        deltas = [event["delta"] for event in found if event["type"] == "content_block_delta"]
+        assert {delta["type"] for delta in deltas} == {"input_json_delta"} and len(deltas) > 1
+        assert json.loads("".join(delta["partial_json"] for delta in deltas)) == used["input"]
+        assert found[2]["content_block"]["name"] == "weather" and found[-2]["delta"]["stop_reason"] == "tool_use"
+    counted = ask(service, COUNT_PATH, messages=turns, tools=[WEATHER])
+    assert counted["input_tokens"] == whole["usage"]["input_tokens"]
+    result = {"type": "tool_result", "tool_use_id": used["id"], "content": [{"type": "text", "text": "Snow."}]}
+    turns = [*turns, {"role": "assistant", "content": whole["content"]},
+             {"role": "user", "content": [result, {"type": "text", "text": "So?"}]}]
+    made = ask(service, PATH, messages=turns, tools=[WEATHER], tool_choice={"type": "none"}, **QUIET)
+    called = {"id": used["id"], "type": "function",
+              "function": {"name": "weather", "arguments": json.dumps(used["input"])}}
+    text, usage = chat(service, [turns[0], {"role": "assistant", "content": None, "tool_calls": [called]},
+                                 {"role": "tool", "tool_call_id": used["id"], "content": "Snow."},
+                                 {"role": "user", "content": "So?"}], max_tokens=12)
+    assert text_of(made) == text and made["usage"]["input_tokens"] == usage["prompt_tokens"]
+
+
+def test_a_text_its_calls_and_a_thought_are_blocks_of_their_own(service: Service) -> None:
+    asked = {"model": "played", "messages": [{"role": "user", "content": "call twice"}], "tools": [WEATHER]}
+    made = ask(service, PATH, **asked, max_tokens=500)
+    assert [block["type"] for block in made["content"]] == ["text", "tool_use", "tool_use"]
+    assert [block["input"] for block in made["content"][1:]] == [{"city": "Oslo"}, {"city": "Rome"}]
+    asked = {"model": "thinker", "messages": [{"role": "user", "content": "think"}], "thinking": {"type": "enabled"}}
+    made = ask(service, PATH, **asked, max_tokens=50)
+    assert made["content"] == [{"type": "thinking", "thinking": "Hm, well.", "signature": ""},
+                               {"type": "text", "text": "It is so."}]
+    turns = [*asked["messages"], {"role": "assistant", "content": made["content"]},
+             {"role": "user", "content": "think again"}]
+    assert len(ask(service, PATH, model="thinker", messages=turns, max_tokens=50)["content"]) == 2
+
+
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     # what is wrong, status, words of the message
     ({"max_tokens": None}, 400, "'max_tokens' is missing"), ({"max_tokens": 0}, 400, "'max_tokens' has to be"),
@@ -147,6 +190,10 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
      "whose role is 'assistant'"),
     ({"messages": [{"role": "user", "content": " "}]}, 400, "empty or blank"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 400, "'tools.0.type' has to be \"custom\""),
+    ({"tool_choice": {"type": "any"}}, 400, "'tool_choice'"),
+    ({"tools": [{"name": "a b", "input_schema": {}}]}, 400, "'tools.0.name' has to be"),
+    ({"tools": [{"name": "f", "input_schema": {"type": "string"}}]}, 400, "'tools.0.input_schema' has to be"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, 400, "'tool_choice.name' has to be"),
     ({"tools": [{"name": "f"}]}, 400, "'tools.0.input_schema' is missing"),
     ({"stop_sequences": ["a"] * 17}, 400, "'stop_sequences'"), ({"temperature": 3}, 400, "'temperature'"),
     ({"output_config": {"format": {"type": "json_schema"}}}, 400, "'output_config.format.schema' is missing"),

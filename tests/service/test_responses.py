@@ -10,10 +10,11 @@ from typing import Any
 import jsonschema
 import pytest
 from clients import COUNTED
-from dialects_rig import CAT, PROMPT, TUNNEL, ask, begin, chat, streamed
+from dialects_rig import ASKED_OF_TOOL, CAT, PLACE, PROMPT, TUNNEL, ask, begin, chat, streamed
 from service import Service
 
 PATH = "/v1/responses"
+WEATHER = {"type": "function", "name": "weather", "description": "Tells it.", "parameters": PLACE, "strict": True}
 QUIET: dict[str, Any] = {"temperature": 0, "max_output_tokens": 12}
 
 
@@ -130,6 +131,55 @@ def test_a_text_is_held_to_its_format(service: Service) -> None:
     assert form == text_of(whole)
 
 
+def test_a_real_model_calls_a_function(service: Service) -> None:
+    body = {"input": ASKED_OF_TOOL, "temperature": 0, "max_output_tokens": 60, "tools": [WEATHER],
+            "parallel_tool_calls": False}
+    for choice in ("required", {"type": "function", "name": "weather"}):
+        whole = ask(service, PATH, **body, tool_choice=choice)
+        [call] = whole["output"]
+        assert (call["type"], call["name"], call["status"], whole["status"]) == (
+            "function_call", "weather", "completed", "completed")
+        jsonschema.validate(json.loads(call["arguments"]), PLACE)
+        found = streamed(service, PATH, **body, tool_choice=choice)
+        deltas = [event for event in found if event["type"] == "response.function_call_arguments.delta"]
+        assert "".join(event["delta"] for event in deltas) == call["arguments"] and len(deltas) > 1
+        [last] = found[-1]["response"]["output"]
+        assert (last["name"], last["arguments"]) == ("weather", call["arguments"])
+        assert whole["tools"] == found[-1]["response"]["tools"] == [{**WEATHER, "strict": True}]
+    none = ask(service, PATH, **body, tool_choice="none")
+    assert none["output"][0]["type"] == "message"
+
+
+def test_calls_and_what_came_of_them_are_turns_of_the_conversation(service: Service) -> None:
+    first = ask(service, PATH, input=ASKED_OF_TOOL, temperature=0, max_output_tokens=60, tools=[WEATHER],
+                tool_choice="required", parallel_tool_calls=False)
+    [call] = first["output"]
+    turns = [{"role": "user", "content": ASKED_OF_TOOL}, call,
+             {"type": "function_call_output", "call_id": call["call_id"], "output": "Snow."}]
+    made = ask(service, PATH, input=turns, tools=[WEATHER], tool_choice="none", **QUIET)
+    called = {"id": call["call_id"], "type": "function",
+              "function": {"name": "weather", "arguments": call["arguments"]}}
+    text, usage = chat(service, [{"role": "user", "content": ASKED_OF_TOOL},
+                                 {"role": "assistant", "content": None, "tool_calls": [called]},
+                                 {"role": "tool", "tool_call_id": call["call_id"], "content": "Snow."}], max_tokens=12,
+                       tools=[{"type": "function", "function": {"name": "weather", "description": "Tells it.",
+                                                                "parameters": PLACE}}], tool_choice="none")
+    assert text_of(made) == text and made["usage"]["input_tokens"] == usage["prompt_tokens"]
+
+
+def test_a_text_its_calls_and_a_thought_are_items_of_their_own(service: Service) -> None:
+    said, *calls = ask(service, PATH, model="played", input="call twice", tools=[WEATHER])["output"]
+    assert said["content"][0]["text"] == "I will look." and len(calls) == 2
+    assert [json.loads(call["arguments"]) for call in calls] == [{"city": "Oslo"}, {"city": "Rome"}]
+    assert len({call["call_id"] for call in calls}) == 2
+    thought, answer = ask(service, PATH, model="thinker", input="think")["output"]
+    assert (thought["type"], thought["content"][0]["text"]) == ("reasoning", "Hm, well.")
+    assert answer["content"][0]["text"] == "It is so."
+    again = ask(service, PATH, model="thinker", input=[{"role": "user", "content": "think"}, thought, answer,
+                                                       {"role": "user", "content": "once more"}])
+    assert [item["type"] for item in again["output"]] == ["reasoning", "message"]
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # body, param, a word of the message
     ({"input": "a", "previous_response_id": "resp_1"}, "previous_response_id", "nothing is kept"),
@@ -148,6 +198,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [{"role": "user", "content": []}]}, "input.0.content", "input_text"),
     ({"input": "a", "tools": [{"type": "web_search"}]}, "tools.0.type", "no other tools"),
     ({"input": "a", "tool_choice": {"type": "web_search"}}, "tool_choice", "function"),
+    ({"input": "a", "tool_choice": "required"}, "tool_choice", "no tools"),
+    ({"input": "a", "tools": [{"type": "function", "name": "a b"}]}, "tools.0.name", "letters"),
+    ({"input": "a", "tools": [WEATHER, WEATHER]}, "tools.1.name", "no other tool"),
+    ({"input": "a", "tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name",
+     "one of"),
     ({"input": "a", "max_output_tokens": 0}, "max_output_tokens", "from 1 on"),
     ({"input": "a", "temperature": 3}, "temperature", "from 0 to 2"),
     ({"input": ""}, "input", "empty or blank"), ({"input": []}, "input", "non-empty"), ({}, "input", "missing"),

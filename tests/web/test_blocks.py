@@ -91,6 +91,25 @@ def test_an_answer_without_a_word_has_the_form_of_one() -> None:
         "message_start", "ping", "message_delta", "message_stop"]
 
 
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(300):
+        deep = {"type": "object", "properties": {"a": deep}}
+    used = {"type": "tool_use", "id": "a", "name": "f", "input": deep}
+    turns = [{"role": "assistant", "content": [used]}, {"role": "user", "content": "a"}]
+    held = {"type": "json_schema", "name": "a", "schema": deep}
+    with serving(CHAT_ENGINE="llamacpp") as service:
+        for (path, body), more, field in (
+                (RESPONSES, {"text": {"format": held}}, "text.format"),
+                (MESSAGES, {"output_config": {"format": held}}, "output_config.format"),
+                (RESPONSES, {"tools": [{"type": "function", "name": "f", "parameters": deep}]}, "tools.0.parameters"),
+                (MESSAGES, {"tools": [{"name": "f", "input_schema": deep}]}, "tools.0.input_schema"),
+                (MESSAGES, {"messages": turns}, "messages.0.content.0.input")):
+            status, _, answer = service.post(path, {**body, **more})
+            assert status == 400 and answer["error"]["message"].startswith(f"'{field}' has to be")
+            assert "nested less" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "not JSON"])
 def test_arguments_that_are_cut_are_none_of_a_message(arguments: str) -> None:
     cut = dataclasses.replace(FINISHED, reason="length")

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
 from mayfly.web.openai_schemas import MOST_MESSAGES
-from mayfly.web.schemas import MAX_TOKENS, MOST_STOPS, TEXT, UNUSED, OpenAIBody, Text
+from mayfly.web.schemas import MAX_TOKENS, MOST_NESTED, MOST_STOPS, TEXT, UNUSED, OpenAIBody, Text, nested
+from mayfly.web.tool_schemas import MOST_TOOLS
 from mayfly.web.translating import Translated
 
 _TEXT_OR_BLOCKS = 'a string or a list of {"type": "text", "text": a string}'
@@ -110,6 +111,8 @@ class InputMessage(OpenAIBody):
                 description = ContentBlock.model_fields[name].description
                 raise InvalidRequest(f"The field '{at}.{name}' is missing: add it, with {description}.",
                                      param=f"{at}.{name}", code="missing_field")
+        if nested(block.input):
+            raise InvalidRequest(f"'{at}.input' has to be nested less than {MOST_NESTED} deep.", param=f"{at}.input")
         role = {"text": self.role, "tool_result": "user"}.get(block.type, "assistant")
         if role != self.role:
             raise InvalidRequest(f"'{at}' has to be in a turn whose role is '{role}'.", param=at)
@@ -189,7 +192,9 @@ class CountTokensBody(OpenAIBody):
         fail_fast=True, min_length=1, max_length=MOST_MESSAGES,
         description=f"a non-empty list of up to {MOST_MESSAGES} messages")
     system: _Texts = Field([], description=_TEXT_OR_BLOCKS)
-    tools: list[CustomTool] = Field([], fail_fast=True, max_length=MOST_MESSAGES, description="a list of tools")
+    tools: list[CustomTool] = Field(
+        [], fail_fast=True, max_length=MOST_TOOLS,
+        description=f"a list of up to {MOST_TOOLS} tools, where the model's engine can be held to calls")
     tool_choice: ToolChoice | None = Field(None, description='an object such as {"type": "auto"}')
     thinking: Thinking | None = Field(None, description='an object such as {"type": "disabled"}')
     output_config: OutputConfig | None = Field(None, description="an object")
@@ -206,11 +211,12 @@ class CountTokensBody(OpenAIBody):
         system = [{"role": "system", "content": _said(self.system)}] if self.system else []
         turns = [turn for index, message in enumerate(self.messages) for turn in message.turns(f"messages.{index}")]
         told: dict[str, Any] = {"model": self.model, "messages": [*system, *turns]}
-        if self.tools:
-            told.update(tools=[tool.translated() for tool in self.tools])
-            told.update(self.tool_choice.translated() if self.tool_choice is not None else {})
+        told["tools"] = [tool.translated() for tool in self.tools]
+        told.update(self.tool_choice.translated() if self.tool_choice is not None else {})
         if self.thinking is not None:
-            told["chat_template_kwargs"] = {"enable_thinking": self.thinking.type != "disabled"}
+            thinks = self.thinking.type != "disabled"
+            # By these names templates ask whether the model is to reason.
+            told["chat_template_kwargs"] = {"enable_thinking": thinks, "thinking": thinks}
         if self.output_config is not None:
             told.update(self.output_config.translated())
         return Translated(told, _CALLED)

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from mayfly.errors import InvalidRequest
 from mayfly.web.openai_schemas import MOST_MESSAGES, StreamOptions
 from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, OpenAIBody, Text
+from mayfly.web.tool_schemas import MOST_TOOLS
 from mayfly.web.translating import Translated
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -111,6 +112,14 @@ class TextConfig(OpenAIBody):
         schema = {name: value for name, value in self.format.items() if name != "type"}
         return {"response_format": {"type": self.format.get("type"), **({"json_schema": schema} if schema else {})}}
 
+    def shown(self) -> dict[str, Any]:
+        """Return what an answer repeats of the format, once it has been found to be one."""
+        kind = self.format.get("type", "text")
+        if kind != "json_schema":
+            return {"type": kind}
+        told = {name: value for name, value in self.format.items() if isinstance(value, str | bool)}
+        return {**told, "schema": self.format["schema"]}
+
 
 class Reasoning(OpenAIBody):
     """How the model is to think."""
@@ -132,7 +141,9 @@ class ResponsesBody(OpenAIBody):
     top_p: float = Field(1.0, ge=0, le=1, description="a number from 0 to 1")
     text: TextConfig | None = Field(None, description="an object")
     reasoning: Reasoning | None = Field(None, description="an object")
-    tools: list[FunctionTool] = Field([], fail_fast=True, max_length=MOST_MESSAGES, description="a list of functions")
+    tools: list[FunctionTool] = Field(
+        [], fail_fast=True, max_length=MOST_TOOLS,
+        description=f"a list of up to {MOST_TOOLS} functions, where the model's engine can be held to calls")
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction = Field(
         "auto", description='"none", "auto", "required" or {"type": "function", "name": a string}')
     parallel_tool_calls: bool = Field(True, description="true or false")
@@ -162,12 +173,10 @@ class ResponsesBody(OpenAIBody):
         told: dict[str, Any] = {
             "model": self.model, "stream": self.stream, "messages": [*instructions, *self._messages()],
             "max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        if self.tools:
-            chosen = self.tool_choice
-            told.update(tools=[tool.translated() for tool in self.tools],
-                        parallel_tool_calls=self.parallel_tool_calls,
-                        tool_choice={"type": "function", "function": {"name": chosen.name}}
-                        if isinstance(chosen, ChosenFunction) else chosen)
+        chosen = self.tool_choice
+        told.update(tools=[tool.translated() for tool in self.tools], parallel_tool_calls=self.parallel_tool_calls,
+                    tool_choice={"type": "function", "function": {"name": chosen.name}}
+                    if isinstance(chosen, ChosenFunction) else chosen)
         if self.text is not None:
             told.update(self.text.translated())
         if self.reasoning is not None and self.reasoning.effort:
@@ -184,7 +193,7 @@ class ResponsesBody(OpenAIBody):
             "metadata": self.metadata, "parallel_tool_calls": self.parallel_tool_calls, "previous_response_id": None,
             "reasoning": {"effort": (self.reasoning and self.reasoning.effort) or None, "summary": None},
             "store": False, "temperature": self.temperature,
-            "text": {"format": (self.text and self.text.format) or {"type": "text"}},
+            "text": {"format": (self.text or TextConfig(format={})).shown()},
             "tool_choice": chosen.model_dump() if isinstance(chosen, ChosenFunction) else chosen,
             "tools": [tool.model_dump() for tool in self.tools], "top_logprobs": self.top_logprobs,
             "top_p": self.top_p, "truncation": self.truncation}
