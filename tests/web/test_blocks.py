@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from web_rig import FINISHED, ScriptedLane, serving
+from web_rig import FINISHED, HOLD, ScriptedLane, http_post, one_answer, read_all, serving
 
+from mayfly.errors import ModelCrashed
 from mayfly.wire.calls import Piece, ToolDelta
 
 ENDED = dataclasses.replace(FINISHED, reason="tool_calls")
@@ -89,6 +90,24 @@ def test_an_answer_without_a_word_has_the_form_of_one() -> None:
     whole, events = asked(MESSAGES, [FINISHED])
     assert whole["content"] == [] and [event["type"] for event in events] == [
         "message_start", "ping", "message_delta", "message_stop"]
+
+
+def test_a_silent_stream_shows_signs_of_life_and_may_fail_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mayfly.web.flows._SILENCE", 0.05)
+    for (path, body), sign, named in (
+            (RESPONSES, b": ping\n\n", ["response.created", "response.in_progress", "error", "response.failed"]),
+            (MESSAGES, b'event: ping\ndata: {"type": "ping"}\n\n', ["error"])):
+        lane = ScriptedLane(items=[HOLD, ModelCrashed("the model process died")])
+        with serving(lane) as service, service.connect() as sock:
+            sock.sendall(http_post(path, json.dumps({**body, "stream": True}).encode(), "Connection: close"))
+            data = b""
+            while sign not in data:
+                data += sock.recv(1000)
+            lane.release()
+            said = one_answer(data + read_all(sock)).body.replace(b": ping\n\n", b"").replace(sign, b"")
+        events = [json.loads(event.partition("data: ")[2]) for event in said.decode().split("\n\n") if event]
+        assert [event["type"] for event in events] == named
+        assert "died" in json.dumps(events)
 
 
 def test_what_is_nested_too_deep_is_refused() -> None:

@@ -47,10 +47,7 @@ class Events:
     def render(self, part: Part) -> Iterable[dict[str, Any]]:
         """Return the events that show a part."""
         item = part.item
-        if not self._begun:
-            self._begun = True
-            for name in ("created", "in_progress"):
-                yield self._said(f"response.{name}", response=self._response("in_progress", []))
+        yield from self._begin()
         if isinstance(item, Piece):
             for step in self._blocks.steps(item):
                 yield from self._step(step)
@@ -65,9 +62,17 @@ class Events:
             yield from self._end(step.block, status)
         yield self._said(f"response.{status}", response=self._response(status, self._blocks.all, item))
 
+    def _begin(self) -> Iterator[dict[str, Any]]:
+        if not self._begun:
+            self._begun = True
+            for name in ("created", "in_progress"):
+                yield self._said(f"response.{name}", response=self._response("in_progress", []))
+
     def _failed(self, problem: Problem) -> bytes:
         error = {"code": problem.code, "message": problem.message}
-        events = (self._said("error", **error, param=problem.param),
+        # Nothing may have come yet but signs of life.
+        events = (*self._begin(),
+                  self._said("error", **error, param=problem.param),
                   self._said("response.failed", response={**self._response("failed", self._blocks.all),
                                                           "error": {**error, "code": problem.code or problem.type}}))
         return b"".join(map(_event, events))
