@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "compat": set(),
     "flow": set(),
+    "tallies": set(),
     "draining": set(),
     "problem": {"errors"},
     "places": {"errors"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompts": {"errors", "wire.calls", "models.dialects", "models.call_forms"},
     "engines": {"errors", "places", "compat.memory", "compat.process", "wire.calls", "prompts", "models.call_forms",
                 "models.dialects", "models.header", "models.wordpiece"},
-    "lanes": {"errors", "wire"},
+    "lanes": {"errors", "tallies", "wire"},
     "workers": {"errors", "compat", "engines", "wire", "models.inventory", "models.parts",
                 "prompts.stop_filter", "prompts.answer_reader", "prompts.chat"},
     # `python app.py` alone: workers as threads, called by lanes in the same process.
@@ -54,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "places", "settings", "keys", "listening", "wire.calls",
-            "lanes.lane", "engines.backends", "lanes.switchboard", "models.aliases", "models.defaults",
+            "lanes.lane", "tallies", "engines.backends", "lanes.switchboard", "models.aliases", "models.defaults",
             "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
@@ -69,6 +70,7 @@ DOORS = {
     "llguidance": {"engines.llamacpp.forms", "engines.llamacpp.schema_places"},
     "dotenv": {"settings"},
     "jinja2": {"prompts.sandbox"},
+    "prometheus_client": {"web.metrics"},
     "gguf": {"models.convert"},
     "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
