@@ -164,7 +164,7 @@ def _held(schema: str) -> str:
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema of arguments that says what is meant: an object, without properties that nobody has named."""
     closed = {"type": "object", **schema}
-    if schema.get("properties") and "patternProperties" not in schema:
+    if "properties" in schema and "patternProperties" not in schema:
         closed.setdefault("additionalProperties", False)
     return closed
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clients import COUNTED, GREETING, KEY, package, unavailable
+from clients import COUNTED, GREETING, KEY, apart, package
 from service import Service
 
 TEXT = "The cat sat on the mat."
@@ -64,18 +62,11 @@ def test_llama_index_completes_chats_and_streams(where: tuple[str, dict[str, str
 @pytest.fixture(scope="module")
 def litellm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """LiteLLM, from a folder of its own."""
-    folder = tmp_path_factory.mktemp("litellm")
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--target",
-                           folder, "--disable-pip-version-check", "--only-binary", ":all:", *LITELLM],
-                          capture_output=True, text=True)
-    if done.returncode:
-        unavailable("litellm can't be installed: " + (done.stderr.strip().splitlines() or ["no reason"])[-1])
     with pytest.MonkeyPatch.context() as patch:
         # Otherwise it fetches a list of prices when it is imported.
         patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        sys.path.append(str(folder))
-        yield package("litellm")
-        sys.path.remove(str(folder))
+        with apart(tmp_path_factory.mktemp("litellm"), "litellm", *LITELLM) as found:
+            yield found
 
 
 def test_litellm_completes_chats_streams_and_embeds(

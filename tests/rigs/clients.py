@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,6 +53,21 @@ def package(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         unavailable(f"{exc.name} isn't installed (requirements-dev.txt)")
+
+
+@contextlib.contextmanager
+def apart(folder: Path, name: str, *requirements: str) -> Iterator[Any]:
+    """Return a package that is installed into a folder of its own, without what it needs that isn't named."""
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--target",
+                           folder, "--disable-pip-version-check", "--only-binary", ":all:", *requirements],
+                          capture_output=True, text=True)
+    if done.returncode:
+        unavailable(f"{name} can't be installed: " + (done.stderr.strip().splitlines() or ["no reason"])[-1])
+    sys.path.append(str(folder))
+    try:
+        yield package(name)
+    finally:
+        sys.path.remove(str(folder))
 
 
 def run_client(command: Sequence[str | Path], service: Service, **environ: str) -> str:

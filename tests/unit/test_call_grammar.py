@@ -128,6 +128,14 @@ def test_what_is_thought_before_is_free(name: str, required: bool) -> None:
     assert not taken(inside, f"Hm </think>{wrong}")
 
 
+def test_a_tool_without_parameters_has_no_arguments_and_one_that_allows_any_has_what_it_wants() -> None:
+    call = WHOLE["hermes"][0].replace("get_weather", "clock")
+    assert not taken(Answers(FORM["hermes"], TOOLS), call.replace("%", '{"a": 1}'))
+    free = Tool("clock", "", '{"type": "object", "properties": {}, "additionalProperties": true}')
+    for tool in (free, Tool("clock", "", "{}")):
+        assert taken(Answers(FORM["hermes"], [tool]), call.replace("%", '{"a": 1}'))
+
+
 def test_a_text_that_is_held_to_a_schema_may_be_a_call_instead() -> None:
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     answers = Answers(FORM["hermes"], TOOLS, schema=schema, thought=THOUGHTS[0])
