@@ -65,8 +65,8 @@ def test_what_is_wrong_is_an_error_with_its_text(client: Any) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nobody' not found") as absent:
         client.chat("nobody", COUNT)
     assert absent.value.status_code == 404
-    with pytest.raises(ollama.ResponseError, match="played does not support tools"):
-        client.chat("played", COUNT, tools=[{"type": "function", "function": {"name": "add"}}])
+    with pytest.raises(ollama.ResponseError, match="played does not support vision"):
+        client.chat("played", [{**COUNT[0], "images": [b"of a cat"]}])
     with pytest.raises(ollama.ResponseError, match="'format' has to be"):
         list(client.chat("played", COUNT, format={"type": "object"}, stream=True))
 

@@ -66,7 +66,7 @@ def test_every_file_is_listed_with_what_it_says_of_itself(start: Callable[..., S
         "id": "second", "object": "model", "created": created, "owned_by": "mayfly", "kind": "completion",
         "size": (model_path / "second.gguf").stat().st_size, "architecture": "llama", "quantization": "F32",
         "parameter_count": 552576, "embedding_length": 128, "context_length": 512,
-        "chat_template": "file", "usable": True}
+        "chat_template": "file", "tools": "generic", "usable": True}
     assert (listed["chime"]["usable"], listed["cut"]["usable"]) == (False, False)
     for name, reason in (("chime", "gpt4all 2.8.2 can't run"), ("cut", "cut short")):
         assert reason in listed[name]["reason"]

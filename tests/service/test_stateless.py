@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from service import Service
 
+from mayfly.workers.prefix_store import PrefixStore
+
 ADA = "You are Ada, a lighthouse keeper in Oslo."
 BOB = "You are Bob, a cheerful baker in Rome."
 ASKED = "What is my name?"
+SPOKEN = "Whatever you are asked, you say your name first, and then you answer in short and simple words, as people do."
 
 
 @pytest.fixture(scope="module", params=["fork", "none"])
@@ -54,12 +57,16 @@ def test_a_name_told_to_one_request_is_unknown_to_the_next(service: Service) -> 
 
 
 def test_personas_asked_in_turn_a_hundred_times_never_mix(service: Service) -> None:
-    right = {persona: as_somebody(service, persona) for persona in (ADA, BOB)}
-    assert right[ADA] != right[BOB]
+    # Long enough that each process goes on from what an earlier one has evaluated of its persona: all that is shared.
+    personas = [f"{persona} {SPOKEN}" for persona in (ADA, BOB)]
+    right = {persona: as_somebody(service, persona) for persona in personas}
+    assert len(set(right.values())) == 2
     # What one process keeps for all shows at once; a hundred processes are what is promised.
     for turn in range(50 if service.lane("completion")["isolation"] == "fork" else 4):
         for persona, answer in right.items():
             assert (turn, as_somebody(service, persona)) == (turn, answer)
+    if PrefixStore.of(1 << 20) is not None:
+        assert service.lane("completion")["prefixes"]["hits"] > turn
     assert service.reports() == []
 
 
