@@ -116,8 +116,10 @@ class AnswerReader:
         if place is not None and not self._form.anywhere and (self._said or self._held[:place[0]].strip()):
             place = None
         if place is None or (self._ends and place[1] == PARTLY):
+            # After a call come others or the end: what only begins like one was cut off, and is no text.
+            shown = place[0] if place is not None and self.called else len(self._held)
             # A call may follow, to which the blanks before it belong.
-            self._tell(self._take(len(self._held), trimmed=not self._ends or self.called))
+            self._tell(self._take(shown, trimmed=not self._ends or self.called))
             return False
         at, found = place
         self._tell(self._take(at, trimmed=True))

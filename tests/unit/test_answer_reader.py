@@ -63,6 +63,9 @@ CALLS = {
     "a text after it": (
         "hermes", '<tool_call>{"name": "get", "arguments": {"a": 1}}</tool_call>\n\nDone. ', "Done.",
         [("get", {"a": 1})]),
+    "the beginning of another one, cut off": (
+        "hermes", '<tool_call>\n{"name": "get", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "ge', "",
+        [("get", {"a": 1})]),
     "Llama's": ("llama", f'{{"name": "get_weather", "parameters": {HARD_JSON}}}', "", _WEATHER),
     "Llama's, for its interpreter": (
         "llama", f'\n<|python_tag|>{{"name": "get_weather", "parameters": {HARD_JSON}}}', "", _WEATHER),
