@@ -21,8 +21,9 @@ _MOST_MORE = 15
 _ANYTHING = r"(.|\n)*"
 # What a pattern's beginning has to have so that a text isn't taken for a call by chance.
 _TELLING = 4
-# As models have seen JSON in their training; and small ones would write blanks for ever.
-_WRITTEN = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+#: How JSON is written, as llguidance is told: as Python does it, which models have seen in their training. With blanks
+#: of any number allowed, a small one may write them without end.
+WRITTEN: Any = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 # What the schema of arguments may say that are written as keywords.
 _OF_KEYWORDS = frozenset(("type", "properties", "required", "additionalProperties", "description", "title", "$schema"))
 _SHARED = ("$defs", "definitions")
@@ -158,7 +159,7 @@ def _escaped(text: str) -> str:
 
 
 def _held(schema: str) -> str:
-    return json.dumps({**json.loads(schema), "x-guidance": _WRITTEN})
+    return json.dumps({**json.loads(schema), "x-guidance": WRITTEN})
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def with_form_told(messages: Sequence[Message], form: Form | None) -> Sequence[M
         return messages
     words = "Answer with a JSON object." if form.text == ANY_OBJECT else (
         f"Answer with JSON that fits this JSON schema, and with nothing else:\n{form.text}")
+    return with_words(messages, words)
+
+
+def with_words(messages: Sequence[Message], words: str) -> list[Message]:
+    """Return a conversation whose system text ends with some words."""
     if messages and messages[0].role == "system":
         first = messages[0]
         return [replace(first, content=f"{first.content}\n\n{words}" if first.content.strip() else words),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mayfly.prompts.form_words import with_words
 from mayfly.wire.calls import Message, Tool, ToolCall
 
 _INTRODUCTION = """You can call these tools. Each line describes one:
@@ -50,7 +51,4 @@ def in_words(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message
     if not tools:
         return told
     lines = "\n".join(json.dumps(described(tool)["function"], ensure_ascii=False) for tool in tools)
-    words = _INTRODUCTION.format(tools=lines)
-    if told and told[0].role == "system":
-        return [Message("system", f"{told[0].content}\n\n{words}"), *told[1:]]
-    return [Message("system", words), *told]
+    return with_words(told, _INTRODUCTION.format(tools=lines))

@@ -134,6 +134,11 @@ def _event(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
+def named_event(data: dict[str, Any]) -> bytes:
+    """Return a server-sent event that has its type as its name too."""
+    return f"event: {data['type']}\n".encode() + _event(data)
+
+
 #: Server-sent events.
 EVENTS = Form("text/event-stream; charset=utf-8", _event, lambda problem: _event(problem.as_object()), b": ping\n\n",
               b"data: [DONE]\n\n")

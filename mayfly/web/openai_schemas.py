@@ -6,6 +6,7 @@ known one that this service has nothing for is taken with its neutral value and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.answer_forms import form_of_object, form_of_schema
 from mayfly.web.bodies import kind
+from mayfly.web.refusals import missing
 from mayfly.web.schemas import (
     MAX_TOKENS,
     TEXT,
@@ -74,8 +76,7 @@ class ResponseFormat(OpenAIBody):
         param = "response_format.json_schema.schema"
         schema = self.json_schema.get("schema")
         if schema is None:
-            raise InvalidRequest(f"The field '{param}' is missing: add it, with a JSON schema.", param=param,
-                                 code="missing_field")
+            raise missing(param, "a JSON schema")
         if not isinstance(schema, dict):
             raise InvalidRequest(f"'{param}' has to be a JSON schema, not {kind(schema)}.", param=param)
         return form_of_schema(schema, "response_format")
@@ -203,14 +204,14 @@ class TextPart(OpenAIBody):
     text: Text = Field(description=TEXT)
 
 
-def _as_parts(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+def in_parts(kind: str) -> Callable[[Any], Any]:
+    """Return what makes a list of one part of this type of a text that is sent instead of a list."""
+    return lambda content: [{"type": kind, "text": content}] if isinstance(content, str) else content
 
 
 _PartList = Annotated[list[TextPart], Field(fail_fast=True)]
-_Content = Annotated[_PartList, BeforeValidator(_as_parts, json_schema_input_type=str | _PartList)]
-
-
+#: A text, or a list of its parts.
+TextParts = Annotated[_PartList, BeforeValidator(in_parts("text"), json_schema_input_type=str | _PartList)]
 _TEXT_OR_PARTS = 'a string or a non-empty list of {"type": "text", "text": a string}'
 
 
@@ -219,7 +220,7 @@ class ChatMessage(OpenAIBody):
 
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description='"system", "developer", "user", "assistant" or "tool"')
-    content: _Content = Field(
+    content: TextParts = Field(
         [], description=f"{_TEXT_OR_PARTS}; an assistant's may be left out")
     reasoning_content: Text = Field("", description=f"{TEXT}: what an assistant thought")
     name: str = Field("", description="a string, which the model isn't told")
@@ -295,12 +296,9 @@ class ChatBody(_Sampled, TemplatedBody, ToolsBody):
                 raise InvalidRequest(f"'messages.{index}.tool_calls' has to be left out: only an assistant calls "
                                      "tools.", param=f"messages.{index}.tool_calls")
             if message.role == "tool" and not message.tool_call_id:
-                raise InvalidRequest(f"The field 'messages.{index}.tool_call_id' is missing: add it, with the id of "
-                                     "the call that the tool answers.", param=f"messages.{index}.tool_call_id",
-                                     code="missing_field")
+                raise missing(f"messages.{index}.tool_call_id", "the id of the call that the tool answers")
             if not message.content and message.role not in ("assistant", "tool"):
-                raise InvalidRequest(f"The field 'messages.{index}.content' is missing: add it, with {_TEXT_OR_PARTS}.",
-                                     param=f"messages.{index}.content", code="missing_field")
+                raise missing(f"messages.{index}.content", _TEXT_OR_PARTS)
             turns.append(message.turn())
         if not any(turn.content.strip() or turn.tool_calls for turn in turns):
             raise InvalidRequest("'messages' has to hold a text that isn't empty or blank.", param="messages")

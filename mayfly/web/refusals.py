@@ -38,10 +38,14 @@ def refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...
     if not allowed:
         allowed = allowed_in(owner, field, n_ctx)
     if problem == "missing":
-        return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param,
-                              code="missing_field")
+        return missing(param, allowed)
     suffix = f", not {kind(value)}" if problem.endswith("_type") else ""
     return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
+
+
+def missing(param: str, allowed: str | None) -> InvalidRequest:
+    """Return the error for a field that isn't there; `allowed` is what it has to be."""
+    return InvalidRequest(f"The field '{param}' is missing: add it, with {allowed}.", param=param, code="missing_field")
 
 
 def _without_branches(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -6,21 +6,35 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from mayfly.errors import InvalidRequest
 from mayfly.flow import Flow
 from mayfly.web.catalogue import Model
-from mayfly.web.choices import Choices
+from mayfly.web.choices import Choices, Part
+from mayfly.web.flows import Form, as_json, stream
 from mayfly.web.openai import chat_call
 from mayfly.web.openai_schemas import ChatBody
 from mayfly.web.routes import Asked
 from mayfly.web.schemas import validate
 from mayfly.web.seeds import seeded
 from mayfly.web.service import Service
-from mayfly.wire.calls import CompletionCall
+from mayfly.wire.calls import Completion, CompletionCall
+
+
+class Shown(Protocol):
+    """An answer in another form."""
+
+    def whole(self, made: Completion) -> dict[str, Any]:
+        """Return it where it isn't streamed."""
+
+    def form(self) -> Form:
+        """Return how its events are streamed."""
+
+    def render(self, part: Part) -> Iterable[dict[str, Any]]:
+        """Return the events that show a part."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +63,32 @@ class Translated:
             call = replace(chat_call(service, asked, body), drop_oldest=self.drop_oldest)
             return call, service.catalogue.completing(body)
 
-    def begun(self, service: Service, asked: Asked) -> tuple[Choices, Model]:
-        """Return its completion, of which nothing is made yet, and the model that makes it.
+    def answered(self, service: Service, asked: Asked, shown: Callable[[str], Shown]) -> Flow:
+        """Return the flow that answers it, whole or as a stream.
+
+        Args:
+            shown: returns how, from the name of the model that serves.
 
         Raises:
             InvalidRequest: something is wrong with it.
         """
         call, model = self.call(service, asked)
         [call] = seeded(asked, model, [call])
-        return Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
-                       in_pieces=self.told.get("stream", False)), model
+        in_pieces = self.told.get("stream", False)
+        choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=in_pieces)
+        answer = shown(model.id)
+        made = stream(choices, answer.render, asked.id, answer.form()) if in_pieces else _whole(choices, answer)
+        return self.naming(service, model, made)
 
     def naming(self, service: Service, model: Model, flow: Flow) -> Flow:
         """Have what the model's process refuses said in the words of the body that was sent."""
         with in_words(self.called):
             yield from service.catalogue.naming("messages", model, flow)
+
+
+def _whole(choices: Choices, shown: Shown) -> Flow:
+    [made] = yield from choices.completions()
+    yield as_json(shown.whole(made))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mayfly.engines.attempts import survives
 from mayfly.engines.llamacpp.schema_places import place_of
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.errors import InvalidRequest
+from mayfly.prompts.call_grammar import WRITTEN
 from mayfly.wire.calls import Form
 
 # Characters of a form.
@@ -27,8 +28,6 @@ _LONGEST = 1 << 18
 # What compiling it may take beside what is there. Ordinary forms need milliseconds and a few megabytes.
 _MEMORY, _SECONDS = 512 << 20, 2.0
 _LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
-# JSON as Python writes it: with blanks of any number allowed, a small model may write them without end.
-_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _SILENT = 0
 # Of what llguidance says is wrong.
 _MOST_WORDS = 200
@@ -84,7 +83,7 @@ class Forms:
         """
         matcher = LLMatcher(self._tokenizer, _grammar(form), log_level=_SILENT, limits=_LIMITS)
         if matcher.is_error():
-            place = place_of(form.text, _JSON) if form.kind == "json_schema" else None
+            place = place_of(form.text, WRITTEN) if form.kind == "json_schema" else None
             at = f"at '{place}': " if place else ""
             raise ValueError(at + matcher.get_error())
         return matcher
@@ -163,7 +162,7 @@ def _grammar(form: Form) -> str:
         ValueError: it is none of its kind.
     """
     if form.kind == "json_schema":
-        return LLMatcher.grammar_from_json_schema(form.text, overrides=_JSON)
+        return LLMatcher.grammar_from_json_schema(form.text, overrides=WRITTEN)
     if form.kind == "regex":
         return LLMatcher.grammar_from_regex(form.text)
     if form.kind == "lark":

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.openai_schemas import MOST_MESSAGES
+from mayfly.web.openai_schemas import MOST_MESSAGES, TextPart, TextParts, in_parts
+from mayfly.web.refusals import missing
 from mayfly.web.schemas import MAX_TOKENS, MOST_NESTED, MOST_STOPS, TEXT, UNUSED, OpenAIBody, Text, nested
 from mayfly.web.tool_schemas import MOST_TOOLS
 from mayfly.web.translating import Translated
@@ -24,22 +25,7 @@ _CALLED = {"stop": "stop_sequences", "response_format": "output_config.format",
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-class TextBlock(OpenAIBody):
-    """A text."""
-
-    type: Literal["text"] = Field(description='"text": the model reads nothing else')
-    text: Text = Field(description=TEXT)
-
-
-def _as_blocks(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-_TextList = Annotated[list[TextBlock], Field(fail_fast=True)]
-_Texts = Annotated[_TextList, BeforeValidator(_as_blocks, json_schema_input_type=str | _TextList)]
-
-
-def _said(blocks: list[TextBlock]) -> str:
+def _said(blocks: list[TextPart]) -> str:
     """Return the text of blocks, on lines of their own."""
     return "\n".join(block.text for block in blocks)
 
@@ -57,7 +43,7 @@ class ContentBlock(OpenAIBody):
     name: str = Field("", description="a string")
     input: dict[str, Any] = Field({}, description="an object")
     tool_use_id: str = Field("", description="a string")
-    content: _Texts = Field([], description=_TEXT_OR_BLOCKS)
+    content: TextParts = Field([], description=_TEXT_OR_BLOCKS)
     is_error: bool = Field(False, description="true or false, which changes nothing: let the text say it")
 
 
@@ -65,7 +51,7 @@ class ContentBlock(OpenAIBody):
 _NEEDED = {"text": ("text",), "thinking": ("thinking",), "redacted_thinking": (), "tool_use": ("id", "name", "input"),
            "tool_result": ("tool_use_id",)}
 _ContentList = Annotated[list[ContentBlock], Field(min_length=1, fail_fast=True)]
-_Content = Annotated[_ContentList, BeforeValidator(_as_blocks, json_schema_input_type=str | _ContentList)]
+_Content = Annotated[_ContentList, BeforeValidator(in_parts("text"), json_schema_input_type=str | _ContentList)]
 
 
 class InputMessage(OpenAIBody):
@@ -109,8 +95,7 @@ class InputMessage(OpenAIBody):
         for name in _NEEDED[block.type]:
             if name not in block.model_fields_set:
                 description = ContentBlock.model_fields[name].description
-                raise InvalidRequest(f"The field '{at}.{name}' is missing: add it, with {description}.",
-                                     param=f"{at}.{name}", code="missing_field")
+                raise missing(f"{at}.{name}", description)
         if nested(block.input):
             raise InvalidRequest(f"'{at}.input' has to be nested less than {MOST_NESTED} deep.", param=f"{at}.input")
         role = {"text": self.role, "tool_result": "user"}.get(block.type, "assistant")
@@ -147,8 +132,7 @@ class ToolChoice(OpenAIBody):
             InvalidRequest: a tool is to be used that isn't named.
         """
         if self.type == "tool" and not self.name:
-            raise InvalidRequest("The field 'tool_choice.name' is missing: add it, with the name of a tool.",
-                                 param="tool_choice.name", code="missing_field")
+            raise missing("tool_choice.name", "the name of a tool")
         named = {"type": "function", "function": {"name": self.name}}
         return {"tool_choice": named if self.type == "tool" else _CHOICES[self.type],
                 "parallel_tool_calls": not self.disable_parallel_tool_use}
@@ -191,7 +175,7 @@ class CountTokensBody(OpenAIBody):
     messages: list[InputMessage] = Field(
         fail_fast=True, min_length=1, max_length=MOST_MESSAGES,
         description=f"a non-empty list of up to {MOST_MESSAGES} messages")
-    system: _Texts = Field([], description=_TEXT_OR_BLOCKS)
+    system: TextParts = Field([], description=_TEXT_OR_BLOCKS)
     tools: list[CustomTool] = Field(
         [], fail_fast=True, max_length=MOST_TOOLS,
         description=f"a list of up to {MOST_TOOLS} tools, where the model's engine can be held to calls")

@@ -9,8 +9,7 @@ from typing import Any
 from mayfly.errors import LaneUnavailable
 from mayfly.flow import Flow
 from mayfly.web.catalogue import Model
-from mayfly.web.choices import Choices
-from mayfly.web.flows import as_json, stream
+from mayfly.web.flows import as_json
 from mayfly.web.messages.answers import AnsweredMessage, AnthropicError, CountedTokens
 from mayfly.web.messages.bodies import CountTokensBody, MessagesBody
 from mayfly.web.messages.events import PATH, Events
@@ -29,11 +28,7 @@ def routes(service: Service) -> list[Route]:
     """Return the routes of a service."""
     def messages(asked: Asked) -> Flow:
         body = validate(MessagesBody, asked.sent, asked.ignored)
-        meant = body.translated()
-        choices, model = meant.begun(service, asked)
-        events = Events(model.id, asked.id)
-        made = stream(choices, events.render, asked.id, events.form()) if body.stream else _whole(choices, events)
-        return meant.naming(service, model, made)
+        return body.translated().answered(service, asked, lambda model: Events(model, asked.id))
 
     def count_tokens(asked: Asked) -> Flow:
         meant = validate(CountTokensBody, asked.sent, asked.ignored).translated()
@@ -55,8 +50,3 @@ def _counted(service: Service, asked: Asked, model: Model, call: CompletionCall)
     counted = TokenizeCall(asked.id, model.id, (), counted_only=True, prompts=(call,))
     made = yield from tokens_of(service, counted, asked.deadline)
     yield as_json({"input_tokens": made.counts[0]})
-
-
-def _whole(choices: Choices, events: Events) -> Flow:
-    [made] = yield from choices.completions()
-    yield as_json(events.whole(made))

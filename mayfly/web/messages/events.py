@@ -11,7 +11,7 @@ from typing import Any
 from mayfly.problem import Problem
 from mayfly.web.blocks import Block, Blocks, Step
 from mayfly.web.choices import Part
-from mayfly.web.flows import Form
+from mayfly.web.flows import Form, named_event
 from mayfly.wire.calls import Completion, Finished, Piece
 
 PATH = "/v1/messages"
@@ -45,7 +45,7 @@ class Events:
 
     def form(self) -> Form:
         """Return how the events are streamed."""
-        return Form("text/event-stream; charset=utf-8", _event, self._failed, _event({"type": "ping"}))
+        return Form("text/event-stream; charset=utf-8", named_event, self._failed, named_event({"type": "ping"}))
 
     def render(self, part: Part) -> Iterable[dict[str, Any]]:
         """Return the events that show a part."""
@@ -67,7 +67,7 @@ class Events:
         yield {"type": "message_stop"}
 
     def _failed(self, problem: Problem) -> bytes:
-        return _event(problem.as_object(PATH, self._request_id))
+        return named_event(problem.as_object(PATH, self._request_id))
 
 
 def _shown(step: Step) -> dict[str, Any]:
@@ -105,7 +105,3 @@ def _reason(end: Finished) -> dict[str, Any]:
 def _usage(end: Finished | None) -> dict[str, int]:
     return {"input_tokens": end.prompt_tokens if end is not None else 0, "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0, "output_tokens": end.completion_tokens if end is not None else 0}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()

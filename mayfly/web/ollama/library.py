@@ -161,23 +161,26 @@ def _shown(service: Service, model: Model) -> dict[str, Any]:
 
 def _pull(service: Service, asked: Asked, body: OllamaPullBody) -> Flow:
     name = untagged(body.named())
-    try:
-        service.catalogue.resolve(name, None)
-    except NotFound:
-        # By this name Ollama's users know the hub.
-        source = pulling.download(service, re.sub(r"^(hf\.co|huggingface\.co)/", "hf:", name))
-    else:
+    if _is_known(service, name):
         return _there_already(body.stream)
+    # By this name Ollama's users know the hub.
+    source = pulling.download(service, re.sub(r"^(hf\.co|huggingface\.co)/", "hf:", name))
     told = _Told(lambda model: _known_as(service, name, model))
     return stream(source, told.render, asked.id, _LINES) if body.stream else _waited_for(source, told.fetched)
 
 
 def _known_as(service: Service, name: str, model: str) -> None:
     """Have a model that was just fetched be found by the name that it was asked for with."""
+    if not _is_known(service, name):
+        service.catalogue.aliases.add(name, model)
+
+
+def _is_known(service: Service, name: str) -> bool:
     try:
         service.catalogue.resolve(name, None)
     except NotFound:
-        service.catalogue.aliases.add(name, model)
+        return False
+    return True
 
 
 def _there_already(streamed: bool) -> Flow:
@@ -248,11 +251,7 @@ def _copy(service: Service, body: CopyBody) -> Answer:
     model = named(service, body.source)
     if not _ALIAS.fullmatch(body.destination):
         raise InvalidRequest("'destination' has to be a name of letters, digits and ._:/-", param="destination")
-    try:
-        service.catalogue.resolve(body.destination, None)
-    except NotFound:
-        pass
-    else:
+    if _is_known(service, body.destination):
         raise InvalidRequest("'destination' has to be a name that no model has", param="destination")
     try:
         service.catalogue.aliases.add(body.destination, model.id)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mayfly.errors import InvalidRequest
-from mayfly.web.openai_schemas import MOST_MESSAGES, StreamOptions
+from mayfly.web.openai_schemas import MOST_MESSAGES, StreamOptions, in_parts
+from mayfly.web.refusals import missing
 from mayfly.web.schemas import MAX_TOKENS, TEXT, UNUSED, OpenAIBody, Text
 from mayfly.web.tool_schemas import MOST_TOOLS
 from mayfly.web.translating import Translated
@@ -34,12 +35,8 @@ class ContentPart(OpenAIBody):
     refusal: Text = Field("", description=TEXT)
 
 
-def _as_parts(content: Any) -> Any:
-    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-
-
 _PartList = Annotated[list[ContentPart], Field(fail_fast=True)]
-_Content = Annotated[_PartList, BeforeValidator(_as_parts, json_schema_input_type=str | _PartList)]
+_Content = Annotated[_PartList, BeforeValidator(in_parts("input_text"), json_schema_input_type=str | _PartList)]
 _TEXT_OR_PARTS = 'a string or a list of {"type": "input_text", "text": a string}'
 
 
@@ -209,8 +206,7 @@ class ResponsesBody(OpenAIBody):
             for name in _NEEDED[item.type]:
                 if name not in item.model_fields_set:
                     description = InputItem.model_fields[name].description
-                    raise InvalidRequest(f"The field 'input.{index}.{name}' is missing: add it, with {description}.",
-                                         param=f"input.{index}.{name}", code="missing_field")
+                    raise missing(f"input.{index}.{name}", description)
             if item.type == "item_reference":
                 raise InvalidRequest(f"'input.{index}' has to be the item itself: nothing is kept here that it could "
                                      "refer to. The AI SDK sends items with providerOptions: {openai: {store: false}}.",

@@ -6,8 +6,6 @@ from typing import Any
 
 from mayfly.flow import Flow
 from mayfly.web import openai
-from mayfly.web.choices import Choices
-from mayfly.web.flows import as_json, stream
 from mayfly.web.responses.answers import Response
 from mayfly.web.responses.bodies import ResponsesBody
 from mayfly.web.responses.events import Events
@@ -23,17 +21,8 @@ def routes(service: Service) -> list[Route]:
     """Return the route of a service."""
     def respond(asked: Asked) -> Flow:
         body = validate(ResponsesBody, asked.sent, asked.ignored)
-        meant = body.translated()
-        choices, model = meant.begun(service, asked)
-        events = Events(model.id, body.shown())
-        made = stream(choices, events.render, asked.id, events.form()) if body.stream else _whole(choices, events)
-        return meant.naming(service, model, made)
+        return body.translated().answered(service, asked, lambda model: Events(model, body.shown()))
 
     return [Route("POST", "/v1/responses", respond, "Respond, as OpenAI's API", openai.TAG, body=ResponsesBody,
                   answer=Response, stream="text/event-stream",
                   examples={"A question": _HELLO, "Streamed": {**_HELLO, "stream": True}})]
-
-
-def _whole(choices: Choices, events: Events) -> Flow:
-    [made] = yield from choices.completions()
-    yield as_json(events.whole(made))

@@ -3,7 +3,6 @@ know."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from mayfly.problem import Problem
 from mayfly.web import logprobs
 from mayfly.web.blocks import Block, Blocks, Step
 from mayfly.web.choices import Part
-from mayfly.web.flows import Form
+from mayfly.web.flows import Form, named_event
 from mayfly.wire.calls import Completion, Finished, Piece
 
 _PREFIX = {"text": "msg_", "reasoning": "rs_", "call": "fc_"}
@@ -42,7 +41,7 @@ class Events:
 
     def form(self) -> Form:
         """Return how the events are streamed."""
-        return Form("text/event-stream; charset=utf-8", _event, self._failed, b": ping\n\n")
+        return Form("text/event-stream; charset=utf-8", named_event, self._failed, b": ping\n\n")
 
     def render(self, part: Part) -> Iterable[dict[str, Any]]:
         """Return the events that show a part."""
@@ -75,7 +74,7 @@ class Events:
                   self._said("error", **error, param=problem.param),
                   self._said("response.failed", response={**self._response("failed", self._blocks.all),
                                                           "error": {**error, "code": problem.code or problem.type}}))
-        return b"".join(map(_event, events))
+        return b"".join(map(named_event, events))
 
     def _step(self, step: Step) -> Iterator[dict[str, Any]]:
         block, where = step.block, self._where(step.block)
@@ -152,7 +151,3 @@ def _usage(end: Finished) -> dict[str, Any]:
     return {"input_tokens": end.prompt_tokens, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": end.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": end.prompt_tokens + end.completion_tokens}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
