@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from mayfly import __version__, flags, listening, places, spelling
-from mayfly.compat.process import forbid_core_dumps, open_standard_streams, wake_on_signal
+from mayfly.compat.process import forbid_core_dumps, open_standard_streams, reap_orphans, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
 from mayfly.settings import Settings, available_cores, load_settings
 from mayfly.supervision import refusals
@@ -101,6 +101,7 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
                 _look_after(folder, sockets, supervisor, journal)
                 table.free_cores = cores.measure(supervisor.pids(), time.monotonic())
                 supervisor.tick(time.monotonic())
+                reap_orphans(supervisor.children())
         except Refused as exc:
             refusal = exc
             journal.event(str(exc))

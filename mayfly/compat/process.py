@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,19 @@ def die_with_parent(parent: int) -> None:
 
 
 EXIT_ORPHANED = 14
+
+
+def reap_orphans(own: Collection[int]) -> None:
+    """Wait for exited processes that this one has inherited. The first process of a container inherits all whose parent
+    has died, and nobody else would.
+
+    Args:
+        own: pids of those that are waited for elsewhere. One of them that has exited may hide orphans until then.
+    """
+    if LINUX:
+        with contextlib.suppress(ChildProcessError):  # there are no children at all
+            while (exited := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and exited.si_pid not in own:
+                os.waitpid(exited.si_pid, 0)
 
 
 def forbid_core_dumps() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 import requests
 import scripts
-from processes import busy, runs
-from service import Service, until
+from processes import busy, runs, state
+from service import PROJECT, Service, until
 
 pytestmark = pytest.mark.settings(EMBED_MODEL="none")
 
@@ -88,6 +89,25 @@ def test_a_request_survives_the_death_of_its_template(start: Callable[..., Servi
     (report,) = service.reports()
     assert "_completion_" in report.name
     assert f"lost with it:    generation {_generation_of(serving.name)}" in report.read_text()
+
+
+def test_who_inherits_processes_as_the_first_of_a_container_does_waits_for_them(tmp_path: Path, model_path: Path
+                                                                                 ) -> None:
+    inherits = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); "  # PR_SET_CHILD_SUBREAPER
+                "os.execv(sys.executable, [sys.executable, sys.argv[1]])")
+    service = Service(tmp_path / "service", {
+        "MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf", "EMBED_MODEL": "none"},
+        command=(sys.executable, "-c", inherits, str(PROJECT / "watchdog.py")))
+    service.wait_ready()
+    (waiting,) = until(lambda: [name for name in service.sentinels() if name.startswith("completion-")],
+                       what="a generation that waits")
+    generation = service.pid(waiting.removesuffix(".watchdog"))
+    os.kill(service.pid("completion"), signal.SIGKILL)
+    until(lambda: _counted(service, crashed=1), what="the template's crash counted")
+    until(lambda: state(generation) == "", what="its generation waited for")
+    assert service.complete("Hello")
+    assert [state(pid) for pid in service.family()].count("Z") == 0
+    assert service.stop() == 0
 
 
 def test_a_generation_that_dies_while_it_waits_is_replaced(start: Callable[..., Service]) -> None:
