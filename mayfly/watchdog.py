@@ -101,7 +101,8 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
                 _look_after(folder, sockets, supervisor, journal)
                 table.free_cores = cores.measure(supervisor.pids(), time.monotonic())
                 supervisor.tick(time.monotonic())
-                reap_orphans(supervisor.children())
+                app = supervisor.app.process
+                reap_orphans({*supervisor.pids(), *([app.handle.pid] if app else [])})
         except Refused as exc:
             refusal = exc
             journal.event(str(exc))

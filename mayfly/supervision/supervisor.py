@@ -326,11 +326,6 @@ class Supervisor:
             for process in [*lane.processes(), *lane.generations.values()]:
                 yield process.handle.pid
 
-    def children(self) -> set[int]:
-        """Return the pids of the processes that were started here, which are waited for here."""
-        processes = [self.app.process, *(process for lane in self._all_lanes() for process in lane.processes())]
-        return {process.handle.pid for process in processes if process is not None}
-
     def end(self, *, kill: bool) -> None:
         """End the web process if it hasn't ended by itself, and ask all workers to end, or end them."""
         if self.app.process is not None:
