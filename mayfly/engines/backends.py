@@ -194,8 +194,17 @@ class LlamaCpp(Backend):
                           "xtc_probability", "logprobs", "top_logprobs", "n_ctx", "response_format", "format",
                           "grammar", "regex", "suffix", "tools"})
 
+    # What it has removed: such weights were arranged for one processor, which it does itself when it loads a file now.
+    removed_types: Mapping[str, str] = {
+        **dict.fromkeys(("Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"), "Q4_0"),
+        **dict.fromkeys(("IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8"), "IQ4_NL")}
+
     def objection(self, kind: Kind, architecture: str, tensor_types: frozenset[str], pooling: str | None = None) -> str:
         """See Backend. What completes can be trained to make vectors too."""
+        removed = sorted(tensor_types & self.removed_types.keys())
+        if removed:
+            return (f"has weights of the type {removed[0]}, which {self.title} has removed: get the model in "
+                    f"{self.removed_types[removed[0]]}")
         trained = kind == "embedding" and pooling in _POOLED and architecture in self.architectures["completion"]
         return "" if trained else super().objection(kind, architecture, tensor_types, pooling)
 

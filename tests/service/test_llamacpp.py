@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -24,6 +25,7 @@ from mayfly.engines import backends, choose
 from mayfly.engines.base import EmbeddingEngine
 from mayfly.engines.gpt4all.vocabulary import open_vocabulary
 from mayfly.errors import ContextLengthExceeded, ModelUnavailable
+from mayfly.models import gguf_stream
 from mayfly.models.header import read_header
 from mayfly.prompts.segments import Segment
 from mayfly.wire.calls import CompletionCall, Message, Sampling
@@ -119,6 +121,21 @@ def test_the_known_architectures_are_those_of_the_library(tmp_path: Path) -> Non
     assert found - known == {"clip", "wavtokenizer-dec", "t5", "t5encoder", "qwen3tts", "llada-moe", "rnd1",
                              "gemma4-assistant", "dream", "llada"}
     assert {word for word in known if word in words} <= found
+
+
+def test_the_removed_types_of_weights_are_those_of_the_library() -> None:
+    class Traits(ctypes.Structure):
+        # ggml_type_traits of ggml.h, of which this is the beginning
+        _fields_ = (("name", ctypes.c_char_p), ("block_size", ctypes.c_int64))
+
+    ggml = ctypes.CDLL(str(wheel()))
+    ggml.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
+    removed = {}
+    for number, (name, *_) in gguf_stream.TENSOR_TYPES.items():
+        traits = ggml.ggml_get_type_traits(number).contents
+        if not traits.block_size:
+            removed[name] = re.search("use (\\w+)", traits.name.decode())[1]
+    assert removed == backends.LlamaCpp.removed_types
 
 
 def test_a_file_that_it_refuses_is_refused_in_its_own_words(tmp_path: Path, tiny_model: Path) -> None:

@@ -174,15 +174,34 @@ def test_what_only_an_engine_runs_that_is_not_installed_is_unusable(
     assert "bell.gguf needs xllamacpp, which isn't installed" in Inventory(tmp_path).require("bell").unusable
 
 
-def test_weights_of_a_type_that_gpt4all_does_not_know_are_read_and_refused_by_its_name(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "new.gguf", "llama")
+def write_weights(path: Path, kind: gguf.GGMLQuantizationType, block: int) -> None:
+    """Write a file that has weights of a type, two blocks of so many bytes, and nothing else of a llama."""
+    writer = gguf.GGUFWriter(path, "llama")
     for name in ("context_length", "embedding_length", "block_count"):
         writer.add_uint32(f"llama.{name}", 8)
-    writer.add_tensor("weights", np.ones((2, 17), np.uint8), raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+    writer.add_tensor("weights", np.ones((2, block), np.uint8), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_weights_of_a_type_that_llamacpp_has_removed_are_gpt4alls_before_anything_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "old.gguf"
+    write_weights(path, gguf.GGMLQuantizationType.Q4_0, 18)
+    for number, name in ((31, "Q4_0_4_4"), (36, "IQ4_NL_4_4")):
+        # Their blocks are as long as those that they arrange.
+        old = re.sub(rb"(?<=weights\x02\0\0\0.{16})....", number.to_bytes(4, "little"), path.read_bytes(), flags=re.S)
+        path.with_name(f"{name}.gguf").write_bytes(old)
+    found = {model.id: model for model in Inventory(tmp_path).models()}
+    assert found["Q4_0_4_4"].engines == ("gpt4all",)
+    assert found["IQ4_NL_4_4"].unusable == (
+        "IQ4_NL_4_4.gguf has weights of the type IQ4_NL_4_4, which llama.cpp has removed: get the model in IQ4_NL; "
+        "IQ4_NL_4_4.gguf has weights of the type IQ4_NL_4_4, which gpt4all 2.8.2 doesn't know")
+
+
+def test_weights_of_a_type_that_gpt4all_does_not_know_are_read_and_refused_by_its_name(tmp_path: Path) -> None:
+    write_weights(tmp_path / "new.gguf", gguf.GGMLQuantizationType.MXFP4, 17)
     model = Inventory(tmp_path).require("new")
     assert (model.quantization, model.parameter_count) == ("MXFP4", 64)
     assert model.engines == ("llamacpp",)
