@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly import forms, places
+from mayfly.compat.cores import core_limit
 from mayfly.engines import backends
 from mayfly.errors import SettingError
 
@@ -59,10 +61,9 @@ def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: b
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use (affinity and, where known, nothing else)."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use: those that it is bound to, and no more than its container has."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(bound, core_limit())))
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class Settings:
         "process loads the model. none: one process serves all. auto: fork where it works, else respawn.")
     chat_processes: int = _setting("1", forms.integer(1, 64), "How many completions run at once.")
     threads: int = _setting(
-        "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores.")
+        "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores, or those that a "
+        "container has.")
     n_ctx: int = _setting(
         "8192", forms.integer(16, 1_048_576),
         "Context window for completions, in tokens at most: a model's own may be smaller, and it is where MEMORY_LIMIT "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 # Over less than this the kernel's clock ticks (10 ms) are too coarse.
@@ -26,13 +26,16 @@ class FreeCores:
     """Measures, from one call to the next, what others use.
 
     Args:
-        cores: what this service may use.
+        cores: how many this service may use.
         proc: where the kernel tells.
+        cpus: numbers of the cores on which it may use so many: all, or those that it is bound to. What others use
+            elsewhere takes nothing from it, nor what they leave free here.
     """
 
-    def __init__(self, cores: int, proc: Path = Path("/proc")) -> None:
+    def __init__(self, cores: int, proc: Path = Path("/proc"), cpus: Collection[int] = ()) -> None:
         self._cores = cores
         self._proc = proc
+        self._cpus = cpus or (os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ())
         self._ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
         self._last: tuple[float, float, float] | None = None
         self._free = (cores, cores)
@@ -55,17 +58,22 @@ class FreeCores:
         # A worker that ended took its count along: that span says nothing.
         if last is not None and ours >= last[2] and busy >= last[1]:
             others = (busy - last[1] - (ours - last[2])) / self._ticks / (now - last[0])
-            spinning, sleeping = (max(1, min(self._cores, math.floor(self._cores - others + tolerance)))
+            spinning, sleeping = (max(1, min(self._cores, math.floor(len(self._cpus) - others + tolerance)))
                                   for tolerance in _TOLERANCES)
             self._free = spinning, sleeping
         return self._free
 
     def _busy(self) -> float:
-        """Return the ticks that all cores have worked: user, nice, system, irq, softirq and steal."""
+        """Return the ticks that the cores have worked: user, nice, system, irq, softirq and steal."""
+        busy = 0
         with open(self._proc / "stat", encoding="ascii") as file:
-            fields = [int(field) for field in file.readline().split()[1:9]]
-        user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-        return user + nice + system + irq + softirq + steal
+            for name, *fields in map(str.split, file):
+                if not name.startswith("cpu"):
+                    break
+                if name[3:] and int(name[3:]) in self._cpus:
+                    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+                    busy += user + nice + system + irq + softirq + steal
+        return busy
 
     def _used(self, pid: int) -> int:
         """Return the ticks that a process and its ended children have used."""

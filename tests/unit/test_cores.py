@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from service import until
 
+from mayfly.compat.cores import core_limit
 from mayfly.supervision.cores import FreeCores
 
 TICKS = os.sysconf("SC_CLK_TCK")
+OWN = (0, 1)
 
 
 class PlayedProc:
@@ -25,7 +28,9 @@ class PlayedProc:
 
     def say(self, busy: float, **workers: float) -> None:
         ticks = int(busy * TICKS)
-        (self.folder / "stat").write_text(f"cpu  {ticks} 0 0 999 0 0 0 0 0 0\ncpu0 1 2 3\n")
+        (self.folder / "stat").write_text(
+            f"cpu  {ticks + 7} 0 0 999 0 0 0 0 0 0\ncpu0 {ticks} 0 0 999 0 0 0 0 0 0\n"
+            + "".join(f"cpu{number} 0 0 0 999 0 0 0 0 0 0\n" for number in range(1, 8)) + "intr 63017340 0\n")
         for pid, seconds in workers.items():
             (self.folder / pid[1:]).mkdir(exist_ok=True)
             (self.folder / pid[1:] / "stat").write_text(
@@ -38,17 +43,39 @@ class PlayedProc:
 def test_cores_that_others_use_are_not_free(tmp_path: Path, others: float, free: tuple[int, int]) -> None:
     proc = PlayedProc(tmp_path)
     proc.say(0.0, p7=0.0)
-    cores = FreeCores(2, tmp_path)
+    cores = FreeCores(2, tmp_path, OWN)
     assert cores.measure([7], 0.0) == (2, 2)
     ours = 2.0 - others
     proc.say(10 * (ours + others), p7=10 * ours)
     assert cores.measure([7], 10.0) == free
 
 
+@pytest.mark.parametrize(("others", "free"), [(5.0, 2), (6.0, 2), (7.0, 1)])
+def test_a_part_of_many_cores_is_free_as_long_as_others_leave_so_many(tmp_path: Path, others: float, free: int) -> None:
+    proc = PlayedProc(tmp_path)
+    counts = [FreeCores(2, tmp_path, range(8)), FreeCores(2, tmp_path, (6, 7))]
+    for cores in counts:
+        cores.measure([], 0.0)
+    proc.say(10 * others)
+    # Whoever is bound to two of them is left alone by what others do on the rest.
+    assert [cores.measure([], 10.0) for cores in counts] == [(free, free), (2, 2)]
+
+
+@pytest.mark.parametrize(("files", "limit"), [
+    ({}, math.inf), ({"cpu.max": "max 100000\n"}, math.inf), ({"cpu.max": "150000 100000\n"}, 1.5),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0)])
+def test_a_container_has_so_many_cores(tmp_path: Path, files: dict[str, str], limit: float) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert core_limit(tmp_path) == limit
+
+
 def test_a_worker_that_ended_is_not_taken_for_somebody_else(tmp_path: Path) -> None:
     proc = PlayedProc(tmp_path)
     proc.say(10.0, p7=8.0)
-    cores = FreeCores(2, tmp_path)
+    cores = FreeCores(2, tmp_path, OWN)
     cores.measure([7], 0.0)
     proc.say(12.0)
     assert cores.measure([], 1.0) == (2, 2)  # what it had used went with it

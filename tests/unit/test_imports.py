@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     # What the engines are, without any of them: the watchdog and the web process ask it too.
     "engines.backends": set(),
     "forms": {"compat", "keys"},
-    "settings": {"errors", "forms", "places", "engines.backends"},
+    "settings": {"compat", "errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "places", "settings", "spelling", "listening", "models.ensure", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
