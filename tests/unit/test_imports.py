@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
             "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
-                 "supervision", "wire"},
+                 "supervision"},
     "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "wire", "lanes",
             "workers.local", "http", "web"},
 }
