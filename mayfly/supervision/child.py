@@ -184,6 +184,10 @@ def _environment() -> dict[str, str]:
     environ = {name: value for name, value in os.environ.items() if name not in ("API_KEYS", "HF_TOKEN")}
     environ["PYTHONUNBUFFERED"] = "1"
     environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
+    # Large blocks of memory, such as weights, come in pages of 2 MB then (glibc 2.35 and later, where the kernel gives
+    # them to who asks): a processor looks up fewer addresses, and a fork copies a smaller table of them. bench/pages.py
+    # measures it.
+    environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     return environ
 
 

@@ -4,6 +4,7 @@ can't."""
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,14 @@ from service import PROJECT, Service, until
 pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
 
 FACT = {"prompt": "What is the capital of Germany?", "temperature": 0, "repeat_penalty": 1.0, "max_tokens": 12}
+
+
+def _huge_pages() -> str:
+    """Return what the kernel says of large pages, if glibc can ask for them."""
+    version = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+    old = version is None or tuple(map(int, version.split()[1].split("."))) < (2, 35)
+    file = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return "" if old or not file.exists() else file.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +51,14 @@ def test_every_completion_has_a_process_of_its_own_and_at_temperature_0_all_say_
     drawn = [service.complete("Tell me a story.", temperature=1, top_p=1, max_tokens=12) for _ in range(4)]
     assert len({answer["response"] for answer in drawn}) == 4
     assert service.reports() == []
+
+
+@pytest.mark.skipif("[madvise]" not in _huge_pages(), reason="this kernel has large pages always, or never")
+def test_weights_lie_in_large_pages_where_the_kernel_gives_them_to_who_asks(service: Service) -> None:
+    service.complete(**FACT)
+    template = service.pid("completion")
+    flags = re.findall(r"^VmFlags:(.*)", Path(f"/proc/{template}/smaps").read_text(), flags=re.M)
+    assert any("hg" in each.split() for each in flags)
 
 
 def test_a_client_that_leaves_while_its_prompt_is_evaluated_frees_its_process(service: Service) -> None:
