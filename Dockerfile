@@ -29,7 +29,7 @@ USER 10001:10001
 # .env, logs and what runs; models.
 VOLUME ["/data", "/models"]
 EXPOSE 6008
-HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python", "-ISc", "import urllib.request as u; u.urlopen('http://127.0.0.1:6008/ready', timeout=4)"]
 # On SIGTERM it serves for LAME_DUCK_SECONDS, then GRACE_SECONDS: 'docker stop --time 20'.
 ENTRYPOINT ["mayfly"]

@@ -192,5 +192,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 def test_the_image_is_made_of_what_the_package_is_made_of() -> None:
     kept = set(re.findall(r"^!(.*)$", (PROJECT / ".dockerignore").read_text(), re.MULTILINE))
     assert {name for name in kept if (PROJECT / name).exists()} == kept
-    assert {"mayfly", "requirements.txt", "pyproject.toml", "setup.py", ".env.example"} <= kept
+    project = (PROJECT / "pyproject.toml").read_text()
+    lines = re.findall(r"^(?:readme|license-files|dependencies) = .*", project, re.MULTILINE)
+    made_of = {"mayfly", "pyproject.toml", "setup.py", "MANIFEST.in", ".env.example", *re.findall(
+        r'"([\w.]+)"', "".join(lines))}
+    assert {"README.md", "LICENSE", "requirements.txt"} <= made_of <= kept
     assert not kept & {".env", "models", "logs", ".git"}
