@@ -91,13 +91,14 @@ class Tried:
     wrong: list[str] = field(default_factory=list)
 
 
-def answers(service: Service, schema: Mapping[str, Any], draws: int, *, seed: int = 0, max_tokens: int = 160) -> Tried:
-    """Have SmolLM2 answer in a form, freely, and look at what comes."""
+def answers(service: Service, schema: Mapping[str, Any], draws: int, *, seed: int = 0, max_tokens: int = 160,
+            model: str = "") -> Tried:
+    """Have a model answer in a form, freely, and look at what comes."""
     tried = Tried()
     form = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
     for number in range(draws):
         body = {"messages": [{"role": "user", "content": "Make up an example."}], "temperature": 1.0,
-                "seed": seed + number, "max_tokens": max_tokens, "response_format": form}
+                "seed": seed + number, "max_tokens": max_tokens, "response_format": form, "model": model}
         answer = service.post("/v1/chat/completions", body)
         if answer.status_code != 200:
             tried.wrong.append(answer.text)

@@ -26,6 +26,8 @@ from mayfly.engines.llamacpp.completions import LlamaCompletions
 from mayfly.engines.llamacpp.window import pieces
 from mayfly.prompts.segments import Segment
 
+pytestmark = pytest.mark.settings(EMBED_MODEL="none")
+
 PERSONA = "You are the keeper of the old house by the river , and you like the morning . " * 12
 LIMIT = 64 << 20
 KEYS = "ada:key-of-ada-1,bob:key-of-bob-1"

@@ -1,4 +1,5 @@
-"""Tools over HTTP: a small real model is held to calls, a scripted one writes them in whatever parts."""
+"""Tools over HTTP: real models are held to calls, a small one and a tiny one with random weights, which would say
+anything else; a scripted one writes them in whatever parts."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ import families
 import jsonschema_rs
 import pytest
 import scripts
+import tiny_llama
 from links import link
 from service import Service
 from tool_families import TOOL_FAMILIES
 
 CHAT = "/v1/chat/completions"
-# A hundred take two minutes.
 CALLS = int(os.environ.get("MAYFLY_TOOL_CALLS", "30"))
+TINY = "tiny-llama"
 
 
 def tool(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:
@@ -52,8 +54,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator
         scripts.write(folder, *rules, name=name, template=family.template)
     link(smollm2, folder / smollm2.name)
     families.FAMILIES["qwen2"].make(folder / "old.gguf")
+    tiny_llama.make(folder / f"{TINY}.gguf", context=4096)
     running = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": smollm2.name, "EMBED_MODEL": "none",
-                                           "CHAT_PROCESSES": 2, "THREADS": 2, "N_CTX": 2048})
+                                           "CHAT_PROCESSES": 2, "THREADS": 2, "N_CTX": 4096})
     yield running.wait_ready()
     running.stop()
 
@@ -99,7 +102,7 @@ def test_a_tool_that_has_to_be_called_is_called_every_time(service: Service) -> 
     for number in range(CALLS):
         # The tools stand before the question, so they are evaluated once.
         choice = ask(service, drawn.choice(PROMPTS), tool_choice="required", seed=number, parallel_tool_calls=False,
-                     temperature=drawn.choice([0.0, 0.7, 1.5]), max_tokens=200)
+                     temperature=drawn.choice([0.0, 0.7, 1.5]), max_tokens=200, model=TINY if number % 5 else "")
         assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice
         called += checked(choice["message"]["tool_calls"])
     assert len(called) == CALLS and len(set(called)) > 1
@@ -108,7 +111,7 @@ def test_a_tool_that_has_to_be_called_is_called_every_time(service: Service) -> 
 def test_several_calls_fit_their_schemas_too(service: Service) -> None:
     for seed in range(3):
         choice = ask(service, "The weather in Rome and in Paris, and the time.", tool_choice="required", seed=seed,
-                     max_tokens=900)
+                     max_tokens=2500, model=TINY)
         assert choice["finish_reason"] == "tool_calls", choice
         assert 1 <= len(checked(choice["message"]["tool_calls"])) <= 16
 
