@@ -1,4 +1,4 @@
-# mayfly in a container; docs/containers.md tells how to run it.
+# mayfly in a container; docs/deploy.md tells how to run it.
 
 # Any Debian or Ubuntu that has Python 3.10 or newer, with venv.
 ARG BASE=python:3.12-slim
@@ -11,7 +11,7 @@ RUN ["/opt/mayfly/bin/pip", "install", "--no-cache-dir", "-r", "requirements.txt
 COPY . ./
 # gpt4all's libraries for CUDA are most of its size; without them it computes on the processor, as here.
 RUN /opt/mayfly/bin/pip install --no-cache-dir --no-deps . \
-    && rm /opt/mayfly/lib/python3*/site-packages/gpt4all/llmodel_DO_NOT_MODIFY/build/*cuda*.so
+    && rm -f /opt/mayfly/lib/python3*/site-packages/gpt4all/llmodel_DO_NOT_MODIFY/build/*cuda*.so
 # build: the default models are in the image. first-start: they are fetched into the volume when there are none.
 ARG MODELS=first-start
 RUN mkdir /models /data \
