@@ -14,7 +14,6 @@ ChatReason = Literal["stop", "length", "tool_calls"]
 class Answer(BaseModel):
     """What all answers have in common."""
 
-    # Built when the document is asked for, and not at each start.
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 

@@ -9,7 +9,6 @@ from mayfly.errors import InvalidRequest, ModelUnavailable
 from mayfly.flow import Compute, Flow, Wait
 from mayfly.models import store
 from mayfly.models.inventory import Model
-from mayfly.web import answer_schemas as answers
 from mayfly.web.flows import as_json
 from mayfly.web.routes import Asked, Route
 from mayfly.web.service import Service
@@ -25,7 +24,7 @@ def routes(service: Service) -> list[Route]:
         return _delete(service, service.catalogue.file(name), asked.deadline)
 
     return [Route("DELETE", "/v1/models/{name}", delete, "Delete a model's files", "Models and tokens",
-                  answer=answers.DeletedModel, key="always")]
+                  answer="DeletedModel", key="always")]
 
 
 def _delete(service: Service, model: Model, deadline: float) -> Flow:

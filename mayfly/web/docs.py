@@ -16,7 +16,6 @@ from mayfly.errors import NotFound
 from mayfly.flow import Answer
 from mayfly.settings import Settings
 from mayfly.web.flows import as_json
-from mayfly.web.openapi import document
 from mayfly.web.routes import Asked, Route
 
 # name below /docs -> where the package has it, and its type
@@ -68,6 +67,9 @@ def routes(settings: Settings, table: Callable[[], Sequence[Route]]) -> list[Rou
     @cache
     def written() -> bytes:
         # Made when it is first asked for: it takes longer than the rest of the start.
+        # With the forms of all answers, of which nobody else needs one.
+        from mayfly.web.openapi import document
+
         return json.dumps(document(settings, table())).encode()
 
     def openapi(asked: Asked) -> Answer:

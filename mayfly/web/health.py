@@ -13,7 +13,6 @@ from mayfly.errors import CallError
 from mayfly.flow import Answer
 from mayfly.lanes.lane import Lane
 from mayfly.problem import Problem
-from mayfly.web import answer_schemas as answers
 from mayfly.web.routes import Asked, Route
 from mayfly.web.service import Service
 
@@ -46,9 +45,9 @@ def routes(service: Service) -> list[Route]:
         return _answer(problem.status_line, answer, problem.headers())
 
     return [
-        Route("GET", "/health", health, "See what the service does", TAG, answer=answers.Health, key="never"),
-        Route("GET", "/ready", ready, "See whether every configured model can answer", TAG, answer=answers.Ready,
-              key="never", fails_as={503: answers.Unready}),
+        Route("GET", "/health", health, "See what the service does", TAG, answer="Health", key="never"),
+        Route("GET", "/ready", ready, "See whether every configured model can answer", TAG, answer="Ready",
+              key="never", fails_as={503: "Unready"}),
     ]
 
 

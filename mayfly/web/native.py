@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mayfly.flow import Flow
-from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices, Part
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, stream
@@ -55,10 +54,10 @@ def routes(service: Service) -> list[Route]:
         return catalogue.naming("prompt", model, made)
 
     return [
-        Route("POST", "/embed", embed_texts, "Embed texts", TAG, body=EmbedBody, answer=answers.EmbeddingList,
+        Route("POST", "/embed", embed_texts, "Embed texts", TAG, body=EmbedBody, answer="EmbeddingList",
               examples=TEXTS),
         Route("POST", settings.route, complete, "Complete a prompt", TAG, body=CompletionBody,
-              answer=answers.Completed, stream="text/event-stream", examples=_PROMPTS),
+              answer="Completed", stream="text/event-stream", examples=_PROMPTS),
     ]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from mayfly.errors import InvalidRequest
 from mayfly.flow import Answer, Flow
-from mayfly.web import answer_schemas as answers
 from mayfly.web.choices import Choices
 from mayfly.web.embedding import embed
 from mayfly.web.flows import as_json, stream
@@ -65,17 +64,17 @@ def routes(service: Service) -> list[Route]:
         return _complete(service, "chat", asked, [chat_call(service, asked, body)] * body.n, body, body.n, [])
 
     return [
-        Route("GET", "/v1/models", models, "List the models", TAG, answer=answers.ModelList),
+        Route("GET", "/v1/models", models, "List the models", TAG, answer="ModelList"),
         Route("GET", "/v1/models/{name}", model, "Find a model by its id or an alias", TAG,
-              answer=answers.ListedModel),
+              answer="ListedModel"),
         Route("POST", "/v1/embeddings", embeddings, "Embed texts, as OpenAI's API", TAG, body=EmbeddingsBody,
-              answer=answers.EmbeddingList, examples=TEXTS),
+              answer="EmbeddingList", examples=TEXTS),
         Route("POST", "/v1/engines/{engine}/embeddings", embeddings, "Embed texts, as older clients ask", TAG,
-              body=EmbeddingsBody, answer=answers.EmbeddingList),
+              body=EmbeddingsBody, answer="EmbeddingList"),
         Route("POST", "/v1/completions", completions, "Complete texts, as OpenAI's API", TAG, body=TextBody,
-              answer=answers.TextCompletion, stream="text/event-stream", examples=_PROMPTS),
+              answer="TextCompletion", stream="text/event-stream", examples=_PROMPTS),
         Route("POST", "/v1/chat/completions", chat, "Complete a conversation, as OpenAI's API", TAG, body=ChatBody,
-              answer=answers.ChatCompletion, stream="text/event-stream", examples=_CHATS),
+              answer="ChatCompletion", stream="text/event-stream", examples=_CHATS),
     ]
 
 

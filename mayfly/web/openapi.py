@@ -14,7 +14,16 @@ from pydantic.json_schema import models_json_schema
 
 from mayfly import __version__
 from mayfly.settings import Settings
+from mayfly.web import answer_schemas
+from mayfly.web.messages import answers as anthropics
+from mayfly.web.ollama import answers as ollamas
+from mayfly.web.responses import answers as responses
 from mayfly.web.routes import Route
+
+# The forms of answers and errors, by their names.
+FORMS: dict[str, type[BaseModel]] = {
+    name: form for module in (answer_schemas, ollamas, responses, anthropics) for name, form in vars(module).items()
+    if isinstance(form, type) and issubclass(form, BaseModel)}
 
 _REF = "#/components/schemas/{model}"
 
@@ -45,8 +54,8 @@ def document(settings: Settings, table: Sequence[Route]) -> dict[str, Any]:
     """Return the document for a service with these settings and routes; those without a summary aren't in it."""
     routes = [route for route in table if route.summary]
     bodies = {route.body: "validation" for route in routes if route.body is not None}
-    forms = {form: "serialization" for route in routes for form in (route.answer, route.error, *route.fails_as.values())
-             if form is not None}
+    forms = {FORMS[name]: "serialization" for route in routes
+             for name in (route.answer, route.error, *route.fails_as.values()) if name}
     wanted: list[Any] = [*bodies.items(), *forms.items()]
     _, definitions = models_json_schema(wanted, ref_template=_REF)
     components: dict[str, Any] = definitions["$defs"]
@@ -91,8 +100,8 @@ def _number(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    if route.answer is not None:
-        content["application/json"] = {"schema": _ref(route.answer)}
+    if route.answer:
+        content["application/json"] = {"schema": _ref(FORMS[route.answer])}
     if route.stream:
         content[route.stream] = {"schema": {"type": "string"}}
     statuses: dict[str, Any] = {"200": {"description": "The answer.", "headers": _headers(), "content": content}}
@@ -101,7 +110,7 @@ def _operation(route: Route) -> dict[str, Any]:
             continue
         form = route.fails_as.get(status, route.error)
         statuses[str(status)] = {"description": meaning, "headers": _headers(status),
-                                 "content": {"application/json": {"schema": _ref(form)}}}
+                                 "content": {"application/json": {"schema": _ref(FORMS[form])}}}
     operation: dict[str, Any] = {"summary": route.summary, "tags": [route.tag], "responses": statuses,
                                  "operationId": f"{route.method.lower()}_{route.path.strip('/')}".translate(_PLAIN)}
     if route.key != "usual":

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flask import Flask, Response, g, request
-from pydantic import BaseModel
 
 from mayfly.flow import Answer, Flow
-from mayfly.web.answer_schemas import Error
 from mayfly.web.bodies import is_plain_json, json_object, most_values, parsed
 from mayfly.web.flows import FlowResponse, guarded
 from mayfly.web.gate import request_id
@@ -56,7 +54,8 @@ class Route:
         summary, tag: for the document; a route without a summary isn't in it.
         body: what it takes, if it takes a body.
         any_type: the body is JSON whatever its Content-Type says.
-        answer: what it answers; None if that is always a stream.
+        answer: the form of what it answers, by its name in `openapi.FORMS`, which are made when the document is asked
+            for; empty if it is always a stream.
         stream: the content type of its stream, if it can stream.
         key: who needs one: callers from elsewhere ("usual"), all ("always"), or nobody ("never").
         examples: bodies, by their titles.
@@ -71,12 +70,12 @@ class Route:
     tag: str = ""
     body: type[Body] | None = None
     any_type: bool = False
-    answer: type[BaseModel] | None = None
+    answer: str = ""
     stream: Literal["", "text/event-stream", "application/x-ndjson"] = ""
     key: Literal["usual", "always", "never"] = "usual"
     examples: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    error: type[BaseModel] = Error
-    fails_as: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+    error: str = "Error"
+    fails_as: Mapping[int, str] = field(default_factory=dict)
 
     def parameters(self) -> list[str]:
         """Return the names of the path's parameters."""

@@ -9,7 +9,6 @@ from collections.abc import Generator, Sequence
 
 from mayfly.errors import InvalidRequest, NotFound
 from mayfly.flow import Compute, Flow, Wait
-from mayfly.web import answer_schemas as answers
 from mayfly.web.catalogue import Model
 from mayfly.web.flows import as_json, result
 from mayfly.web.routes import Asked, Route
@@ -68,9 +67,9 @@ def routes(service: Service) -> list[Route]:
 
     return [
         Route("POST", "/v1/tokenize", tokenize, "Show the tokens of texts", TAG, body=TokenizeBody,
-              answer=answers.TokenizedTexts, examples={"One text": {"input": "The cat sat on the mat."}}),
+              answer="TokenizedTexts", examples={"One text": {"input": "The cat sat on the mat."}}),
         Route("POST", "/api/v1/token_check", token_check, "See whether prompts fit, as FastChat's API", TAG,
-              body=TokenCheckBody, answer=answers.TokenChecks, examples={"A prompt": {"prompts": [
+              body=TokenCheckBody, answer="TokenChecks", examples={"A prompt": {"prompts": [
                   {"model": "gpt-3.5-turbo", "prompt": "Once upon a time", "max_tokens": 20}]}}),
     ]
 

@@ -155,15 +155,19 @@ def without_retries(text: str) -> str:
 
 
 def test_a_rolling_restart_loses_no_call_of_2000_though_the_balancer_asks_nothing_again(
-        start: Callable[..., Service], balanced: Callable[..., tuple[Balancer, list[Service]]]) -> None:
-    balancer, services = balanced("haproxy", without_retries)
+        start: Callable[..., Service], balanced: Callable[..., tuple[Balancer, list[Service]]], model_path: Path
+        ) -> None:
+    # Who is asked and who answers doesn't depend on what is said.
+    models = {"MODEL_NAME": scripts.write(model_path, {"when": "", "pieces": ["a", "b"]}),
+              "EMBED_MODEL": scripts.write(model_path, name="vectors", kind="embedding")}
+    balancer, services = balanced("haproxy", without_retries, **models)
     with Callers(balancer) as callers:
         callers.served(100)
         for name, service in zip(("one", "two"), services, strict=True):
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(120) == 0
             callers.served(100)
-            serve(start, name, port_of(service))
+            serve(start, name, port_of(service), **models)
             # It is asked again.
             callers.served(100)
         until(lambda: callers.outcomes.total() >= CALLS, what=f"{CALLS} calls")

@@ -10,7 +10,6 @@ from mayfly.errors import LaneUnavailable
 from mayfly.flow import Flow
 from mayfly.web.catalogue import Model
 from mayfly.web.flows import as_json
-from mayfly.web.messages.answers import AnsweredMessage, AnthropicError, CountedTokens
 from mayfly.web.messages.bodies import CountTokensBody, MessagesBody
 from mayfly.web.messages.events import PATH, Events
 from mayfly.web.routes import Asked, Route
@@ -21,7 +20,7 @@ from mayfly.wire.calls import CompletionCall, TokenizeCall
 
 _HELLO: dict[str, Any] = {"system": "You are Ada, a lighthouse keeper.", "max_tokens": 20,
                           "messages": [{"role": "user", "content": "Who are you?"}]}
-_route = functools.partial(Route, tag="Anthropic's API", error=AnthropicError)
+_route = functools.partial(Route, tag="Anthropic's API", error="AnthropicError")
 
 
 def routes(service: Service) -> list[Route]:
@@ -40,10 +39,10 @@ def routes(service: Service) -> list[Route]:
 
     said = {name: value for name, value in _HELLO.items() if name != "max_tokens"}
     return [_route("POST", PATH, messages, "Complete a conversation, as Anthropic's API", body=MessagesBody,
-                   answer=AnsweredMessage, stream="text/event-stream",
+                   answer="AnsweredMessage", stream="text/event-stream",
                    examples={"A question": _HELLO, "Streamed": {**_HELLO, "stream": True}}),
             _route("POST", f"{PATH}/count_tokens", count_tokens, "Count a conversation's tokens, as Anthropic's API",
-                   body=CountTokensBody, answer=CountedTokens, examples={"A question": said})]
+                   body=CountTokensBody, answer="CountedTokens", examples={"A question": said})]
 
 
 def _counted(service: Service, asked: Asked, model: Model, call: CompletionCall) -> Flow:

@@ -12,7 +12,6 @@ from mayfly.flow import Flow
 from mayfly.web.catalogue import Model, shown_name
 from mayfly.web.choices import Choices, Part
 from mayfly.web.flows import as_json, result, stream
-from mayfly.web.ollama import answers
 from mayfly.web.ollama.bodies import SAME, GenerateBody, OllamaChatBody
 from mayfly.web.ollama.keeping import kept
 from mayfly.web.ollama.lines import NDJSON, Lines
@@ -45,10 +44,10 @@ def routes(service: Service) -> list[Route]:
 
     return [
         route("POST", "/api/generate", generate, "Complete a prompt, as Ollama's API", body=GenerateBody,
-              answer=answers.Generated, stream=NDJSON,
+              answer="Generated", stream=NDJSON,
               examples={"A prompt": {**_HELLO, "prompt": "Who are you?", "stream": False}}),
         route("POST", "/api/chat", chat, "Complete a conversation, as Ollama's API", body=OllamaChatBody,
-              answer=answers.OllamaChat, stream=NDJSON,
+              answer="OllamaChat", stream=NDJSON,
               examples={"A question": {**_HELLO, "messages": _TURNS, "stream": False},
                         "Streamed": {**_HELLO, "messages": _TURNS}}),
     ]

@@ -13,7 +13,6 @@ from mayfly.flow import Flow
 from mayfly.web.catalogue import Model, can_be_pulled, shown_name
 from mayfly.web.embedding import vectors
 from mayfly.web.flows import result
-from mayfly.web.ollama import answers
 from mayfly.web.ollama.bodies import OllamaEmbedBody, OllamaEmbeddingsBody
 from mayfly.web.ollama.keeping import kept
 from mayfly.web.ollama.lines import nanoseconds
@@ -47,10 +46,10 @@ def routes(service: Service) -> list[Route]:
 
     return [
         route("POST", "/api/embed", embed, "Embed texts, as Ollama's API", body=OllamaEmbedBody,
-              answer=answers.OllamaEmbeddings,
+              answer="OllamaEmbeddings",
               examples={"Two texts": {"model": "all-minilm", "input": ["The cat sat on the mat.", "Shares fell."]}}),
         route("POST", "/api/embeddings", embeddings, "Embed a text, as older clients of Ollama ask",
-              body=OllamaEmbeddingsBody, answer=answers.OllamaEmbedding,
+              body=OllamaEmbeddingsBody, answer="OllamaEmbedding",
               examples={"A text": {"model": "all-minilm", "prompt": "The cat sat on the mat."}}),
     ]
 

@@ -16,7 +16,6 @@ from mayfly.web import pulling
 from mayfly.web.catalogue import Model
 from mayfly.web.deleting import removed
 from mayfly.web.flows import Form, as_json, stream
-from mayfly.web.ollama import answers
 from mayfly.web.ollama.bodies import CopyBody, DeleteBody, OllamaPullBody, ShowBody
 from mayfly.web.ollama.lines import NDJSON, failure, line, rfc3339
 from mayfly.web.ollama.routing import named, route
@@ -69,12 +68,12 @@ def routes(service: Service) -> list[Route]:
         # What these do no program has a use for, so the document leaves them out.
         route("GET", "/", running),
         *(route("POST", f"/api/{name}", absent) for name in ("create", "push", "blobs/{digest}")),
-        route("GET", "/api/version", version, "See which Ollama this answers as", answer=answers.Version),
-        route("GET", "/api/tags", tags, "List the models, as Ollama's API", answer=answers.TagList),
-        route("POST", "/api/show", show, "Show a model", body=ShowBody, answer=answers.ShownModel,
+        route("GET", "/api/version", version, "See which Ollama this answers as", answer="Version"),
+        route("GET", "/api/tags", tags, "List the models, as Ollama's API", answer="TagList"),
+        route("POST", "/api/show", show, "Show a model", body=ShowBody, answer="ShownModel",
               examples={"A model": {"model": "all-minilm"}}),
-        route("GET", "/api/ps", ps, "List the models that are loaded", answer=answers.LoadedModels),
-        route("POST", "/api/pull", pull, "Fetch a model, as Ollama's API", body=OllamaPullBody, answer=answers.Pulled,
+        route("GET", "/api/ps", ps, "List the models that are loaded", answer="LoadedModels"),
+        route("POST", "/api/pull", pull, "Fetch a model, as Ollama's API", body=OllamaPullBody, answer="Pulled",
               stream=NDJSON, key="always"),
         route("DELETE", "/api/delete", delete, "Delete a model's files, or another name of it", body=DeleteBody,
               key="always"),

@@ -6,12 +6,11 @@ import functools
 
 from mayfly.errors import InvalidRequest, NotFound
 from mayfly.web.catalogue import Model, shown_name
-from mayfly.web.ollama.answers import OllamaError
 from mayfly.web.routes import Route
 from mayfly.web.service import Service
 
 #: A route of Ollama's, by what of it differs from others.
-route = functools.partial(Route, tag="Ollama's API", any_type=True, error=OllamaError)
+route = functools.partial(Route, tag="Ollama's API", any_type=True, error="OllamaError")
 
 
 def named(service: Service, name: str) -> Model:

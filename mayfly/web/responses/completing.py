@@ -6,7 +6,6 @@ from typing import Any
 
 from mayfly.flow import Flow
 from mayfly.web import openai
-from mayfly.web.responses.answers import Response
 from mayfly.web.responses.bodies import ResponsesBody
 from mayfly.web.responses.events import Events
 from mayfly.web.routes import Asked, Route
@@ -24,5 +23,5 @@ def routes(service: Service) -> list[Route]:
         return body.translated().answered(service, asked, lambda model: Events(model, body.shown()))
 
     return [Route("POST", "/v1/responses", respond, "Respond, as OpenAI's API", openai.TAG, body=ResponsesBody,
-                  answer=Response, stream="text/event-stream",
+                  answer="Response", stream="text/event-stream",
                   examples={"A question": _HELLO, "Streamed": {**_HELLO, "stream": True}})]
