@@ -271,7 +271,9 @@ def main(arguments):
     if action == "key":
         hand_over([sys.executable, MAYFLY, action] + rest)  # needs no package, and prints the key alone
     folder = environment_folder()
-    files = ["requirements.txt"] + ["requirements-dev.txt"] * (action == "test")
+    on_ray = "--on=ray" in rest or ("--on", "ray") in zip(rest, rest[1:])
+    files = (["requirements.txt"] + ["requirements-dev.txt"] * (action == "test")
+             + ["requirements-ray.txt"] * (action == "serve" and on_ray))
     fault = environment_fault(folder)
     if fault or not all(os.path.exists(stamp(folder, name)) for name in files):
         if action != "test":  # a command line that isn't understood shouldn't take a minute to be refused

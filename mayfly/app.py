@@ -148,7 +148,6 @@ def run_supervised() -> int:
     """Serve under the watchdog until SIGTERM; return the exit code."""
     from mayfly.compat.process import die_with_parent, forbid_core_dumps
     from mayfly.compat.sockets import inherited_socket
-    from mayfly.lanes.switchboard import supervised
     from mayfly.wire.events import Access, Drains, EventPipe
     from mayfly.wire.sentinel import Sentinel
     from mayfly.wire.spec import WebSpec, read_spec
@@ -166,7 +165,11 @@ def run_supervised() -> int:
     if not spec.settings.debug:
         forbid_core_dumps()
     sockets = [inherited_socket(descriptor) for descriptor in spec.listen_fds]
-    lanes = supervised(spec, events.send)
+    if spec.settings.serve_on == "ray":
+        from mayfly.on_ray.lanes import on_ray as lanes_of
+    else:
+        from mayfly.lanes.switchboard import supervised as lanes_of
+    lanes = lanes_of(spec, events.send)
     sentinel = Sentinel(spec.sentinel)
     facts = {"pid": os.getpid(), "generation": spec.generation, "model": None, "when": time.time()}
     _serve(sockets, spec.settings, lanes, lambda line: events.send(Access(line)),

@@ -16,6 +16,8 @@ _FLAGS = {
     "--port": ("LISTEN_PORT", "PORT", "port to listen on; 0 is any free one"),
     "--model": ("MODEL_NAME", "NAME", "completion model: the name of a file in MODEL_PATH, or none"),
     "--embed-model": ("EMBED_MODEL", "NAME", "embedding model: the name of a file in MODEL_PATH, or none"),
+    "--on": ("SERVE_ON", "this|ray", "where the models are: on this machine, or on a Ray cluster"),
+    "--address": ("RAY_ADDRESS", "HOST[:PORT]", "head of the Ray cluster; without it this machine is one"),
     "--api-keys": ("API_KEYS", "KEYS|@FILE",
                    "keys for callers from elsewhere, separated by commas. What is on a command line, every user of "
                    "this machine can see (ps): @FILE names a file that holds the keys, and .env is as good"),

@@ -27,6 +27,20 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def span(low: int, high: int) -> Callable[[str], tuple[int, int]]:
+    """Accept a whole number, or two with a dash between them, the smaller first."""
+    def parse(text: str) -> tuple[int, int]:
+        if not re.fullmatch(r"\d{1,9}(\s*-\s*\d{1,9})?", text):
+            raise Refused(f"a whole number from {low} to {high}, or two such as 1-4")
+        first, *rest = map(int, text.split("-"))
+        last = rest[0] if rest else first
+        if not low <= first <= last <= high or not last:
+            raise Refused(f"a whole number from {low} to {high}, or two such as 1-4")
+        return first, last
+
+    return parse
+
+
 def seconds(low: float, high: float) -> Callable[[str], float]:
     """Accept numbers of seconds."""
     def parse(text: str) -> float:
@@ -122,6 +136,13 @@ def address(text: str) -> str:
         return str(getattr(ip, "ipv4_mapped", None) or ip)
     except ValueError:
         raise Refused("an IP address of this machine: 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+
+
+def ray_address(text: str) -> str:
+    """Accept where the head of a Ray cluster is, or nothing; 6379 is Ray's port."""
+    if text and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", text):
+        raise Refused("HOST or HOST:PORT")
+    return text if not text or re.search(r":\d+$", text) else f"{text}:6379"
 
 
 def route(text: str) -> str:

@@ -174,6 +174,21 @@ class Settings:
         "auto", forms.one_of("auto", "fork", "respawn", "none"),
         "How each completion gets its fresh process. fork: milliseconds, Linux with DEVICE=cpu. respawn: a new "
         "process loads the model. none: one process serves all. auto: fork where it works, else respawn.")
+    serve_on: str = _setting(
+        "this", forms.one_of("this", "ray"),
+        "Where the models are. this: processes on this machine. ray: replicas on a Ray cluster, which scales each "
+        "model by itself (docs/scale.md; needs requirements-ray.txt).")
+    ray_address: str = _setting(
+        "", forms.ray_address,
+        "With SERVE_ON=ray: the cluster's head, HOST or HOST:PORT; a node of it has to run on this machine. Empty: a "
+        "cluster of this machine alone is started.")
+    replicas: tuple[int, ...] = _setting(
+        "1-4", forms.span(0, 1000),
+        "With SERVE_ON=ray: how many replicas each model has, at least and at most (or just so many): as many as the "
+        "calls that wait need. A model that isn't configured has none while nobody asks for it.")
+    replica_threads: int = _setting(
+        "1", forms.integer(1, 256),
+        "With SERVE_ON=ray: compute threads of a replica, which takes so many cores of its node.")
     chat_processes: int = _setting("1", forms.integer(1, 64), "How many completions run at once.")
     threads: int = _setting(
         "auto", _threads, "Compute threads that embeddings and completions share. auto: all cores, or those that a "

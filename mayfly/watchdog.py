@@ -8,6 +8,8 @@ the same folder, 4 the address can't be bound, 5 a folder can't be used (`mayfly
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib.util
 import os
 import socket
 import sys
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from mayfly import __version__, flags, listening, places, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, reap_orphans, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
+from mayfly.on_ray import node
 from mayfly.settings import Settings, load_settings
 from mayfly.supervision import refusals
 from mayfly.supervision.lane_host import TICK, LaneHost
@@ -58,6 +61,16 @@ def _serve(settings: Settings, folder: RunFolder) -> int:
         raise Refused(str(exc), refusals.ADDRESS) from exc
     stops: list[float] = []
     wake_on_signal(lambda: stops.append(time.monotonic()))
+    with contextlib.ExitStack() as closing:
+        if settings.serve_on == "ray" and importlib.util.find_spec("ray") is None:
+            raise SettingError("SERVE_ON is 'ray', but that isn't installed; allowed: this, or first 'python3 start.sh "
+                               "serve --on ray', or pip install -r requirements-ray.txt")
+        if settings.serve_on == "ray" and not settings.ray_address:
+            settings = dataclasses.replace(settings, ray_address=closing.enter_context(node.started(folder.path)))
+        return _host(settings, folder, public, stops)
+
+
+def _host(settings: Settings, folder: RunFolder, public: list[socket.socket], stops: list[float]) -> int:
     host = LaneHost(settings, folder, public)
 
     def stop() -> None:

@@ -64,6 +64,9 @@ class SocketLane:
         summon: tells the watchdog that this lane is wanted, if it opens on demand.
     """
 
+    #: Whether connections that have brought vectors are kept for other calls.
+    keeps = True
+
     def __init__(self, name: str, said: Callable[[], dict[str, Any]], *, queue_limit: int,
                  address: LaneAddress | None = None, served_at_once: int = 1,
                  summon: Callable[[], None] = lambda: None) -> None:
@@ -108,8 +111,8 @@ class SocketLane:
             self._calls += 1
         return SocketCall(self, call, deadline, in_pieces)
 
-    def connect(self) -> socket.socket | None:
-        """Return a new connection that never waits; None if the lane isn't there now."""
+    def connect(self, call: Call, *, in_pieces: bool) -> socket.socket | None:
+        """Return a new connection for a call, which never waits; None if the lane isn't there now."""
         try:
             address = self._address or from_wire(self.said().get("address"), LaneAddress)
             connection: socket.socket = address.connect(timeout=0.0 if address.path else 1.0)
@@ -171,12 +174,13 @@ class SocketCall:
 
     def __init__(self, lane: SocketLane, call: Call, deadline: float, in_pieces: bool) -> None:
         self._lane = lane
-        self._embeds = isinstance(call, EmbedCall)
+        self._call = call
+        self._keeps = lane.keeps and isinstance(call, EmbedCall)
         self._texts = len(call.texts) if isinstance(call, EmbedCall) else 0
         self._began = time.monotonic()
         self._deadline = deadline
         self._in_pieces = in_pieces
-        self._request = framing.encode(Request(call, deadline, keep=self._embeds))
+        self._request = framing.encode(Request(call, deadline, keep=self._keeps))
         self._connection: socket.socket | None = None
         self._unsent = memoryview(b"")
         self._received = bytearray()
@@ -235,7 +239,7 @@ class SocketCall:
         self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
-            if self._embeds and self._answered and self._generation is not None and not self._received:
+            if self._keeps and self._answered and self._generation is not None and not self._received:
                 self._lane.keep(connection, self._generation)
             else:
                 # However the call has ended - this tells the worker.
@@ -246,7 +250,7 @@ class SocketCall:
 
     def _connect(self, now: float) -> bool:
         """Connect and have the request sent; False if that has to be tried again."""
-        while self._embeds and (kept := self._lane.kept_connection()) is not None:
+        while self._keeps and (kept := self._lane.kept_connection()) is not None:
             self._take(kept[0])
             # Nothing tells that such a call has begun: its process is known.
             self._begin(kept[1])
@@ -255,7 +259,7 @@ class SocketCall:
                 return True
             # Its process has gone since.
             self._drop()
-        connection = self._lane.connect()
+        connection = self._lane.connect(self._call, in_pieces=self._in_pieces)
         if connection is None:
             self._retry_at = now + _TRY_AGAIN
             if now >= self._ask_at:

@@ -27,6 +27,8 @@ from mayfly.wire.spec import Spec, WebSpec
 # With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
 _TAIL_LINES = 150
 _LONGEST_LINE = 2000
+# Of the environment, what no child needs that it isn't told itself.
+_SECRET = ("API_KEYS", "HF_TOKEN", "RAY_AUTH_TOKEN")
 _TAIL_PATIENCE = 0.25
 _MOMENT = 0.005
 
@@ -181,7 +183,7 @@ class Child(Handle):
 
 def _environment() -> dict[str, str]:
     """Return the environment for a child: without keys, which travel in its spec alone."""
-    environ = {name: value for name, value in os.environ.items() if name not in ("API_KEYS", "HF_TOKEN")}
+    environ = {name: value for name, value in os.environ.items() if name not in _SECRET}
     environ["PYTHONUNBUFFERED"] = "1"
     environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     # Large blocks of memory, such as weights, come in pages of 2 MB then (glibc 2.35 and later, where the kernel gives

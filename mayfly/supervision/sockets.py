@@ -36,10 +36,11 @@ class LaneSockets:
         self._files: dict[str, tuple[Path, os.stat_result]] = {}
         self.lanes: dict[str, Lane] = {}
         self.missing: dict[str, str] = {}
+        self._elsewhere: dict[str, LaneSpec] = {}
 
     def open_configured(self) -> dict[str, Lane]:
         """Open the lanes of EMBED_MODEL and MODEL_NAME; return those that have a model. Why others have none is in
-        `missing`.
+        `missing`. With SERVE_ON=ray none is opened here: the web process knows where they are.
 
         Raises:
             OSError: a socket can't be made.
@@ -51,6 +52,9 @@ class LaneSockets:
                 found = self._inventory.require(model)
             except ModelUnavailable as exc:
                 self.missing[kind] = f"{exc} ({setting})" if model else str(exc)
+                continue
+            if self._settings.serve_on == "ray":
+                self._elsewhere[kind] = LaneSpec(None, model=found.id)
             else:
                 # If the file is of the other kind, its worker says so.
                 self._open(kind, kind, kind, found)
@@ -58,8 +62,10 @@ class LaneSockets:
 
     def specs(self) -> dict[str, LaneSpec]:
         """Return what the web process is told of the configured models' lanes."""
-        return {name: self.lanes[name].spec if name in self.lanes else LaneSpec(None, self.missing[name])
-                for name, *_ in configured(self._settings)}
+        here = {name: lane.spec for name, lane in self.lanes.items()}
+        lacking = {name: LaneSpec(None, why) for name, why in self.missing.items()}
+        told = {**here, **self._elsewhere, **lacking}
+        return {name: told[name] for name, *_ in configured(self._settings)}
 
     # -- on demand --------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class LaneSpec:
     """What the web process is told of a lane.
 
     Attributes:
-        address: None where no model is configured; `missing` says so then.
+        address: None where no model is configured, and `missing` says so, or where it is served elsewhere.
         model: the model's id.
         served_at_once: calls that the lane serves at the same time.
     """

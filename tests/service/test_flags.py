@@ -60,7 +60,7 @@ def test_the_help_names_every_flag_and_its_setting_and_warns_of_keys(command: li
     assert shown.startswith("usage: start.sh serve ")
     assert set(re.findall(r"^  (--[a-z-]+)", shown, re.MULTILINE)) == {
         "--host", "--port", "--model", "--embed-model", "--api-keys", "--allowed-origins", "--allowed-methods",
-        "--allowed-headers", "--allow-credentials"}
+        "--allowed-headers", "--allow-credentials", "--on", "--address"}
     assert all(name in shown for name in ("LISTEN_IP", "LISTEN_PORT", "MODEL_NAME", "EMBED_MODEL", "API_KEYS",
                                           "ALLOWED_ORIGINS", "ALLOWED_METHODS", "ALLOWED_HEADERS",
                                           "ALLOW_CREDENTIALS"))

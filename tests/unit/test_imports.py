@@ -52,6 +52,9 @@ ALLOWED: dict[str, set[str]] = {
     # For the doctor and for tune: workers that serve nobody.
     "workers.trial": {"errors", "settings", "compat", "engines", "models.inventory"},
     "workers.yardstick": {"errors", "compat", "engines", "prompts.segments", "wire.calls"},
+    # Lanes on a Ray cluster, for the web process; a node of one, for the watchdog.
+    "on_ray": {"errors", "places", "settings", "lanes", "wire", "supervision.lane_host", "supervision.run_folder"},
+    "on_ray.node": {"compat"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
@@ -60,9 +63,9 @@ ALLOWED: dict[str, set[str]] = {
             "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
-                 "supervision"},
+                 "supervision", "on_ray.node"},
     "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "wire", "lanes",
-            "workers.local", "http", "web"},
+            "workers.local", "on_ray.lanes", "http", "web"},
 }
 # package -> the only modules that import it
 DOORS = {
@@ -75,6 +78,7 @@ DOORS = {
     "gguf": {"models.convert"},
     "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
+    "ray": {"on_ray.affinity", "on_ray.cluster", "on_ray.node", "on_ray.replica", "on_ray.tunnel"},
 }
 
 

@@ -59,6 +59,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "LOG_KEEP": (["0", "many", "100001"], "a whole number from 1 to 100000"),
     "RUN_FOLDER_NAME": (["a\0b"], "the path of a folder"),
     "ISOLATION": (["thread", "forks"], "auto, fork, respawn, none"),
+    "SERVE_ON": (["here", "rays"], "this, ray"),
+    "RAY_ADDRESS": (["ray://a:1", "a b", "a:port"], "HOST or HOST:PORT"),
+    "REPLICAS": (["-1", "4-1", "1-1001", "some", "1-2-3"], "a whole number from 0 to 1000, or two such as 1-4"),
+    "REPLICA_THREADS": (["0", "257", "auto"], "a whole number from 1 to 256"),
     "CHAT_PROCESSES": (["0", "65", "two", "1.0"], "a whole number from 1 to 64"),
     "THREADS": (["-1", "all", "100000"], "a whole number from 1 to"),
     "N_CTX": (["0", "15", "1048577", "2k"], "a whole number from 16 to 1048576"),
@@ -227,6 +231,6 @@ def test_nothing_else_reads_the_environment_or_the_env_file() -> None:
     found = {path.relative_to(PROJECT).as_posix() for path in [*PROJECT.glob("mayfly/**/*.py"), *PROJECT.glob("*.py")]
              if reading.search(path.read_text(encoding="utf-8"))}
     # The client is a single file that is copied to other machines; LLAMA_LIBRARY travels from settings.py to the engine
-    # in the environment of the processes.
+    # in the environment of the processes. Ray takes what it is told from there, its token's path too.
     assert found == {"mayfly/settings.py", "mayfly/places.py", "embed_client.py", "mayfly/engines/backends.py",
-                     "mayfly/engines/llamacpp/library.py"}
+                     "mayfly/engines/llamacpp/library.py", "mayfly/on_ray/cluster.py"}

@@ -1,0 +1,180 @@
+"""What Ray costs: the same service on this machine and on a Ray cluster, in turn, in one run.
+
+    python bench/on_ray.py [--rounds 10] [--seconds 3] [--only latency,throughput,linear]
+
+Needs requirements-ray.txt. Both services, the cluster's nodes and the clients are on this machine, where the kernel
+allows it in a network namespace: no network is measured, and nothing here shows that Ray scales over machines.
+
+    latency      one client, one text of 8 words: the median of the medians of the rounds, and the difference
+    throughput   8 clients, 8 texts of 8 words: texts/s of a service with two threads, and of two replicas of one each
+    linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs")]
+
+import scripts  # noqa: E402
+from ray_cluster import RayCluster  # noqa: E402
+from service import Service, until  # noqa: E402
+
+from mayfly.models.defaults import MINILM  # noqa: E402
+
+TEXT = "the quick brown fox jumps over the dog"
+REPLICAS = 16
+SLEEP = 1.0
+
+
+def main() -> None:
+    """Run what is asked for, and print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--only", default="latency,throughput,linear")
+    chosen = parser.parse_args()
+    wanted = chosen.only.split(",")
+    found: dict[str, Any] = {"load_before": os.getloadavg()}
+    with tempfile.TemporaryDirectory(prefix="mrb-") as temporary:
+        folder = Path(temporary)
+        cluster = RayCluster(folder, cores=REPLICAS // 2)
+        try:
+            if {"latency", "throughput"} & set(wanted):
+                found |= _real(cluster, folder, chosen, wanted)
+            if "linear" in wanted:
+                found |= _linear(cluster, folder, chosen.seconds)
+        finally:
+            cluster.stop()
+    found["load_after"] = os.getloadavg()
+    print(json.dumps(found, indent=1))
+
+
+@contextmanager
+def _service(cluster: RayCluster, folder: Path, replicas: int, **settings: object) -> Iterator[Service]:
+    """Start a service where the cluster is: on it, unless it has no replicas."""
+    on_ray = ["--on", "ray", "--address", cluster.address] if replicas else []
+    service = Service(folder, {
+        **{name: cluster.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")},
+        "REPLICAS": max(1, replicas), **settings}, on_ray,
+        command=[*cluster.within(), sys.executable, str(PROJECT / "watchdog.py")])
+    try:
+        service.wait_listening()
+
+        def ready() -> bool:
+            lanes = service.health()["lanes"].values()
+            return all(lane["state"] == "ready" and lane.get("replicas", {"RUNNING": replicas})["RUNNING"] == replicas
+                       for lane in lanes if lane["state"] != "off")
+
+        with cluster.client() as client:
+            until(lambda: client.submit(ready).result(), within=240, every=0.3, what=service.output)
+        yield service
+    finally:
+        service.stop()
+
+
+def _real(cluster: RayCluster, folder: Path, chosen: argparse.Namespace, wanted: list[str]) -> dict[str, Any]:
+    models = {"MODEL_PATH": PROJECT / "models", "EMBED_MODEL": MINILM.file_name}
+    found: dict[str, Any] = {}
+    with _service(cluster, folder / "plain", 0, THREADS=2, **models) as plain, \
+            _service(cluster, folder / "ray", 2, **models) as on_ray:
+        both = {"plain": plain, "on Ray": on_ray}
+        if "latency" in wanted:
+            rounds: dict[str, list[float]] = {name: [] for name in both}
+            with cluster.client() as client:
+                for number in range(chosen.rounds + 1):
+                    for name, service in both.items():
+                        median = client.submit(_latency, service.url).result()
+                        if number:  # the first one warms up
+                            rounds[name].append(median)
+            found["latency_ms"] = {name: round(statistics.median(each), 2) for name, each in rounds.items()}
+            added = [ray - here for here, ray in zip(rounds["plain"], rounds["on Ray"], strict=True)]
+            found["latency_added_ms"] = round(statistics.median(added), 2)
+        if "throughput" in wanted:
+            rates: dict[str, list[float]] = {name: [] for name in both}
+            for number in range(max(3, chosen.rounds // 2) + 1):
+                for name, service in both.items():
+                    rate = 8 * _rate(cluster, service.url, "/embed", {"input": [TEXT] * 8}, 8, chosen.seconds)
+                    if number:
+                        rates[name].append(rate)
+            found["texts_a_second"] = {name: round(statistics.median(each)) for name, each in rates.items()}
+            found["throughput_ratio"] = round(statistics.median(
+                ray / here for here, ray in zip(rates["plain"], rates["on Ray"], strict=True)), 3)
+    return found
+
+
+def _linear(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:
+    models = folder / "models"
+    models.mkdir()
+    chat = scripts.write(models, {"when": "", "do": "answer", "pieces": ["x"], "seconds": SLEEP}, name="sleeper")
+    rates = {}
+    for replicas in (1, REPLICAS):
+        with _service(cluster, folder / f"linear{replicas}", replicas, MODEL_PATH=models, EMBED_MODEL="none",
+                      MODEL_NAME=chat) as service:
+            rates[replicas] = _rate(cluster, service.url, "/gpt4all_api", {"prompt": "a"}, 2 * replicas,
+                                    max(10 * SLEEP, 3 * seconds))
+    return {"completions_a_second": {str(replicas): round(rate, 3) for replicas, rate in rates.items()},
+            "linear": round(rates[REPLICAS] / rates[1] / REPLICAS, 3)}
+
+
+def _latency(url: str, calls: int = 30) -> float:
+    """Return the median time of calls one after another, in ms."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        _call(connection, "/embed", {"input": [TEXT]})
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def _rate(cluster: RayCluster, url: str, path: str, body: Any, clients: int, seconds: float) -> float:
+    """Return the calls that so many clients have answered in a second."""
+    counts = [0] * clients
+    started = threading.Barrier(clients + 1)
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
+        _call(connection, path, body)
+        started.wait()
+        while not stop.is_set():
+            _call(connection, path, body)
+            counts[number] += not stop.is_set()
+
+    with cluster.client(clients) as pool:
+        running = [pool.submit(work, number) for number in range(clients)]
+        started.wait()
+        began = time.perf_counter()
+        time.sleep(seconds)
+        stop.set()
+        took = time.perf_counter() - began
+        for each in running:
+            each.result()
+    return sum(counts) / took
+
+
+def _call(connection: http.client.HTTPConnection, path: str, body: Any) -> None:
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    said = answer.read()
+    if answer.status != 200:
+        raise SystemExit(f"{path}: {answer.status} {said.decode()[:300]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Lanes on a Ray cluster: `serve --on ray`. Nothing else imports ray, which is in requirements-ray.txt.
+
+The web process and its watchdog are those of every mayfly. Its lanes ask replicas, which Ray Serve starts, replaces and
+counts; each hosts one model under a supervisor of its own, so that what kills a model's process kills no replica.
+"""

@@ -1,0 +1,240 @@
+"""The web process's side of a Ray cluster: a thread whose loop deploys lanes, looks how they are, and carries calls."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from mayfly.on_ray.node import ENVIRONMENT
+from mayfly.places import ABOVE
+from mayfly.settings import Settings
+from mayfly.wire.calls import MOST_CALLS_HELD
+from mayfly.wire.codec import plain
+
+# Both processes of a call run what they do for it in one thread each; every other way costs two changes of thread.
+_IN_ONE_THREAD = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+                  "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
+os.environ.update({**_IN_ONE_THREAD, **ENVIRONMENT})
+
+import ray  # noqa: E402 - it reads the environment as it is imported
+from ray import serve  # noqa: E402
+
+from mayfly.on_ray.affinity import AffinityRouter  # noqa: E402
+from mayfly.on_ray.replica import REASON, Replica  # noqa: E402
+from mayfly.on_ray.tunnel import Tunnel  # noqa: E402
+
+_LOOK = 0.5
+_TRY_AGAIN = 2.0
+_REASON = re.compile(re.escape(REASON) + "(.*)")
+_DEPLOYMENT = "lane"
+# Texts are computed side by side: so many calls at once, of those that a replica holds, are what it is scaled for.
+_EMBED_CALLS = 4
+
+
+@dataclasses.dataclass(eq=False)
+class Deployed:
+    """A lane on the cluster.
+
+    Attributes:
+        name: of the lane.
+        model, kind: what it serves, "embedding" or "completion".
+        stays: it is one of the configured models', and keeps a replica at least.
+        handle: to ask it by, once it is deployed.
+        said: how it is.
+        wanted: somebody asks for it.
+    """
+
+    name: str
+    model: str
+    kind: str
+    stays: bool
+    handle: Any = None
+    said: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    replicas: int = 0
+    wanted: bool = True
+
+    @property
+    def app(self) -> str:
+        """The name of its application: one that any file system and any log can show."""
+        plain_name = re.sub(r"[^\w.-]", "-", self.name)
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return f"mayfly-{plain_name}" + ("" if plain_name == self.name else f"-{digest}")
+
+    def status(self) -> dict[str, Any]:
+        """Return what a lane's `said` is."""
+        return {"state": "loading", "model": self.model, **self.facts, **self.said}
+
+
+class Cluster:
+    """See the module. Its methods may be called by any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lanes: dict[str, Deployed] = {}
+        self._lock = threading.Lock()
+        self._connected = False
+        self._trouble = ""
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray", daemon=True).start()
+
+    def add(self, name: str, model: str, kind: str, *, stays: bool) -> Deployed:
+        """Return a lane that is deployed soon, or, unless it stays, when it is wanted."""
+        deployed = Deployed(name, model, kind, stays, wanted=stays)
+        with self._lock:
+            self._lanes[name] = deployed
+        return deployed
+
+    def status(self, deployed: Deployed) -> dict[str, Any]:
+        """Return how a lane is."""
+        return {**deployed.status(), **({"reason": self._trouble} if self._trouble else {})}
+
+    def open(self) -> list[str]:
+        """Return the names of the lanes that have a replica."""
+        with self._lock:
+            return [name for name, lane in self._lanes.items() if lane.replicas]
+
+    def dismiss(self, name: str) -> None:
+        """Have a lane leave that doesn't stay."""
+        lane = self._lanes.get(name)
+        if lane is not None and not lane.stays:
+            lane.wanted = False
+            self._loop.call_soon_threadsafe(lambda: self._loop.run_in_executor(None, self._delete, lane))
+
+    def tunnel(self, deployed: Deployed, key: str, *, in_pieces: bool) -> socket.socket | None:
+        """Return a socket that takes a request and gives its answer; None if the lane isn't there now."""
+        if deployed.handle is None:
+            return None
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+
+        def dig() -> None:
+            handle = deployed.handle
+            if handle is None:
+                theirs.close()
+                return
+            tunnel = Tunnel(handle, key, in_pieces)
+            task = self._loop.create_task(self._loop.create_unix_connection(lambda: tunnel, sock=theirs))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(dig)
+        return mine
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()  # a loop alone would let them be collected
+        while not self._connected:
+            try:
+                await asyncio.to_thread(self._connect)
+            except Exception as exc:  # Ray raises anything here; the next try may be better
+                self._trouble = f"the Ray cluster can't be reached: {' '.join(str(exc).split())[:300]}"
+                await asyncio.sleep(_TRY_AGAIN)
+        while True:
+            try:
+                await self._turn()
+                self._trouble = ""
+            except Exception as exc:
+                self._trouble = f"the Ray cluster doesn't answer: {' '.join(str(exc).split())[:300]}"
+            await asyncio.sleep(_LOOK)
+
+    def _connect(self) -> None:
+        _close_token_file()
+        if not ray.is_initialized():
+            ray.init(address=self._settings.ray_address, namespace="mayfly", log_to_driver=False,
+                     logging_level="ERROR")
+        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
+        self._connected = True
+
+    async def _turn(self) -> None:
+        with self._lock:
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            if lane.wanted and lane.handle is None:
+                lane.handle = await asyncio.to_thread(self._deploy, lane)
+        applications = (await asyncio.to_thread(serve.status)).applications
+        for lane in lanes:
+            self._take_in(lane, applications.get(lane.app))
+            if lane.handle is not None and lane.said.get("state") == "ready" and not lane.facts:
+                lane.facts = {name: fact for name, fact in (await asyncio.wait_for(
+                    lane.handle.facts.remote(), 5.0)).items() if name not in ("pid", "queue", "active", "retried")}
+
+    def _take_in(self, lane: Deployed, application: Any) -> None:
+        deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
+        if deployment is None:
+            lane.replicas, lane.facts, lane.said = 0, {}, {}
+            if application is None and lane.handle is not None:
+                lane.handle = None  # another front has deleted it
+            return
+        states = {str(state): count for state, count in deployment.replica_states.items() if count}
+        running = states.get("RUNNING", 0)
+        if running != lane.replicas:
+            lane.facts = {}
+        lane.replicas = running
+        lane.said = {"state": "ready" if running else "loading", "replicas": states}
+        if not running:
+            lane.said["reason"] = "its replicas are starting, or wait for a node with room"
+        reason = _REASON.search(deployment.message or "") if not running else None
+        if reason is not None:
+            lane.said["reason"] = reason.group(1).strip()
+            if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                lane.said["state"] = "failing"
+
+    def _deploy(self, lane: Deployed) -> Any:
+        """Deploy a lane, if it isn't as it should be; return its handle."""
+        told = json.dumps(_settings_for(self._settings, lane), default=plain)
+        fewest, most = self._settings.replicas
+        at_once = self._settings.chat_processes if lane.kind == "completion" else MOST_CALLS_HELD
+        options = {
+            "name": _DEPLOYMENT,
+            "max_ongoing_requests": at_once,
+            "autoscaling_config": {
+                "min_replicas": fewest if lane.stays else 0, "initial_replicas": max(1, fewest), "max_replicas": most,
+                "target_ongoing_requests": at_once if lane.kind == "completion" else _EMBED_CALLS,
+                "upscale_delay_s": 3.0, "downscale_delay_s": 120.0, "look_back_period_s": 5.0,
+                "metrics_interval_s": 1.0},
+            "health_check_period_s": 2.0, "health_check_timeout_s": 10.0, "graceful_shutdown_wait_loop_s": 0.2,
+            "graceful_shutdown_timeout_s": self._settings.grace_seconds,
+            "ray_actor_options": {
+                "num_cpus": self._settings.replica_threads,
+                "runtime_env": {"env_vars": {"PYTHONPATH": str(ABOVE), **_IN_ONE_THREAD}}},
+            # What is the same needs no new replicas, whichever front says it.
+            "version": hashlib.sha256(told.encode()).hexdigest()[:16], "_internal": True,
+        }
+        if lane.kind == "completion":
+            options["request_router_config"] = {"request_router_class": AffinityRouter}
+        deployment = serve.deployment(Replica).options(**options)
+        target = serve.RunTarget(deployment.bind(told, lane.kind), name=lane.app, route_prefix=None,
+                                 logging_config={"enable_access_log": False})
+        return serve.run_many([target], wait_for_applications_running=False)[0]
+
+    def _delete(self, lane: Deployed) -> None:
+        lane.handle = None
+        serve.delete(lane.app, _blocking=False)
+
+
+def _settings_for(settings: Settings, lane: Deployed) -> Settings:
+    """Return what a lane's replicas are told: no key, and no other model."""
+    configured = lane.stays and lane.kind == "completion"
+    return dataclasses.replace(
+        settings, api_keys=(), hf_token="", threads=settings.replica_threads, serve_on="this", ray_address="",
+        embed_model=lane.model if lane.kind == "embedding" else "",
+        model_name=lane.model if lane.kind == "completion" else "",
+        prompt_template=settings.prompt_template if configured else "",
+        system_template=settings.system_template if configured else "")
+
+
+def _close_token_file() -> None:
+    """Let only this user read the token: Ray makes its file readable for all."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)

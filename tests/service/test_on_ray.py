@@ -1,0 +1,213 @@
+"""The service on a Ray cluster of three simulated nodes; skipped where requirements-ray.txt isn't installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+from ray_cluster import RayCluster
+from service import PROJECT, Service, until
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("ray isn't installed (requirements-ray.txt)", allow_module_level=True)
+
+# All of what docs/scale.md tells of: MAYFLY_RAY_CALLS=2000.
+CALLS = int(os.environ.get("MAYFLY_RAY_CALLS", "200"))
+KILLS = max(2, CALLS // 200)
+CLIENTS = 8
+SLOWEST = 10.0
+SLOWLY = 6.0
+
+
+@dataclass
+class OnRay:
+    """A service whose models are on a cluster, and the threads that can call it."""
+
+    cluster: RayCluster
+    service: Service
+    pool: ThreadPoolExecutor
+
+    def get(self, work: Callable[[], Any]) -> Any:
+        return self.pool.submit(work).result(120)
+
+    def health(self) -> dict[str, Any]:
+        return self.get(self.service.health)
+
+    def ready(self) -> None:
+        """Wait until each configured model has its two replicas: their processes too, for Ray takes a while to see that
+        one has gone."""
+        def there() -> bool:
+            lanes = self.health()["lanes"]
+            return all(lanes[name].get("replicas") == {"RUNNING": 2} and len(self.cluster.replicas(name)) == 2
+                       for name in ("embedding", "completion"))
+
+        until(there, within=120, what=lambda: f"two replicas of each: {self.health()}\n{self.service.output()}")
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
+    folder = tmp_path_factory.mktemp("ray")
+    models = folder / "models"
+    models.mkdir()
+    embed = scripts.write(models, {"when": "poison", "do": "crash"}, name="vectors", kind="embedding")
+    chat = scripts.write(models, {"when": "die", "do": "crash"}, scripts.slowly("slowly", SLOWLY),
+                         scripts.slowly("counting", 0.2), name="chat")
+    scripts.write(models, {"when": "", "do": "answer", "pieces": ["Another."]}, name="other")
+    cluster = RayCluster(folder, cores=3)
+    try:
+        service = Service(
+            folder / "service",
+            {**{name: cluster.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")},
+             "MODEL_PATH": models, "EMBED_MODEL": embed, "MODEL_NAME": chat, "REPLICAS": 2},
+            ["--on", "ray", "--address", cluster.address],
+            command=[*cluster.within(), sys.executable, str(PROJECT / "watchdog.py")])
+        with cluster.client(CLIENTS) as pool:
+            found = OnRay(cluster, service, pool)
+            service.wait_listening()
+            found.ready()
+            yield found
+        service.stop()
+    finally:
+        cluster.stop()
+
+
+def test_it_answers_as_everywhere(on_ray: OnRay) -> None:
+    service = on_ray.service
+    assert len(on_ray.get(lambda: service.embed(["a", "b"]))) == 2
+    assert on_ray.get(lambda: service.complete("Hello"))["response"] == "Hello there."
+    *events, done = on_ray.get(lambda: list(service.stream("counting", max_tokens=50)))
+    assert "".join(event["response"] for event in events) == scripts.counted()
+    assert done == "[DONE]"
+    assert on_ray.get(lambda: service.post("/v1/tokenize", {"input": "Hello"})).status_code == 200
+
+
+def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
+    before = on_ray.cluster.replicas("embedding"), on_ray.cluster.replicas("completion")
+    for answer in (on_ray.get(lambda: on_ray.service.post("/embed", {"input": ["poison"]})),
+                   on_ray.get(lambda: on_ray.service.post("/gpt4all_api", {"prompt": "die"}))):
+        error = answer.json()["error"]
+        assert answer.status_code == 500
+        assert error["code"] == "model_crashed"
+        name = re.search(r"report: ([^)]+)\)", error["message"])
+        assert name, error
+        assert list(on_ray.service.log_folder.glob(f"replicas/*/**/{Path(name[1]).name}"))
+    assert (on_ray.cluster.replicas("embedding"), on_ray.cluster.replicas("completion")) == before
+
+
+def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
+    answer = on_ray.get(lambda: on_ray.service.complete("Hello", model="other"))
+    assert answer["response"] == "Another."
+    assert "model:other" in on_ray.health()["lanes"]
+
+
+def test_nobody_is_heard_without_the_token(on_ray: OnRay) -> None:
+    """A replica listens for Ray's own calls alone, which show it."""
+    listening = subprocess.run([*on_ray.cluster.within(), "ss", "-ltnpH"], capture_output=True, text=True,
+                               check=True).stdout
+    for pid in [*on_ray.cluster.replicas("embedding"), *on_ray.cluster.replicas("completion")]:
+        assert len(re.findall(rf"\bpid={pid},", listening)) == 1, listening
+    ask = [*on_ray.cluster.within(), sys.executable, "-c",
+           "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1]).internal_kv_get(b'a', b'b', timeout=15)",
+           on_ray.cluster.address]
+    known = on_ray.cluster.environ
+    for environ, knows in ((known, True), ({**known, "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "1" * 64}, False)):
+        asked = subprocess.run(ask, capture_output=True, text=True, check=False, env=environ, timeout=60)
+        assert (asked.returncode == 0) == knows, asked.stderr
+        assert knows or "oken" in asked.stderr
+
+
+def test_who_hangs_up_frees_the_replica(on_ray: OnRay) -> None:
+    def leave() -> None:
+        events = on_ray.service.stream("slowly", max_tokens=50)
+        next(events)
+        events.close()
+
+    for _ in range(4):  # more than there are replicas
+        on_ray.get(leave)
+    began = time.monotonic()
+    assert on_ray.get(lambda: on_ray.service.complete("Hello"))["response"] == "Hello there."
+    assert time.monotonic() - began < SLOWLY / 2
+    until(lambda: on_ray.health()["lanes"]["completion"]["active"] == 0)
+
+
+def test_a_persona_moves_only_if_its_replica_does() -> None:
+    from mayfly.on_ray.affinity import ranked
+
+    replicas = [f"replica {number}" for number in range(5)]
+    homes = {key: ranked(str(key), replicas, str)[0] for key in range(500)}
+    assert min(list(homes.values()).count(replica) for replica in replicas) > 60
+    fewer = replicas[:-1]
+    moved = [key for key, home in homes.items() if ranked(str(key), fewer, str)[0] != home]
+    assert moved == [key for key, home in homes.items() if home == replicas[-1]]
+
+
+def test_a_begun_stream_ends_with_an_error(on_ray: OnRay) -> None:
+    begun = threading.Event()
+
+    def read() -> list[Any]:
+        events = []
+        for event in on_ray.service.stream("slowly", max_tokens=50):
+            events.append(event)
+            if len(events) > 3:
+                begun.set()
+        return events
+
+    reading = on_ray.pool.submit(read)
+    assert begun.wait(60)
+    for pid in on_ray.cluster.replicas("completion"):
+        os.kill(pid, 9)
+    events = reading.result(60)
+    assert events[-1] != "[DONE]" and events[-1]["error"]["code"] == "model_crashed", events[-2:]
+    on_ray.ready()
+
+
+def test_no_call_is_lost_when_replicas_and_nodes_die(on_ray: OnRay) -> None:
+    """One after another, each when what the last one took is there again."""
+    service, over = on_ray.service, threading.Event()
+    lock = threading.Lock()
+    lost: list[str] = []
+    seconds: list[float] = []
+
+    def call() -> None:
+        while not (over.is_set() and len(seconds) >= CALLS):
+            number = len(seconds)
+            began = time.monotonic()
+            answer = service.post(*(("/gpt4all_api", {"prompt": f"Hello {number}"}) if number % 8 == 0 else
+                                    ("/embed", {"input": [f"{number} {text}" for text in range(8)]})))
+            with lock:
+                seconds.append(time.monotonic() - began)
+                if answer.status_code != 200:
+                    lost.append(f"{answer.status_code} {answer.text[:300]}")
+
+    with on_ray.cluster.client(CLIENTS) as pool:
+        callers = [pool.submit(call) for _ in range(CLIENTS)]
+        try:
+            for number in range(KILLS):
+                on_ray.ready()
+                if number % 3 == 1:
+                    on_ray.cluster.replace_node()
+                else:
+                    os.kill(on_ray.cluster.replicas(("embedding", "", "completion")[number % 3])[0], 9)
+                due = len(seconds) + CALLS // KILLS
+                until(lambda due=due: len(seconds) >= due, within=120)
+        finally:
+            over.set()
+        for caller in callers:
+            caller.result(120)
+    print(json.dumps({"calls": len(seconds), "kills": KILLS, "lost": len(lost), "slowest": max(seconds)}))
+    assert lost == []
+    assert len(seconds) >= CALLS
+    assert max(seconds) < SLOWEST
