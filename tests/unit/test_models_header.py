@@ -325,10 +325,22 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, good: bytes) -> None:
         refused(path)
 
 
-def test_random_corruption_never_costs_more_than_an_error(tmp_path: Path, good: bytes) -> None:
+def few_words(writer: gguf.GGUFWriter) -> None:
+    """Add a vocabulary so small that what is corrupted is a length, a count or a kind as often as a word."""
+    words = [f"word {number}" for number in range(20)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    writer.add_token_types([1] * len(words))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages[0].content }}")
+
+
+def test_random_corruption_never_costs_more_than_an_error(tmp_path: Path) -> None:
     """1,000 files with a few wrong bytes in the header, or a whole length or count replaced by an extreme one."""
-    path = tmp_path / "fuzzed.gguf"
-    path.write_bytes(good)
+    path = small(tmp_path / "fuzzed.gguf", few_words)
+    good = path.read_bytes()
     header_end = int(gguf.GGUFReader(path).data_offset)
     chance = random.Random(2)
     extremes = [0, 1, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
