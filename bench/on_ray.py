@@ -1,13 +1,15 @@
 """What Ray costs: the same service on this machine and on a Ray cluster, in turn, in one run.
 
-    python bench/on_ray.py [--rounds 10] [--seconds 3] [--only latency,throughput,linear]
+    python bench/on_ray.py [--rounds 10] [--seconds 3] [--only latency,throughput,linear,cost]
 
 Needs requirements-ray.txt. Both services, the cluster's nodes and the clients are on this machine, where the kernel
 allows it in a network namespace: no network is measured, and nothing here shows that Ray scales over machines.
 
     latency      one client, one text of 8 words: the median of the medians of the rounds, and the difference
     throughput   8 clients, 8 texts of 8 words: texts/s of a service with two threads, and of two replicas of one each
-    linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one
+    cost         8 clients, one text, a scripted model that takes no time: CPU ms a call, by what spends them
+    linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one; and what
+                 the head spends on 1 and on 16 replicas that nobody asks (CPU s a second)
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,7 @@ from mayfly.models.defaults import MINILM  # noqa: E402
 
 TEXT = "the quick brown fox jumps over the dog"
 REPLICAS = 16
+T = TypeVar("T")
 SLEEP = 1.0
 
 
@@ -46,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--only", default="latency,throughput,linear")
+    parser.add_argument("--only", default="latency,throughput,cost,linear")
     chosen = parser.parse_args()
     wanted = chosen.only.split(",")
     found: dict[str, Any] = {"load_before": os.getloadavg()}
@@ -56,6 +59,8 @@ def main() -> None:
         try:
             if {"latency", "throughput"} & set(wanted):
                 found |= _real(cluster, folder, chosen, wanted)
+            if "cost" in wanted:
+                found |= _cost(cluster, folder, chosen.seconds)
             if "linear" in wanted:
                 found |= _linear(cluster, folder, chosen.seconds)
         finally:
@@ -119,16 +124,65 @@ def _real(cluster: RayCluster, folder: Path, chosen: argparse.Namespace, wanted:
 
 def _linear(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:
     models = folder / "models"
-    models.mkdir()
+    models.mkdir(exist_ok=True)
     chat = scripts.write(models, {"when": "", "do": "answer", "pieces": ["x"], "seconds": SLEEP}, name="sleeper")
-    rates = {}
+    rates, idle = {}, {}
     for replicas in (1, REPLICAS):
         with _service(cluster, folder / f"linear{replicas}", replicas, MODEL_PATH=models, EMBED_MODEL="none",
                       MODEL_NAME=chat) as service:
             rates[replicas] = _rate(cluster, service.url, "/gpt4all_api", {"prompt": "a"}, 2 * replicas,
                                     max(10 * SLEEP, 3 * seconds))
+            idle[str(replicas)] = _spent(cluster, lambda: time.sleep(10.0))[0]
     return {"completions_a_second": {str(replicas): round(rate, 3) for replicas, rate in rates.items()},
-            "linear": round(rates[REPLICAS] / rates[1] / REPLICAS, 3)}
+            "linear": round(rates[REPLICAS] / rates[1] / REPLICAS, 3),
+            "idle_cpu": {replicas: {what: round(seconds / 10.0, 4) for what, seconds in each.items()}
+                         for replicas, each in idle.items()}}
+
+
+def _cost(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    vectors = scripts.write(models, name="vectors", kind="embedding")
+    with _service(cluster, folder / "cost", 2, MODEL_PATH=models, EMBED_MODEL=vectors) as service:
+        def work() -> float:
+            return _rate(cluster, service.url, "/embed", {"input": [TEXT]}, 8, 3 * seconds)
+
+        work()
+        spent, rate = _spent(cluster, work)
+        calls = rate * 3 * seconds
+        return {"calls_a_second": round(rate), "cpu_ms_a_call": {
+            what: round(1000 * used / calls, 3) for what, used in spent.items()}}
+
+
+# What a process is, by what its command line holds.
+_KINDS = {"mayfly.app": "front", "ray::ServeReplica": "replicas", "mayfly.workers": "workers", "gcs_server": "gcs",
+          "ray::ServeController": "controller", "raylet/raylet": "raylets", "watchdog.py": "watchdog", "ray": "other"}
+
+
+def _spent(cluster: RayCluster, work: Callable[[], T]) -> tuple[dict[str, float], T]:
+    """Return the CPU seconds that each kind of process spends while something is done, and what that gives."""
+    before = _used(cluster)
+    made = work()
+    spent = dict.fromkeys(_KINDS.values(), 0.0)
+    for pid, (kind, seconds) in _used(cluster).items():
+        spent[kind] += seconds - before.get(pid, (kind, 0.0))[1]
+    return spent, made
+
+
+def _used(cluster: RayCluster) -> dict[int, tuple[str, float]]:
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if not os.path.samestat(os.stat(entry / "ns" / "net"), os.stat(cluster.within()[1].partition("=")[2])):
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        kind = next((kind for part, kind in _KINDS.items() if part in command), "")
+        if kind and entry.name != str(os.getpid()):
+            found[int(entry.name)] = kind, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def _latency(url: str, calls: int = 30) -> float:
