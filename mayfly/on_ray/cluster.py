@@ -161,6 +161,8 @@ class Cluster:
         for lane in lanes:
             if lane.wanted and lane.handle is None:
                 lane.handle = await asyncio.to_thread(self._deploy, lane)
+                # If another service has it leave, it comes back only when somebody asks for it.
+                lane.wanted = lane.stays
         applications = (await asyncio.to_thread(serve.status)).applications
         for lane in lanes:
             self._take_in(lane, applications.get(lane.app))
