@@ -30,12 +30,13 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 def span(low: int, high: int) -> Callable[[str], tuple[int, int]]:
     """Accept a whole number, or two with a dash between them, the smaller first."""
     def parse(text: str) -> tuple[int, int]:
+        allowed = f"a whole number from {low} to {high}, or two such as 1-4"
         if not re.fullmatch(r"\d{1,9}(\s*-\s*\d{1,9})?", text):
-            raise Refused(f"a whole number from {low} to {high}, or two such as 1-4")
+            raise Refused(allowed)
         first, *rest = map(int, text.split("-"))
         last = rest[0] if rest else first
         if not low <= first <= last <= high or not last:
-            raise Refused(f"a whole number from {low} to {high}, or two such as 1-4")
+            raise Refused(allowed)
         return first, last
 
     return parse

@@ -19,10 +19,10 @@ from mayfly.settings import Settings
 from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.codec import plain
 
-# Both processes of a call run what they do for it in one thread each; every other way costs two changes of thread.
-_IN_ONE_THREAD = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-                  "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
-os.environ.update({**_IN_ONE_THREAD, **ENVIRONMENT})
+# Both processes of a call run what they do for it in one thread each; the controller hears each second how many wait.
+_OF_SERVE = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
+os.environ.update({**_OF_SERVE, **ENVIRONMENT})
 
 import ray  # noqa: E402 - it reads the environment as it is imported
 from ray import serve  # noqa: E402
@@ -208,7 +208,7 @@ class Cluster:
             "graceful_shutdown_timeout_s": self._settings.grace_seconds,
             "ray_actor_options": {
                 "num_cpus": self._settings.replica_threads,
-                "runtime_env": {"env_vars": {"PYTHONPATH": str(ABOVE), **_IN_ONE_THREAD}}},
+                "runtime_env": {"env_vars": {"PYTHONPATH": str(ABOVE), **_OF_SERVE}}},
             # What is the same needs no new replicas, whichever front says it.
             "version": hashlib.sha256(told.encode()).hexdigest()[:16], "_internal": True,
         }

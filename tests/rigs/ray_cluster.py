@@ -13,14 +13,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from service import PROJECT
-
-_PATIENCE = 120.0
 
 
 class RayCluster:
@@ -123,9 +120,7 @@ def main(nodes: int, cores: int) -> None:
         cluster.remove_node(workers.pop(0), allow_graceful=False)
         workers.append(cluster.add_node(num_cpus=cores))
         tell()
-    began = time.monotonic()
     cluster.shutdown()
-    print(f"ended in {time.monotonic() - began:.1f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
 def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
     answer = on_ray.get(lambda: on_ray.service.complete("Hello", model="other"))
     assert answer["response"] == "Another."
-    assert "model:other" in on_ray.health()["lanes"]
+    # Ray is asked how its replicas are twice a second.
+    until(lambda: "model:other" in on_ray.health()["lanes"], what="the lane of a model that has just answered")
 
 
 def test_nobody_is_heard_without_the_token(on_ray: OnRay) -> None:
