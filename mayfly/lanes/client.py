@@ -49,7 +49,7 @@ _REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
 _ASK_AGAIN = 1.0
 # What is said for this process alone.
-_NOT_SHOWN = ("address", "served_at_once")
+_NOT_SHOWN = ("address", "served_at_once", "kind")
 
 
 class SocketLane:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
@@ -29,13 +29,14 @@ class Switchboard:
         configured: "embedding" and "completion".
         models: which of these serves which model, by the model's id.
         new: makes other lanes; left out where there is no watchdog, and the configured models alone are served.
-        known: returns the names of those that are open now.
+        known: returns those that are open now or asked for: by name, what each is for, or "" if that isn't known. A
+            process that replaces another one hears so of lanes that the other one opened.
         dismiss: asks for the end of a model's lane, by the model's id.
         keep: says how long (s) it is to stay idle.
     """
 
     def __init__(self, configured: Mapping[str, Lane], models: Mapping[str, str], *, new: New = _alone,
-                 known: Callable[[], Collection[str]] = tuple, dismiss: Callable[[str], None] = lambda model: None,
+                 known: Callable[[], Mapping[str, str]] = dict, dismiss: Callable[[str], None] = lambda model: None,
                  keep: Callable[[str, float], None] = lambda model, seconds: None) -> None:
         self.configured = configured
         self.keep = keep
@@ -90,14 +91,17 @@ class Switchboard:
 
     def all_lanes(self) -> dict[str, Lane]:
         """Return all lanes that were ever there, by name."""
+        known = self._known()
         with self._lock:
+            for name, kind in known.items():
+                if kind and name not in self.configured and name not in self._lanes:
+                    self._lanes[name] = self._new(name, name.partition(":")[2], kind)
             return {**self.configured, **self._lanes}
 
     def open_lanes(self) -> dict[str, Lane]:
         """Return the lanes that are there now, by name."""
         known = self._known()
-        with self._lock:
-            return {**self.configured, **{name: lane for name, lane in self._lanes.items() if name in known}}
+        return {name: lane for name, lane in self.all_lanes().items() if name in self.configured or name in known}
 
 
 def supervised(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Switchboard:
@@ -121,5 +125,5 @@ def supervised(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> 
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},
-                       new=new, known=board.lanes, dismiss=lambda model: tell(Dismiss(model)),
+                       new=new, known=board.kinds, dismiss=lambda model: tell(Dismiss(model)),
                        keep=lambda model, seconds: tell(Keep(model, seconds)))

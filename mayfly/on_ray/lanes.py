@@ -67,5 +67,5 @@ def on_ray(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Swit
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},
-                       new=new, known=lambda: [*cluster.open(), *board.lanes()],
+                       new=new, known=lambda: {**dict.fromkeys(cluster.open(), ""), **board.kinds()},
                        dismiss=lambda model: cluster.dismiss(f"model:{model}"))

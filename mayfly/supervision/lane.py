@@ -178,7 +178,7 @@ class Lane:
             "state": state, "model": self.model, "isolation": self.isolation, "generation": self.generation,
             "pid": ready.handle.pid if ready else None, "restarts": dict(self.restarts),
             "last_failure": self.last_failure, "address": self.address, "served_at_once": self.served_at_once,
-            **self.engine}
+            "kind": self.kind, **self.engine}
         if self.use.keep < math.inf:
             # By the clock that people read: this one counts from the start of the machine.
             facts["leaves_at"] = round(time.time() - time.monotonic() + self.use.last + self.use.keep)

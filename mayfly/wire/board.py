@@ -47,6 +47,10 @@ class Board:
                 self._look()
             return self._lanes
 
+    def kinds(self) -> dict[str, str]:
+        """Return what each lane's model is for, by the lanes' names; "" for a lane that is only asked for."""
+        return {name: said.get("kind", "") for name, said in self.lanes().items()}
+
     def _look(self) -> None:
         try:
             found = os.stat(self._path)

@@ -222,11 +222,18 @@ def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
 def test_models_stay_loaded_while_the_web_process_is_replaced(played: Callable[..., Service]) -> None:
     service = played()
     text(service, "a")
+    for path, model in (("/v1/embeddings", "vectors"), ("/v1/tokenize", "vectors")):
+        assert service.post(path, {"model": model, "input": "one"}).status_code == 200
     pid = service.lane("model:a")["pid"]
     web = service.pid("app")
     assert web in service.family()
     os.kill(web, signal.SIGKILL)
     until(lambda: service.sentinel("app").get("pid") not in (None, web))
+    # What runs is told of, though nobody has asked the new process for it.
+    assert open_models(service) == {"a", "vectors"}
+    assert set(service.health()["lanes"]) == {"embedding", "completion", "model:a", "model:vectors", "vocabulary"}
+    told = service.session.get(service.url + "/metrics").text
+    assert 'mayfly_ready_models{lane="on_demand"} 2.0' in told and 'mayfly_ready_models{lane="vocabulary"} 1.0' in told
     assert text(service, "a") == "I am a."
     assert service.lane("model:a")["pid"] == pid
 
