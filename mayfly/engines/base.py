@@ -162,6 +162,7 @@ class CompletionEngine(Protocol):
         on_token: OnToken,
         prompt_batch: int | None = None,
         prefixes: Prefixes | None = None,
+        steady: int | None = None,
     ) -> Generated:
         """Evaluate a prompt and sample tokens.
 
@@ -170,6 +171,8 @@ class CompletionEngine(Protocol):
             sampling: `max_tokens` None goes on to the end of the window; `stop` is the caller's business.
             prompt_batch: prompt tokens evaluated at once, from 1; None is the engine's own choice.
             prefixes: what an engine may use instead of evaluating the prompt's beginning, which changes no answer.
+            steady: threads for what comes out otherwise with another number of them, so that the same call always gives
+                the same bytes; None leaves it to `set_threads`.
             on_progress: called while the prompt is tokenised and evaluated, at least once a batch; False stops.
             on_token: called with each token.
 

@@ -146,6 +146,7 @@ class ScriptedCompletions:
         on_token: Callable[[bytes], bool],
         prompt_batch: int | None = None,
         prefixes: Prefixes | None = None,
+        steady: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         words = sum(len(segment.text.split()) for segment in segments)

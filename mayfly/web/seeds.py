@@ -25,5 +25,6 @@ def seeded(asked: Asked, model: Model, calls: Sequence[CompletionCall], candidat
     given = calls[0].sampling.seed
     first = secrets.randbits(_BITS) if given is None else given
     asked.headers.append((HEADER, str(first)))
-    return [replace(call, sampling=replace(call.sampling, seed=first + number % candidates))
+    return [replace(call, sampling=replace(call.sampling, seed=first + number % candidates,
+                                           repeatable=given is not None or not call.sampling.temperature))
             for number, call in enumerate(calls)]

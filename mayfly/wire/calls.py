@@ -89,6 +89,7 @@ class Sampling:
     count tokens of the answer, and `dry_...` and `xtc_...` are those samplers of llama.cpp. With `logprobs` each token
     is told with its log-probability and so many of the likeliest in its place, and with `prompt_logprobs` the prompt's
     tokens are too. `n_ctx` is a smaller window than the model's. `form` allows only tokens that it can go on with.
+    What isn't `repeatable` may differ in its bytes when it is asked again, for nobody has named its seed.
     """
 
     max_tokens: int | None = 200
@@ -100,6 +101,7 @@ class Sampling:
     repeat_last_n: int = 64
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    repeatable: bool = True
     typical_p: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

@@ -72,6 +72,11 @@ class Budget:
         """Between two tokens or texts: give threads up or take them back as others begin and end."""
         self._use(self._share())
 
+    @property
+    def full(self) -> int:
+        """The threads that the call would have if nothing else computed."""
+        return self._total if self._most is None else min(self._total, self._most)
+
     def leave(self) -> None:
         """Stop computing."""
         self._table[self._place] = 0

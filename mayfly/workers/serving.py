@@ -108,7 +108,8 @@ class Completer:
                 answering = self._engine.answering(call, segments)
                 answer.expect(answering)
                 made = self._engine.generate(segments, answering.sampling, answer.on_progress, answer.on_token,
-                                             call.prompt_batch, self._prefixes)
+                                             call.prompt_batch, self._prefixes,
+                                             self._budget.full if call.sampling.repeatable else None)
             except ContextLengthExceeded as exc:
                 fewer = without_oldest(messages, (exc.tokens or 0) - self._engine.context_length)
                 if not call.drop_oldest or len(fewer) == len(messages):

@@ -62,7 +62,8 @@ class ToyCompletions:
         return Answering(call.sampling)
 
     def generate(self, segments: Sequence[Segment], sampling: Sampling, on_progress: Callable[[], bool],
-                 on_token: OnToken, prompt_batch: int | None = None, prefixes: Prefixes | None = None) -> Generated:
+                 on_token: OnToken, prompt_batch: int | None = None, prefixes: Prefixes | None = None,
+                 steady: int | None = None) -> Generated:
         """See CompletionEngine."""
         on_token(f"my seed is {sampling.seed}".encode())
         return Generated("end", 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import random
 import re
 import subprocess
 import sys
@@ -254,6 +255,22 @@ def test_the_same_seed_draws_the_same_and_others_draw_others(tiny_model: Path) -
     seeded = [answer(engine, Sampling(20, temperature=1.5, top_p=1.0, seed=seed)) for seed in (1, 2, 1, -1, -1)]
     assert seeded[0] == seeded[2] != seeded[1] and seeded[3] == seeded[4] != seeded[0]
     assert len({answer(engine, Sampling(20, temperature=1.5, top_p=1.0)) for _ in range(6)}) == 6
+
+
+def test_a_long_window_gives_the_same_bits_with_any_share_of_the_threads(tmp_path: Path) -> None:
+    engine = LlamaCompletions(tiny_llama.make(tmp_path / "m.gguf", embedding=64, heads=2), 2, 1024, "cpu", "m")
+    prompt = engine.prompt(CompletionCall("test", text=" ".join(random.Random(1).choices(tiny_llama.WORDS, k=600))))
+
+    def likelihoods(share: int, steady: int | None) -> list[float | None]:
+        found: list[float | None] = []
+        engine.set_threads(share)
+        engine.generate(prompt, Sampling(16, 0.0, logprobs=0), lambda: True,
+                        lambda piece, *scores: found.extend(score.logprob for score in scores) is None, steady=steady)
+        return found
+
+    alone = likelihoods(2, 2)
+    assert likelihoods(1, 2) == alone == likelihoods(2, None) and len(alone) == 16
+    assert likelihoods(1, None) != alone  # or nothing would have to be kept steady
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_and_one_that_leaves_some_fills_it(tiny_model: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,27 @@ def test_an_answer_names_the_seed_that_makes_it_again(service: Service) -> None:
         assert len({str({**choice, "index": 0}) for choice in drawn.json()["choices"]}) == 3
         streamed_answer = service.post(path, {**asked, "stream": True, "seed": 5})
         assert streamed_answer.headers["X-Seed"] == "5"
+
+
+@WITH_SEEDS
+def test_what_is_repeatable_is_the_same_to_the_last_bit_when_threads_are_shared(tmp_path: Path) -> None:
+    tiny_llama.make(tmp_path / "tiny.gguf", embedding=64, heads=2)
+    service = Service(tmp_path / "service", {"MODEL_PATH": tmp_path, "MODEL_NAME": "tiny.gguf", "EMBED_MODEL": "none",
+                                             "N_CTX": 2048, "THREADS": 2, "CHAT_PROCESSES": 3})
+    try:
+        service.wait_ready()
+        prompt = " ".join(itertools.islice(itertools.cycle(tiny_llama.WORDS), 900))
+
+        def likelihoods(fields: dict[str, Any]) -> Any:
+            asked = {"prompt": prompt, **FREELY, "max_tokens": 400, "logprobs": 0, **fields}
+            return service.post("/v1/completions", asked).json()["choices"][0]["logprobs"]["token_logprobs"]
+
+        for fields in ({"temperature": 0}, {"seed": 7}):
+            alone = likelihoods(fields)
+            with ThreadPoolExecutor(3) as clients:
+                assert list(clients.map(likelihoods, [fields] * 3)) == [alone] * 3
+    finally:
+        service.stop()
 
 
 @WITH_SEEDS

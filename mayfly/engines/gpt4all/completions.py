@@ -158,6 +158,7 @@ class Gpt4AllCompletions:
         on_token: Callable[[bytes], bool],
         prompt_batch: int | None = None,
         prefixes: Prefixes | None = None,
+        steady: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         pieces, counted = self._fitting(segments, on_progress)

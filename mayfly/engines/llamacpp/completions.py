@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # not needed by calls without a form
 # Prompt tokens evaluated at once where the likelihood of each is asked for: the library keeps what it found for all the
 # vocabulary, a megabyte for each token.
 _SCORED_BATCH = 32
+# For a single token llama.cpp gives each thread a part of a longer window, and adds up what they find: with another
+# number of threads the last bits of the sum differ, and with them a token now and then. (From 512 places on, which it
+# counts in steps of 256: `use_split_kv_path` of its ops.cpp.) Batches come out alike with any number.
+_SPLIT_FROM = 256
 
 
 class LlamaCompletions:
@@ -74,6 +78,7 @@ class LlamaCompletions:
         if not self._context:
             raise ModelUnavailable(f"llama.cpp can't load {path.name}: {reason('there is not enough memory')}")
         self._window = Window(self._llama, loaded, self._context)
+        self._threads, self._steady = threads, 0
         self._vocabulary = Vocabulary(loaded)
         _ = self._vocabulary.survey  # once, and not in each fork
         self._end_ids = turn_ends(header)
@@ -123,7 +128,16 @@ class LlamaCompletions:
 
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
-        self._llama.llama_set_n_threads(self._context, threads, threads)
+        self._threads = threads
+        # The first is for single tokens, the second for batches.
+        self._llama.llama_set_n_threads(self._context, self._steady or threads, threads)
+
+    def _keep_steady(self, threads: int | None, tokens: int) -> None:
+        """Compute single tokens with so many threads, whatever `set_threads` says, in a window of so many tokens."""
+        steady = threads if threads is not None and tokens > _SPLIT_FROM else 0
+        if steady != self._steady:
+            self._steady = steady
+            self.set_threads(self._threads)
 
     def generate(
         self,
@@ -133,6 +147,7 @@ class LlamaCompletions:
         on_token: OnToken,
         prompt_batch: int | None = None,
         prefixes: Prefixes | None = None,
+        steady: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
         held = self._forms.held(sampling.form, on_progress) if sampling.form is not None else None
@@ -147,6 +162,7 @@ class LlamaCompletions:
             raise EngineFailed("the prompt has no tokens")
         room = window - len(prompt)
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        self._keep_steady(steady, len(prompt))
         with contextlib.ExitStack() as stack:
             scorer = None
             if sampling.logprobs is not None:
@@ -169,6 +185,7 @@ class LlamaCompletions:
                 if held is not None and held.take(token):
                     return Generated("end", len(prompt), sampled)
                 if sampled < limit:
+                    self._keep_steady(steady, len(prompt) + sampled)
                     self._window.append(array("i", [token]))
             return Generated("limit", len(prompt), limit)
 
