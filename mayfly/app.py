@@ -70,7 +70,7 @@ def site_of(app: Flask) -> Site:
     from mayfly.http.site import Site
 
     return Site(app.wsgi_app, app.extensions["mayfly.gate"], app.extensions["mayfly.at_once"],
-                app.extensions["mayfly.answered"])
+                app.extensions["mayfly.answered"], app.extensions["mayfly.probes"])
 
 
 def _serve(sockets: Sequence[socket.socket], settings: Settings, lanes: Switchboard,

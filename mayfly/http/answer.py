@@ -126,9 +126,11 @@ def fail(connection: Connection, request: Request, exc: BaseException) -> None:
 
 
 def log(connection: Connection, request: Request, status: int, size: int) -> None:
-    """Count a request whose answer has ended, with `size` bytes of body, and write its log line."""
-    connection.server.site.answered(request.method() or "", getattr(request, "path", ""), status,
-                                    time.monotonic() - request.began)
+    """Count a request whose answer has ended, with `size` bytes of body, and write its log line, if it gets one."""
+    site, path = connection.server.site, getattr(request, "path", "")
+    site.answered(request.method() or "", path, status, time.monotonic() - request.began)
+    if status == 200 and path.rstrip("/") in site.probes:
+        return
     sent = 0 if request.method() == "HEAD" else size
     connection.server.log_access(access_log.line(connection.addr[0], request.method(), request.target(),
                                                  request.version, status, sent, time.time()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,12 +43,15 @@ class Site:
             gets beside its own; or None, which leaves the request to the application.
         answered: called with the method, path and status of each request that was answered, and the seconds from its
             first byte to its answer's last.
+        probes: the paths that programs ask for again and again. A probe that succeeds gets no line in the access log,
+            or a balancer's would be most of it.
     """
 
     application: WSGIApplication
     gate: Gate
     at_once: Callable[[str, str, Mapping[str, Any], bytes], tuple[Flow, Headers] | None]
     answered: Callable[[str, str, int, float], None]
+    probes: Collection[str]
 
     def ask(self, environ: dict[str, Any]) -> tuple[Flow, Headers]:
         """Call the application; return the flow that answers, and the headers that its answer gets beside its own."""

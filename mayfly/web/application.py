@@ -70,6 +70,7 @@ def build(service: Service) -> Flask:
     # For the server, which asks more than WSGI tells.
     app.extensions["mayfly.gate"] = gate
     app.extensions["mayfly.answered"] = requests.note
+    app.extensions["mayfly.probes"] = open_paths
     app.extensions["mayfly.at_once"] = AtOnce(table, service)
     return app
 

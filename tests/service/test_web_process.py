@@ -28,10 +28,10 @@ def test_supervised_process_serves_reports_and_stops(tmp_path: Path) -> None:
     with supervised(tmp_path) as service:
         facts = json.loads(service.sentinel.read_text())
         assert (facts["pid"], facts["generation"]) == (service.process.pid, 3)
-        assert service.get("/health")[0] == 200
+        assert service.get("/v1/models")[0] == 200
         event = _event(service.output.readline())
         assert isinstance(event, Access)
-        assert '"GET /health HTTP/1.1" 200' in event.line
+        assert '"GET /v1/models HTTP/1.1" 200' in event.line
         service.process.send_signal(signal.SIGINT)
         assert service.get("/health")[0] == 200
         service.process.terminate()
@@ -50,7 +50,7 @@ def test_heartbeat_goes_on_while_nothing_happens(tmp_path: Path) -> None:
 def test_key_is_on_no_command_line_and_in_no_output(tmp_path: Path) -> None:
     # DEBUG, or only root may see the environment.
     with supervised(tmp_path, DEBUG="true") as service:
-        service.get("/health", Authorization=f"Bearer {KEY}")
+        service.get("/v1/models", Authorization=f"Bearer {KEY}")
         service.get("/nothing", Authorization=f"Bearer {KEY}x")
         if os.path.isdir("/proc/self"):
             for name in ("cmdline", "environ"):

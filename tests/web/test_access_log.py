@@ -27,23 +27,38 @@ def get(target: bytes, *lines: bytes) -> bytes:
 
 
 def test_each_request_has_one_line_in_the_common_form() -> None:
-    lines = logged(get(b"/health"), get(b"/nothing"), b"nonsense\r\n\r\n",
+    lines = logged(get(b"/v1/models"), get(b"/nothing"), b"nonsense\r\n\r\n",
                    http_post("/embed", b'{"input": "x"}', "Connection: close"),
                    http_post("/embed", b"{", "Connection: close"),
                    http_post("/gpt4all_api", b'{"prompt": "x", "stream": true}'))
     assert all(COMMON.fullmatch(line) for line in lines)
     assert [re.sub(r"^.*?\] | \S+$", "", line) for line in lines] == [
-        '"GET /health HTTP/1.1" 200', '"GET /nothing HTTP/1.1" 404', '"-" 400', '"POST /embed HTTP/1.1" 200',
+        '"GET /v1/models HTTP/1.1" 200', '"GET /nothing HTTP/1.1" 404', '"-" 400', '"POST /embed HTTP/1.1" 200',
         '"POST /embed HTTP/1.1" 400', '"POST /gpt4all_api HTTP/1.1" 200']
     assert all(int(line.rsplit(" ", 1)[1]) > 0 for line in lines)
 
 
 def test_both_pipelined_requests_have_a_line() -> None:
     with serving() as service:
-        service.raw(http_post("/embed", b'{"input": "x"}') + get(b"/health"))
+        service.raw(http_post("/embed", b'{"input": "x"}') + get(b"/v1/models"))
         eventually(lambda: len(service.lines) == 2)
         assert '"POST /embed HTTP/1.1" 200' in service.lines[0]
-        assert '"GET /health HTTP/1.1" 200' in service.lines[1]
+        assert '"GET /v1/models HTTP/1.1" 200' in service.lines[1]
+
+
+def test_probes_that_succeed_have_no_line_and_those_that_fail_have_one() -> None:
+    with serving() as service:
+        for target in (b"/health", b"/ready/", b"/metrics?x=1", b"/ready"):
+            for method in (b"GET", b"HEAD"):
+                service.raw(get(target).replace(b"GET", method, 1))
+        service.chat.is_ready = False
+        service.raw(get(b"/ready"))
+        service.raw(get(b"/health").replace(b"GET", b"POST", 1))
+        eventually(lambda: len(service.lines) == 2)
+        assert '"GET /ready HTTP/1.1" 503' in service.lines[0]
+        assert '"POST /health HTTP/1.1" 405' in service.lines[1]
+        # They are counted all the same.
+        assert b'{method="HEAD",route="/ready",status="200"} 2.0' in service.request("GET", "/metrics")[2]
 
 
 @pytest.mark.parametrize("target", [
@@ -59,7 +74,7 @@ def test_line_cannot_be_forged(target: bytes) -> None:
 
 
 def test_query_and_credentials_are_left_out() -> None:
-    for target in (b"/health?key=S3CRET", b"/health#S3CRET", b"http://user:S3CRET@localhost/health",
+    for target in (b"/ping?key=S3CRET", b"/ping#S3CRET", b"http://user:S3CRET@localhost/ping",
                    b"http://localhost?S3CRET"):
         (line,) = logged(get(target, b"Authorization: Bearer " + KEY.encode(), b"Cookie: S3CRET", b"Referer: S3CRET",
                              b"User-Agent: S3CRET"))

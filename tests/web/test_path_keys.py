@@ -57,8 +57,8 @@ def test_a_key_before_the_path_is_written_nowhere(capfd: pytest.CaptureFixture[s
         for path, body in CALLS:
             said += service.raw(http_post(f"/k/{SENT}{path}", json.dumps(body).encode(), "Connection: close"))
             said += service.raw(http_post(f"/k/{SENT}x{path}", b"{", "Via: 1.1 tunnel", "Connection: close"))
-        for target in (f"/k/{SENT}", f"/k/{SENT}/nothing", f"/k/{SENT}?x={SENT}", f"http://a@localhost/k/{SENT}/health",
-                       f"/k/{SENT}/%00", f"/%6B/{SENT}/k/{SENT}/health"):
+        for target in (f"/k/{SENT}", f"/k/{SENT}/nothing", f"/k/{SENT}?x={SENT}", f"http://a@localhost/k/{SENT}/v1/models",
+                       f"/k/{SENT}/%00", f"/%6B/{SENT}/k/{SENT}/v1/models"):
             said += service.raw(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         for broken in (f"GET /k/{SENT}/health HTTP/1.1\r\n\r\n", f"GET /k/{SENT}/health HTTP/3.0\r\nHost: a\r\n\r\n",
                        f"GET /k/{SENT}/health HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", f"GET /k/{SENT} x y\r\n\r\n",

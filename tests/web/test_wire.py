@@ -274,9 +274,9 @@ def test_client_that_connects_and_leaves_is_nothing(service: Service) -> None:
     with service.connect() as sock:
         sock.shutdown(socket.SHUT_WR)
         assert read_all(sock) == b""
-    assert service.healthy()
+    service.raw(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     eventually(lambda: len(service.lines) > lines)
-    assert '"GET /health HTTP/1.1" 200' in service.lines[lines]
+    assert '"GET /ping HTTP/1.1" 404' in service.lines[lines]
 
 
 def test_two_pipelined_requests_are_answered_in_order(service: Service) -> None:
