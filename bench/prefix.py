@@ -4,7 +4,7 @@
 
 In turn, in one run: a persona of 300 tokens that is used again with another question each time; and the last turn of a
 conversation of 8 turns, some 2,000 tokens at its end, in which each server has the answers that it gave. Turns follow
-one another at once, as a script's do. Without the store (PREFIX_MEMORY=none) the same last request is sent again. The
+one another at once, as a script's do, and after a pause, as those of people who read. Without the store (PREFIX_MEMORY=none) the same last request is sent again. The
 service's answers with and without are compared byte by byte, there and over more conversations of two turns: so many at
 temperature 0, and so many with a seed. Models: SmolLM2-135M, and a llama of TinyLlama's shape with random weights.
 """
@@ -36,7 +36,8 @@ from mayfly.settings import available_cores, load_settings  # noqa: E402
 
 WITH, WITHOUT, SERVER = "mayfly", "mayfly, PREFIX_MEMORY=none", "llama.cpp's server"
 N_CTX = 2304
-PERSONA_TOKENS, TURNS, TURN_TOKENS, ANSWER_TOKENS = 300, 8, 190, 48
+PERSONA_TOKENS, TURNS, TURN_TOKENS, ANSWER_TOKENS = 300, 8, 170, 72
+READING = 3.0  # seconds
 
 Messages = list[dict[str, str]]
 
@@ -105,7 +106,7 @@ def of_model(folder: Path, model: Path, rounds: int, conversations: int) -> tupl
         words = Words(contenders[WITH]._url)
         compared: list[bool] = []
         persona = of_persona(contenders, words, rounds, compared)
-        turns = of_conversation(contenders, words, rounds, compared)
+        at_once, read = (of_conversation(contenders, words, rounds, compared, pause) for pause in (0.0, READING))
         for number in range(conversations):
             for sampling in ({}, {"temperature": 1.0, "seed": number}):
                 compared += of_pair(contenders, words, sampling)
@@ -113,7 +114,8 @@ def of_model(folder: Path, model: Path, rounds: int, conversations: int) -> tupl
         for contender in contenders.values():
             contender.stop()
     rows = []
-    for what, times in (("persona used again", persona), ("last turn of a conversation", turns)):
+    for what, times in (("persona used again", persona), ("last turn of a conversation, at once", at_once),
+                        (f"last turn of a conversation, {READING:g} s after each answer", read)):
         with_it = results.median(times[WITH])
         rows.append((what, *(results.spread(times[name]) for name in (WITH, WITHOUT, SERVER)),
                      *(f"{with_it / results.median(times[name]):.3f}" for name in (WITHOUT, SERVER))))
@@ -160,9 +162,10 @@ def of_persona(contenders: dict[str, Contender], words: Words, rounds: int, comp
     return times
 
 
-def of_conversation(contenders: dict[str, Contender], words: Words, rounds: int, compared: list[bool]
-                    ) -> dict[str, list[float]]:
-    """Measure the last turn of conversations; see the module."""
+def of_conversation(contenders: dict[str, Contender], words: Words, rounds: int, compared: list[bool],
+                    pause: float) -> dict[str, list[float]]:
+    """Measure the last turn of conversations whose turns come so many seconds after the answer before; see the
+    module."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         said = [words(TURN_TOKENS) for _ in range(TURNS)]
@@ -176,11 +179,12 @@ def of_conversation(contenders: dict[str, Contender], words: Words, rounds: int,
                 if name == WITH:
                     last, answer = list(messages), given
                 messages.append({"role": "assistant", "content": given})
+                time.sleep(pause)
             times[name].append(first)
         first, again = contenders[WITHOUT](last)
         times[WITHOUT].append(first)
         compared.append(again == answer)
-        print("conversation", {name: round(found[-1], 3) for name, found in times.items()}, flush=True)
+        print("conversation", pause, {name: round(found[-1], 3) for name, found in times.items()}, flush=True)
     return times
 
 

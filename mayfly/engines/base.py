@@ -182,5 +182,16 @@ class CompletionEngine(Protocol):
             EngineFailed: the engine reported an error.
         """
 
+    def evaluate_ahead(self, beginning: Sequence[Segment], on_progress: Callable[[], bool], prefixes: Prefixes) -> None:
+        """After a call that an engine used `prefixes` for: evaluate what the next one's prompt will begin with, and
+        offer its state.
+
+        Args:
+            on_progress: as in `generate`; False stops, and nothing is offered.
+
+        Raises:
+            EngineFailed: the engine reported an error.
+        """
+
     def set_threads(self, threads: int) -> None:
         """Use this many compute threads from the next token or batch on."""

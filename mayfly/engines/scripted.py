@@ -124,6 +124,9 @@ class ScriptedCompletions:
     def reseed(self) -> None:
         """Nothing is random here."""
 
+    def evaluate_ahead(self, beginning: Sequence[Segment], on_progress: Callable[[], bool], prefixes: Prefixes) -> None:
+        """It keeps nothing of a prompt."""
+
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""
 

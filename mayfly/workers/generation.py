@@ -72,6 +72,7 @@ class Generation:
                 place = self._wait_for_place(channel, connection)
             if request is not None and place != NO_PLACE:
                 self._serve(channel, line, request, place)
+                return exits.DONE
         self._sentinel.remove()
         channel.send(DONE)
         return exits.DONE
@@ -116,6 +117,16 @@ class Generation:
             channel.send(FORM)
         # If it dies now, nobody has lost anything but an evaluation.
         completer.hand_back()
+        channel.send(DONE)
+        if isinstance(call, CompletionCall):
+            self._sentinel.write(self._facts)
+            completer.look_ahead(call, functools.partial(self._idle, channel))
+            self._sentinel.remove()
+
+    def _idle(self, channel: socket.socket) -> bool:
+        """Beat, and tell whether nobody computes and the parent is there: what is done for later calls delays none."""
+        self._sentinel.beat()
+        return not self._table.busy() and not readable(channel)
 
     def _lend(self, channel: socket.socket) -> Lend | None:
         most = self._spec.settings.prefix_memory

@@ -7,6 +7,7 @@ at every prompt batch and token.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mayfly.wire.calls import (
     CompletionCall,
     Finished,
     FinishReason,
+    Message,
     Piece,
     Request,
     ScoredToken,
@@ -55,6 +57,7 @@ class Completer:
         self._facts = facts
         self._lend = lend
         self._prefixes: Prefixes | None = None
+        self._said = ""
         self._next_look = 0.0
 
     def serve(self, line: Line, request: Request) -> Served:
@@ -75,6 +78,7 @@ class Completer:
                     self._prefixes = self._lend(call.namespace) if self._lend is not None else None
                     made, dropped = self._generate(call, answer)
                     reason = answer.finish(made)
+                    self._said = answer.said() if not dropped and reason != "tool_calls" else ""
                     now = time.monotonic()
                     evaluated = answer.began or now
                     line.send(Finished(reason, self._engine.model, self._generation, made.prompt_tokens,
@@ -94,6 +98,23 @@ class Completer:
         """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""
         if self._prefixes is not None:
             self._prefixes.hand_back()
+
+    def look_ahead(self, call: CompletionCall, on_progress: Callable[[], bool]) -> None:
+        """After a turn of a conversation, in an idle moment: evaluate the answer, since the next turn begins with it.
+
+        It was generated token by token, whose numbers aren't to the last bit those of a prompt's. People read an answer
+        before they go on, so that takes nobody's time. The first answer may be the only one.
+
+        Raises:
+            EngineFailed: the engine reported an error.
+        """
+        if self._prefixes is None or not self._said or not any(turn.role == "assistant" for turn in call.messages):
+            return
+        turns = (*call.messages, Message("assistant", self._said))
+        prompts = [self._engine.prompt(replace(call, messages=(*turns, Message("user", text)))) for text in ("a", "b")]
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))
+        self._engine.evaluate_ahead([segment for segment, _ in alike], on_progress, self._prefixes)
+        self._prefixes.hand_back()
 
     def _generate(self, call: CompletionCall, answer: _Answer) -> tuple[Generated, int]:
         """Generate; return how that ended, and how many messages were left out for it.
@@ -157,6 +178,7 @@ class _Answer:
         self._text = TextFilter(())
         self._reader = AnswerReader()
         self._logprobs: list[float] = []
+        self._texts: list[str] = []
         self.tokens = 0
         self.began = 0.0
 
@@ -190,6 +212,10 @@ class _Answer:
             return "length"
         return "tool_calls" if self._reader.called else "stop"
 
+    def said(self) -> str:
+        """Return the text that was sent of it."""
+        return "".join(self._texts)
+
     @property
     def stopped(self) -> str:
         """The text that has ended it; "" if none has."""
@@ -201,5 +227,6 @@ class _Answer:
 
     def _send(self, read: Read) -> None:
         tokens = self._text.tokens()
+        self._texts.append(read.text)
         if read or tokens:
             self._line.send(Piece(read.text, tokens, read.reasoning, tuple(read.calls)))

@@ -88,12 +88,12 @@ def test_a_prompt_is_cut_where_a_message_ends_and_alike_whatever_follows() -> No
         assert [token for piece in found for token in piece] == [token for _, ids in prompt(*lengths) for token in ids]
         return [len(piece) for piece in found]
 
-    assert sizes(300, 40) == [303, 43, 4]
-    assert sizes(10, 10) == [30]
-    assert sizes(10, 40, 700) == [56, 512, 191, 4]
+    assert sizes(300, 70) == [303, 73, 4]
+    assert sizes(30, 20) == [60]
+    assert sizes(20, 50, 700) == [76, 512, 191, 4]
     assert sizes(250, most=100) == [100, 100, 53, 4]
-    whole = sizes(5, 90, 20, 20, 600, 33)
-    assert [sizes(5, 90)[:1], sizes(5, 90, 20, 20)[:2], sizes(5, 90, 20, 20, 600)[:4]] == [
+    whole = sizes(5, 90, 30, 40, 600, 63)
+    assert [sizes(5, 90)[:1], sizes(5, 90, 30, 40)[:2], sizes(5, 90, 30, 40, 600)[:4]] == [
         whole[:1], whole[:2], whole[:4]]
 
 
@@ -106,13 +106,13 @@ def test_two_hundred_conversations_are_answered_alike_with_and_without(
     path = tiny_llama.make(tmp_path / "m.gguf", embedding=32, heads=1)
     engine = LlamaCompletions(path, 1, 1024, "cpu", "m")
     rng = random.Random(sampled)
-    personas = [said(rng, 80) for _ in range(20)]
+    personas = [said(rng, 120) for _ in range(20)]
     for number in range(200):
         sampling = Sampling(6, 0.0) if sampled == "greedy" else Sampling(6, 1.5, top_p=1.0, seed=number)
-        for messages in conversation(rng, 2, rng.choice(personas), longest=40):
+        for messages in conversation(rng, 2, rng.choice(personas), longest=80):
             assert Asked(engine, store)(messages, sampling) == Asked(engine, None)(messages, sampling)
     (told,) = store.news()
-    assert told.hits > 200 and told.tokens_saved > 10_000
+    assert told.hits > 150 and told.tokens_saved > 15_000
 
 
 @pytest.mark.parametrize("name", ["qwen3moe", "gemma3", "mamba"])
@@ -123,7 +123,7 @@ def test_mixtures_sliding_windows_and_recurrent_networks_answer_alike_too(
     for number, messages in enumerate(conversation(random.Random(name), 3)):
         for sampling in (Sampling(100, 0.0), Sampling(100, 1.5, top_p=1.0, seed=number)):
             assert Asked(engine, store)(messages, sampling) == Asked(engine, None)(messages, sampling)
-    assert store.news()[0].hits >= 4
+    assert store.news()[0].hits >= 3
 
 
 def test_where_states_cannot_be_taken_or_put_back_the_prompt_is_evaluated(
@@ -137,6 +137,23 @@ def test_where_states_cannot_be_taken_or_put_back_the_prompt_is_evaluated(
             patch.setattr(engine._llama, f"llama_state_seq_{failing}", lambda *anything: 0)
             assert [Asked(engine, store)(messages, greedy) for messages in turns] == answers
         assert store.news()[0].states == (failing == "set_data") * 2
+
+
+def test_what_is_evaluated_ahead_is_left_for_later_unless_somebody_else_computes(
+        tiny_model: Path, store: PrefixStore) -> None:
+    engine = LlamaCompletions(tiny_model, 1, 1024, "cpu", "m")
+    *_, messages = conversation(random.Random(1), 2, PERSONA)
+    later = engine.prompt(CompletionCall("test", (
+        *messages, Message("assistant", PERSONA), Message("user", "Hello"))))
+    prefixes = store.lend("")
+    for idle in (False, True):
+        engine.generate(engine.prompt(CompletionCall("test", tuple(messages))), Sampling(4), lambda: True,
+                        lambda piece: True, prefixes=prefixes)
+        prefixes.hand_back()
+        before = store.news()[0].states
+        engine.evaluate_ahead(later, lambda idle=idle: idle, prefixes)
+        prefixes.hand_back()
+        assert sum(told.states for told in store.news()) == (before + 1 if idle else 0)
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
@@ -170,6 +187,29 @@ def test_a_persona_is_evaluated_twice_and_a_turn_of_a_conversation_once(
         saved.append(remembered(service, hits=1 + number)["tokens_saved"])
     gained = [after - before for before, after in zip([persona, *saved], saved, strict=False)]
     assert gained[0] == persona < gained[2] < gained[3]
+
+
+def test_an_answer_is_evaluated_before_the_next_turn_begins_with_it(start: Callable[..., Service]) -> None:
+    services = {memory: start(folder=memory, PREFIX_MEMORY=memory, THREADS=2) for memory in ("64MB", "none")}
+    service = services["64MB"]
+    messages: list[dict[str, str]] = []
+    rng = random.Random(1)
+    saved = states = 0
+    for turn in range(4):
+        messages.append({"role": "user", "content": " ".join(rng.choices(tiny_llama.WORDS, k=150))})
+        body = {"messages": messages, "max_tokens": 90, "seed": turn, "logprobs": True}
+        answers = {memory: each.post("/v1/chat/completions", body).json() for memory, each in services.items()}
+        # To the last bit.
+        assert answers["64MB"]["choices"] == answers["none"]["choices"]
+        if turn == 3:
+            break
+        evaluated = answers["64MB"]["usage"]["prompt_tokens"]
+        messages.append({"role": "assistant", "content": answers["64MB"]["choices"][0]["message"]["content"]})
+        # Of a first answer nobody knows whether another turn follows.
+        states += 2 if turn else 1
+        saved = remembered(service, states=states)["tokens_saved"]
+    told = until(lambda: (lane := service.lane("completion")["prefixes"])["tokens_saved"] > saved and lane)
+    assert told["tokens_saved"] - saved > evaluated
 
 
 def test_without_memory_nothing_is_kept_and_gpt4all_runs_without(start: Callable[..., Service]) -> None:

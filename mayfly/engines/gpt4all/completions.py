@@ -183,6 +183,9 @@ class Gpt4AllCompletions:
         fitted = self._vocabulary.fitted(segments, self.context_length, on_progress)
         return [piece for piece, _ in fitted], sum(len(ids) for _, ids in fitted)
 
+    def evaluate_ahead(self, beginning: Sequence[Segment], on_progress: Callable[[], bool], prefixes: Prefixes) -> None:
+        """It keeps nothing of a prompt."""
+
     def set_threads(self, threads: int) -> None:
         """See CompletionEngine."""
         library.llmodel_setThreadCount(self._llm.model, threads)

@@ -23,7 +23,7 @@ from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
-from mayfly.errors import EngineFailed, InvalidRequest, ModelUnavailable
+from mayfly.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ModelUnavailable
 from mayfly.models.call_forms import MARKS
 from mayfly.models.header import read_contents
 from mayfly.prompts.chat import Answering
@@ -188,6 +188,13 @@ class LlamaCompletions:
                     self._keep_steady(steady, len(prompt) + sampled)
                     self._window.append(array("i", [token]))
             return Generated("limit", len(prompt), limit)
+
+    def evaluate_ahead(self, beginning: Sequence[Segment], on_progress: Callable[[], bool], prefixes: Prefixes) -> None:
+        """See CompletionEngine."""
+        with contextlib.suppress(ContextLengthExceeded):  # then no prompt begins like that
+            ids = self._vocabulary.fitted(beginning, self.context_length, on_progress)
+            # More may follow in the last piece.
+            self._window.evaluate_ahead(pieces(ids)[:-1], on_progress, prefixes)
 
     def self_test(self) -> None:
         """See CompletionEngine."""

@@ -6,8 +6,10 @@ another prompt has left is number for number what this one would evaluate.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import itertools
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +22,9 @@ from mayfly.prompts.segments import Segment
 
 # Prompt tokens evaluated at once, at most.
 BATCH = 512
-# A message that ends sooner after the last piece is no piece of its own: a pass over the weights takes its time.
-_LEAST = 32
+# A message that ends sooner after the last piece is no piece of its own: llama.cpp's attention computes 64 tokens side
+# by side, and fewer at up to twice the time for each.
+_LEAST = 64
 # A state is left if at least so many tokens had to be evaluated for it.
 _WORTH = 128
 # How often a batch is interrupted for a look at the call (s); the library would ask at each of some thousand nodes.
@@ -68,6 +71,9 @@ class Window:
         # What a recurrent network remembers can't be cut back to where a message ended.
         self._cuts_back = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
         self._fresh = True
+        # What was evaluated last, and how many tokens of it are still there.
+        self._pieces: Sequence[array[int]] = ()
+        self._left = 0
 
     def evaluate(self, prompt: Sequence[array[int]], on_progress: Callable[[], bool], prefixes: Prefixes | None = None,
                  scored: Callable[[int, int], None] | None = None) -> bool:
@@ -89,24 +95,41 @@ class Window:
         digests = prefixes.digests(prompt[:-1]) if prefixes is not None else []
         begun, wanted = self._begin(prompt, digests, prefixes)
         evaluated = sum(map(len, prompt[:begun]))
-        asking = _Asking(on_progress)
-        callback = Abort(asking)
-        self._llama.llama_set_abort_callback(self._context, callback, None)
-        try:
+        with self._interruptible(on_progress) as asking:
             for count, piece in enumerate(prompt[begun:], begun + 1):
                 if not (on_progress() and self.append(piece, all_results=scored is not None)):
-                    if asking.failure is not None:
-                        raise asking.failure
+                    asking.raise_failure()
                     return False
                 if scored is not None:
                     scored(evaluated, len(piece))
                 evaluated += len(piece)
                 if prefixes is not None and count in wanted:
                     self._offer(prefixes, digests[count - 1], evaluated)
-        finally:
-            # Between the nodes of a single token there is no time to ask.
-            self._llama.llama_set_abort_callback(self._context, None, None)
+        self._pieces, self._left = prompt, evaluated
         return True
+
+    def evaluate_ahead(self, beginning: Sequence[array[int]], on_progress: Callable[[], bool], prefixes: Prefixes
+                       ) -> None:
+        """Evaluate what later prompts will begin with, behind what the window still has of it, and offer its state.
+
+        Args:
+            beginning: in `pieces`.
+            on_progress: see CompletionEngine.generate.
+
+        Raises:
+            EngineFailed: llama.cpp can't.
+        """
+        pairs = zip(self._pieces, beginning, strict=False)
+        common = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        evaluated = sum(map(len, beginning[:common]))
+        if common == len(beginning) or evaluated > self._left or not self._cut_back(evaluated):
+            return
+        with self._interruptible(on_progress) as asking:
+            for piece in beginning[common:]:
+                if not (on_progress() and self.append(piece)):
+                    asking.raise_failure()
+                    return
+        self._offer(prefixes, prefixes.digests(beginning)[-1], sum(map(len, beginning)))
 
     def append(self, ids: array[int], *, all_results: bool = False) -> bool:
         """Evaluate tokens after those before; tell whether that came to its end.
@@ -125,6 +148,17 @@ class Window:
         if code not in (0, _ABORTED):
             raise EngineFailed(f"the engine failed: {reason(f'llama.cpp says {code}')}")
         return bool(code == 0)
+
+    @contextlib.contextmanager
+    def _interruptible(self, on_progress: Callable[[], bool]) -> Iterator[_Asking]:
+        asking = _Asking(on_progress)
+        callback = Abort(asking)
+        self._llama.llama_set_abort_callback(self._context, callback, None)
+        try:
+            yield asking
+        finally:
+            # Between the nodes of a single token there is no time to ask.
+            self._llama.llama_set_abort_callback(self._context, None, None)
 
     def _clear(self) -> None:
         if not self._fresh:
@@ -159,9 +193,16 @@ class Window:
         elif (state := take()) is not None:
             prefixes.offer(digest, tokens, lambda: state)
 
+    def _cut_back(self, tokens: int) -> bool:
+        """Leave the first tokens in the window alone; tell whether that can be done."""
+        if not (self._cuts_back and self._llama.llama_memory_seq_rm(self._memory, _SEQUENCE, tokens, -1)):
+            return False
+        self._left = tokens
+        return True
+
     def _take(self, tokens: int, most: int) -> int | None:
         """Return the descriptor of the state of the first tokens; None if it can't be had or is too large."""
-        if self._cuts_back and not self._llama.llama_memory_seq_rm(self._memory, _SEQUENCE, tokens, -1):
+        if self._cuts_back and not self._cut_back(tokens):
             return None
         size = self._llama.llama_state_seq_get_size(self._context, _SEQUENCE)
         if not 0 < size <= most:
@@ -190,3 +231,8 @@ class _Asking:
             return True
         self._next = time.monotonic() + _LOOK_INTERVAL
         return not going_on
+
+    def raise_failure(self) -> None:
+        """Raise what asking has raised, if it has."""
+        if self.failure is not None:
+            raise self.failure
