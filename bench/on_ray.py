@@ -6,7 +6,8 @@ Needs requirements-ray.txt. Both services, the cluster's nodes and the clients a
 allows it in a network namespace: no network is measured, and nothing here shows that Ray scales over machines.
 
     latency      one client, one text of 8 words: the median of the medians of the rounds, and the difference
-    throughput   8 clients, 8 texts of 8 words: texts/s of a service with two threads, and of two replicas of one each
+    throughput   8 clients, 8 texts of 8 words, no two alike: texts/s of a service with two threads, and of two replicas
+                 of one each
     cost         8 clients, one text, a scripted model that takes no time: CPU ms a call, by what spends them
     linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one; and what
                  the head spends on 1 and on 16 replicas that nobody asks (CPU s a second)
@@ -18,6 +19,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -30,32 +32,36 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs")]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "rigs"), str(PROJECT / "bench")]
 
+import results  # noqa: E402
 import scripts  # noqa: E402
 from ray_cluster import RayCluster  # noqa: E402
 from service import Service, until  # noqa: E402
 
 from mayfly.models.defaults import MINILM  # noqa: E402
 
-TEXT = "the quick brown fox jumps over the dog"
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "old"]
 REPLICAS = 16
+_ALL = ("latency", "throughput", "cost", "linear")
 T = TypeVar("T")
+Body = Callable[[], dict[str, Any]]
 SLEEP = 1.0
 
 
 def main() -> None:
-    """Run what is asked for, and print the figures as JSON."""
+    """Run what is asked for, print the figures as JSON, and keep those in RESULTS.md if all were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--only", default="latency,throughput,cost,linear")
+    parser.add_argument("--only", default=",".join(_ALL))
     chosen = parser.parse_args()
     wanted = chosen.only.split(",")
+    described = results.machine()
     found: dict[str, Any] = {"load_before": os.getloadavg()}
     with tempfile.TemporaryDirectory(prefix="mrb-") as temporary:
         folder = Path(temporary)
-        cluster = RayCluster(folder, cores=REPLICAS // 2)
+        cluster = RayCluster(folder, cores=REPLICAS // 2 + 1)  # Serve's controller is on one of them
         try:
             if {"latency", "throughput"} & set(wanted):
                 found |= _real(cluster, folder, chosen, wanted)
@@ -67,6 +73,25 @@ def main() -> None:
             cluster.stop()
     found["load_after"] = os.getloadavg()
     print(json.dumps(found, indent=1))
+    if set(wanted) == set(_ALL):
+        results.keep("Ray Serve beside the service alone (on_ray.py)", f"{described} and "
+                     f"{os.getloadavg()[0]:.1f} after; ray 2.60.0, two simulated nodes, {chosen.rounds} rounds,",
+                     _section(found))
+
+
+def _section(found: dict[str, Any]) -> str:
+    shown = results.table(["", "the service alone", "on Ray", "", "bar"], [
+        ["one text, ms", *found["latency_ms"].values(), f"+{found['latency_added_ms']} ms", "+5 ms"],
+        ["8 clients, 8 texts a call, texts/s: 2 threads, 2 replicas of 1", *found["texts_a_second"].values(),
+         f"{found['throughput_ratio']} x", "0.95 x"],
+        [f"completions/s, each sleeps {SLEEP:g} s: 1 replica, {REPLICAS}", *found["completions_a_second"].values(),
+         f"{found['linear']} x linear", "0.9 x"]])
+    kinds = list(found["cpu_ms_a_call"])
+    spent = results.table(["CPU", *kinds], [
+        [f"ms a call, {found['calls_a_second']} calls/s", *found["cpu_ms_a_call"].values()],
+        *([f"ms a second, {replicas} replicas that nobody asks", *(round(1000 * each[kind], 1) for kind in kinds)]
+          for replicas, each in found["idle_cpu"].items())])
+    return f"{shown}\n\n{spent}"
 
 
 @contextmanager
@@ -113,7 +138,7 @@ def _real(cluster: RayCluster, folder: Path, chosen: argparse.Namespace, wanted:
             rates: dict[str, list[float]] = {name: [] for name in both}
             for number in range(max(3, chosen.rounds // 2) + 1):
                 for name, service in both.items():
-                    rate = 8 * _rate(cluster, service.url, "/embed", {"input": [TEXT] * 8}, 8, chosen.seconds)
+                    rate = 8 * _rate(cluster, service.url, "/embed", lambda: _texts(8), 8, chosen.seconds)
                     if number:
                         rates[name].append(rate)
             found["texts_a_second"] = {name: round(statistics.median(each)) for name, each in rates.items()}
@@ -130,7 +155,7 @@ def _linear(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]
     for replicas in (1, REPLICAS):
         with _service(cluster, folder / f"linear{replicas}", replicas, MODEL_PATH=models, EMBED_MODEL="none",
                       MODEL_NAME=chat) as service:
-            rates[replicas] = _rate(cluster, service.url, "/gpt4all_api", {"prompt": "a"}, 2 * replicas,
+            rates[replicas] = _rate(cluster, service.url, "/gpt4all_api", lambda: {"prompt": "a"}, 2 * replicas,
                                     max(10 * SLEEP, 3 * seconds))
             idle[str(replicas)] = _spent(cluster, lambda: time.sleep(10.0))[0]
     return {"completions_a_second": {str(replicas): round(rate, 3) for replicas, rate in rates.items()},
@@ -145,7 +170,7 @@ def _cost(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:
     vectors = scripts.write(models, name="vectors", kind="embedding")
     with _service(cluster, folder / "cost", 2, MODEL_PATH=models, EMBED_MODEL=vectors) as service:
         def work() -> float:
-            return _rate(cluster, service.url, "/embed", {"input": [TEXT]}, 8, 3 * seconds)
+            return _rate(cluster, service.url, "/embed", lambda: _texts(1), 8, 3 * seconds)
 
         work()
         spent, rate = _spent(cluster, work)
@@ -185,18 +210,23 @@ def _used(cluster: RayCluster) -> dict[int, tuple[str, float]]:
     return found
 
 
+def _texts(count: int) -> dict[str, Any]:
+    """Return a call for the vectors of so many texts of 8 words."""
+    return {"input": [" ".join(random.choices(WORDS, k=8)) for _ in range(count)]}
+
+
 def _latency(url: str, calls: int = 30) -> float:
     """Return the median time of calls one after another, in ms."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     times = []
     for _ in range(calls):
         began = time.perf_counter()
-        _call(connection, "/embed", {"input": [TEXT]})
+        _call(connection, "/embed", _texts(1))
         times.append(1000 * (time.perf_counter() - began))
     return statistics.median(times)
 
 
-def _rate(cluster: RayCluster, url: str, path: str, body: Any, clients: int, seconds: float) -> float:
+def _rate(cluster: RayCluster, url: str, path: str, body: Body, clients: int, seconds: float) -> float:
     """Return the calls that so many clients have answered in a second."""
     counts = [0] * clients
     started = threading.Barrier(clients + 1)
@@ -204,10 +234,10 @@ def _rate(cluster: RayCluster, url: str, path: str, body: Any, clients: int, sec
 
     def work(number: int) -> None:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
-        _call(connection, path, body)
+        _call(connection, path, body())
         started.wait()
         while not stop.is_set():
-            _call(connection, path, body)
+            _call(connection, path, body())
             counts[number] += not stop.is_set()
 
     with cluster.client(clients) as pool:

@@ -44,8 +44,6 @@ _TRY_AGAIN = 0.05
 # Bytes read at once, and how often in a row before others have their turn.
 _READ = 1 << 18
 _MOST_READS = 8
-# How long to wait for the watchdog's report of a death before answering without its name.
-_REPORT_PATIENCE = 3.0
 # A lane that opens on demand is asked for this often while it isn't there.
 _ASK_AGAIN = 1.0
 # What is said for this process alone.
@@ -64,8 +62,10 @@ class SocketLane:
         summon: tells the watchdog that this lane is wanted, if it opens on demand.
     """
 
-    #: Whether connections that have brought vectors are kept for other calls.
-    keeps = True
+    #: What has died when a connection breaks off, and how many such deaths it takes to end a call.
+    server, tries = "model process", 2
+    #: How long the watchdog's report of a death is waited for, before an answer doesn't name it (s).
+    report_patience = 3.0
 
     def __init__(self, name: str, said: Callable[[], dict[str, Any]], *, queue_limit: int,
                  address: LaneAddress | None = None, served_at_once: int = 1,
@@ -143,6 +143,10 @@ class SocketLane:
         for connection in lost:
             connection.close()
 
+    def leaves(self, connection: socket.socket) -> bool:
+        """Tell whether a call that hasn't begun had better connect anew."""
+        return False
+
     def count(self, *, calls: int = 0, active: int = 0, retried: int = 0) -> None:
         """Add to what `status` shows."""
         with self._lock:
@@ -175,7 +179,7 @@ class SocketCall:
     def __init__(self, lane: SocketLane, call: Call, deadline: float, in_pieces: bool) -> None:
         self._lane = lane
         self._call = call
-        self._keeps = lane.keeps and isinstance(call, EmbedCall)
+        self._keeps = isinstance(call, EmbedCall)
         self._texts = len(call.texts) if isinstance(call, EmbedCall) else 0
         self._began = time.monotonic()
         self._deadline = deadline
@@ -208,6 +212,11 @@ class SocketCall:
     def due(self) -> float:
         """See LaneCall."""
         return self._due
+
+    @property
+    def begun(self) -> bool:
+        """Whether a process has it."""
+        return self._generation is not None
 
     def advance(self, now: float) -> list[Item]:
         """See LaneCall."""
@@ -301,9 +310,9 @@ class SocketCall:
         self._lane.forget(generation)
         # One death may be met twice: by a connection that another call has kept meanwhile.
         self._deaths.add(generation)
-        if len(self._deaths) > 1 or shown:
+        if len(self._deaths) >= self._lane.tries or shown:
             self._died = generation
-            self._report_due = min(now + _REPORT_PATIENCE, self._deadline)
+            self._report_due = min(now + self._lane.report_patience, self._deadline)
         else:
             self._lane.count(retried=1)
         self._retry_at = now
@@ -371,14 +380,17 @@ class SocketCall:
             raise DeadlinePassed(f"the request {waited} when its deadline (REQUEST_TIMEOUT) passed")
         if said.get("state") == "failing":
             raise self._lane.unavailable(str(said.get("reason") or "its process fails to start"))
+        if self._connection is not None and self._lane.leaves(self._connection):
+            self._drop()
+            self._retry_at = now
 
     def _end_of_death(self, generation: int, now: float) -> None:
         """Raise the error for a call whose process died for good, with the report's name if that comes in time."""
         said = self._lane.said()
         failure = said.get("last_failure") or {}
         if generation == failure.get("generation") or generation in failure.get("lost", ()) or now >= self._report_due:
-            times = "twice on this request" if len(self._deaths) > 1 else "while it answered this request"
-            raise ModelCrashed(f"the model process died {times}{_report(said)}", retry_after=2)
+            times = {1: "while it answered", 2: "twice on"}.get(len(self._deaths), f"{len(self._deaths)} times on")
+            raise ModelCrashed(f"the {self._lane.server} died {times} this request{_report(said)}", retry_after=2)
         self._due = min(now + _TRY_AGAIN, self._report_due)
 
 

@@ -1,14 +1,15 @@
-"""The web process's side of a Ray cluster: a thread whose loop deploys lanes, looks how they are, and carries calls."""
+"""The web process's side of a Ray cluster: a thread whose loop deploys lanes, looks how they are, and asks each replica
+for its door. Calls go there by themselves (`lines.py`)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,33 @@ from typing import Any
 from mayfly.on_ray.node import ENVIRONMENT
 from mayfly.places import ABOVE
 from mayfly.settings import Settings
-from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.codec import plain
 
-# Both processes of a call run what they do for it in one thread each; the controller hears each second how many wait.
+# What a front and a replica say to Serve needs one thread in each; the controller hears each second how many calls are
+# held, and whether a front waits for a replica.
 _OF_SERVE = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
+             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+             "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
 os.environ.update({**_OF_SERVE, **ENVIRONMENT})
 
 import ray  # noqa: E402 - it reads the environment as it is imported
 from ray import serve  # noqa: E402
 
-from mayfly.on_ray.affinity import AffinityRouter  # noqa: E402
+from mayfly.on_ray.lines import SERVING, Known, Lines  # noqa: E402
 from mayfly.on_ray.replica import REASON, Replica  # noqa: E402
-from mayfly.on_ray.tunnel import Tunnel  # noqa: E402
+from mayfly.on_ray.roster import Roster  # noqa: E402
+from mayfly.on_ray.scaling import Scaling  # noqa: E402
 
 _LOOK = 0.5
 _TRY_AGAIN = 2.0
+# A replica that doesn't say in so long (s) where its door is, is asked again.
+_ANSWERS = 5.0
 _REASON = re.compile(re.escape(REASON) + "(.*)")
 _DEPLOYMENT = "lane"
 # Texts are computed side by side: so many calls at once, of those that a replica holds, are what it is scaled for.
 _EMBED_CALLS = 4
+# That ask a replica for its door at the same time.
+_MOST_FRONTS = 100
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,8 +53,11 @@ class Deployed:
     Attributes:
         name: of the lane.
         model, kind: what it serves, "embedding" or "completion".
+        at_once: calls that a replica serves at the same time.
         stays: it is one of the configured models', and keeps a replica at least.
+        lines: to its replicas.
         handle: to ask it by, once it is deployed.
+        waiting: for any replica: as long as Serve sees that, it starts one if there is none.
         said: how it is.
         wanted: somebody asks for it.
     """
@@ -55,11 +65,13 @@ class Deployed:
     name: str
     model: str
     kind: str
+    at_once: int
     stays: bool
+    lines: Lines
     handle: Any = None
+    waiting: asyncio.Task[Any] | None = None
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-    replicas: int = 0
     wanted: bool = True
 
     @property
@@ -86,9 +98,9 @@ class Cluster:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray", daemon=True).start()
 
-    def add(self, name: str, model: str, kind: str, *, stays: bool) -> Deployed:
+    def add(self, name: str, model: str, kind: str, at_once: int, *, stays: bool) -> Deployed:
         """Return a lane that is deployed soon, or, unless it stays, when it is wanted."""
-        deployed = Deployed(name, model, kind, stays, wanted=stays)
+        deployed = Deployed(name, model, kind, at_once, stays, Lines(at_once), wanted=stays)
         with self._lock:
             self._lanes[name] = deployed
         return deployed
@@ -100,7 +112,7 @@ class Cluster:
     def open(self) -> list[str]:
         """Return the names of the lanes that have a replica."""
         with self._lock:
-            return [name for name, lane in self._lanes.items() if lane.replicas]
+            return [name for name, lane in self._lanes.items() if lane.lines.names()]
 
     def dismiss(self, name: str) -> None:
         """Have a lane leave that doesn't stay."""
@@ -109,30 +121,9 @@ class Cluster:
             lane.wanted = False
             self._loop.call_soon_threadsafe(lambda: self._loop.run_in_executor(None, self._delete, lane))
 
-    def tunnel(self, deployed: Deployed, key: str, *, in_pieces: bool) -> socket.socket | None:
-        """Return a socket that takes a request and gives its answer; None if the lane isn't there now."""
-        if deployed.handle is None:
-            return None
-        mine, theirs = socket.socketpair()
-        mine.setblocking(False)
-
-        def dig() -> None:
-            handle = deployed.handle
-            if handle is None:
-                theirs.close()
-                return
-            tunnel = Tunnel(handle, key, in_pieces)
-            task = self._loop.create_task(self._loop.create_unix_connection(lambda: tunnel, sock=theirs))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        self._loop.call_soon_threadsafe(dig)
-        return mine
-
     # -- the loop ---------------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()  # a loop alone would let them be collected
         while not self._connected:
             try:
                 await asyncio.to_thread(self._connect)
@@ -158,50 +149,62 @@ class Cluster:
     async def _turn(self) -> None:
         with self._lock:
             lanes = list(self._lanes.values())
-        for lane in lanes:
+        applications = (await asyncio.to_thread(serve.status)).applications
+        # What one lane meets is no matter of the others.
+        await asyncio.gather(*(self._look_after(lane, applications.get(lane.app)) for lane in lanes))
+
+    async def _look_after(self, lane: Deployed, application: Any) -> None:
+        try:
             if lane.wanted and lane.handle is None:
                 lane.handle = await asyncio.to_thread(self._deploy, lane)
-                # If another service has it leave, it comes back only when somebody asks for it.
-                lane.wanted = lane.stays
-        applications = (await asyncio.to_thread(serve.status)).applications
-        for lane in lanes:
-            self._take_in(lane, applications.get(lane.app))
-            if lane.handle is not None and lane.said.get("state") == "ready" and not lane.facts:
-                lane.facts = {name: fact for name, fact in (await asyncio.wait_for(
-                    lane.handle.facts.remote(), 5.0)).items() if name not in ("pid", "queue", "active", "retried")}
-
-    def _take_in(self, lane: Deployed, application: Any) -> None:
-        deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
-        if deployment is None:
-            lane.replicas, lane.facts, lane.said = 0, {}, {}
-            if application is None and lane.handle is not None:
+            elif application is None:
                 lane.handle = None  # another front has deleted it
-            return
-        states = {str(state): count for state, count in deployment.replica_states.items() if count}
-        running = states.get("RUNNING", 0)
-        if running != lane.replicas:
+            await self._find_doors(lane)
+            lane.said = _said(lane, application)
+        except Exception as exc:  # Ray raises anything here
+            lane.said = {"state": "loading", "reason": f"Ray failed: {' '.join(str(exc).split())[:300]}"}
+
+    async def _find_doors(self, lane: Deployed) -> None:
+        serving = SERVING.get(lane.app, frozenset()) if lane.handle is not None else frozenset()
+        known = lane.lines.names()
+        found = await asyncio.gather(*(self._door(lane, replica) for replica in serving - known))
+        lane.lines.change([door for door in found if door is not None], known - serving)
+        if not serving:
             lane.facts = {}
-        lane.replicas = running
-        lane.said = {"state": "ready" if running else "loading", "replicas": states}
-        if not running:
-            lane.said["reason"] = "its replicas are starting, or wait for a node with room"
-        reason = _REASON.search(deployment.message or "") if not running else None
-        if reason is not None:
-            lane.said["reason"] = reason.group(1).strip()
-            if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                lane.said["state"] = "failing"
+        waits = lane.waiting is not None and not lane.waiting.done()
+        if lane.lines.names():
+            # If another service has it leave, it comes back only when somebody asks for it.
+            lane.wanted = lane.stays
+        elif lane.wanted and lane.handle is not None and not waits:
+            lane.waiting = asyncio.create_task(self._any(lane.handle))
+
+    async def _door(self, lane: Deployed, replica: str) -> Known | None:
+        try:
+            told = json.loads(await asyncio.wait_for(lane.handle.door.remote(replica), _ANSWERS))
+        except Exception:  # it may have gone already; if not, it is asked again
+            return None
+        lane.facts = {name: fact for name, fact in told.pop("facts").items()
+                      if name not in ("pid", "queue", "active", "retried")}
+        return Known(replica, **told)
+
+    @staticmethod
+    async def _any(handle: Any) -> None:
+        with contextlib.suppress(Exception):
+            await handle.door.remote("")
 
     def _deploy(self, lane: Deployed) -> Any:
         """Deploy a lane, if it isn't as it should be; return its handle."""
         told = json.dumps(_settings_for(self._settings, lane), default=plain)
         fewest, most = self._settings.replicas
-        at_once = self._settings.chat_processes if lane.kind == "completion" else MOST_CALLS_HELD
         options = {
             "name": _DEPLOYMENT,
-            "max_ongoing_requests": at_once,
+            "max_ongoing_requests": _MOST_FRONTS,
+            "request_router_config": {"request_router_class": Roster},
             "autoscaling_config": {
                 "min_replicas": fewest if lane.stays else 0, "initial_replicas": max(1, fewest), "max_replicas": most,
-                "target_ongoing_requests": at_once if lane.kind == "completion" else _EMBED_CALLS,
+                "policy": {
+                    "policy_function": Scaling,
+                    "policy_kwargs": {"target": lane.at_once if lane.kind == "completion" else _EMBED_CALLS}},
                 "upscale_delay_s": 3.0, "downscale_delay_s": 120.0, "look_back_period_s": 5.0,
                 "metrics_interval_s": 1.0},
             "health_check_period_s": 2.0, "health_check_timeout_s": 10.0, "graceful_shutdown_wait_loop_s": 0.2,
@@ -212,8 +215,6 @@ class Cluster:
             # What is the same needs no new replicas, whichever front says it.
             "version": hashlib.sha256(told.encode()).hexdigest()[:16], "_internal": True,
         }
-        if lane.kind == "completion":
-            options["request_router_config"] = {"request_router_class": AffinityRouter}
         deployment = serve.deployment(Replica).options(**options)
         target = serve.RunTarget(deployment.bind(told, lane.kind), name=lane.app, route_prefix=None,
                                  logging_config={"enable_access_log": False})
@@ -222,6 +223,23 @@ class Cluster:
     def _delete(self, lane: Deployed) -> None:
         lane.handle = None
         serve.delete(lane.app, _blocking=False)
+
+
+def _said(lane: Deployed, application: Any) -> dict[str, Any]:
+    """Return how a lane is, by its application's state."""
+    deployment = application.deployments.get(_DEPLOYMENT) if application is not None else None
+    if deployment is None:
+        return {}
+    states = {str(state): count for state, count in deployment.replica_states.items() if count}
+    said: dict[str, Any] = {"state": "ready" if lane.lines.names() else "loading", "replicas": states}
+    if said["state"] == "loading":
+        said["reason"] = "its replicas are starting, or wait for a node with room"
+        reason = _REASON.search(deployment.message or "")
+        if reason is not None:
+            said["reason"] = reason.group(1).strip()
+            if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                said["state"] = "failing"
+    return said
 
 
 def _settings_for(settings: Settings, lane: Deployed) -> Settings:

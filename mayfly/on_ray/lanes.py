@@ -10,6 +10,7 @@ from mayfly.lanes.client import SocketLane
 from mayfly.lanes.lane import Lane, NoLane
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.on_ray.cluster import Cluster, Deployed
+from mayfly.on_ray.lines import Line
 from mayfly.wire.board import VOCABULARY, Board
 from mayfly.wire.calls import MOST_CALLS_HELD, Call, CompletionCall
 from mayfly.wire.events import Dismiss, Keep, Want
@@ -19,18 +20,36 @@ from mayfly.wire.spec import LaneSpec, WebSpec
 class RayLane(SocketLane):
     """A lane whose calls go to replicas. See Lane."""
 
-    # A connection is a call: each may go to another replica.
-    keeps = False
+    server, tries = "replica", 3
+    report_patience = 0.0
 
     def __init__(self, cluster: Cluster, deployed: Deployed, *, queue_limit: int, served_at_once: int) -> None:
         super().__init__(deployed.name, lambda: cluster.status(deployed), queue_limit=queue_limit,
                          served_at_once=served_at_once, summon=self._want)
-        self._cluster = cluster
         self._deployed = deployed
+        self._lines = deployed.lines
 
     def connect(self, call: Call, *, in_pieces: bool) -> socket.socket | None:
         """See SocketLane."""
-        return self._cluster.tunnel(self._deployed, affinity(call), in_pieces=in_pieces)
+        return self._lines.connect(affinity(call), in_pieces=in_pieces)
+
+    def kept_connection(self) -> tuple[socket.socket, int] | None:
+        """See SocketLane."""
+        return self._lines.take()
+
+    def keep(self, connection: socket.socket, generation: int) -> None:
+        """See SocketLane."""
+        assert isinstance(connection, Line)
+        self._lines.keep(connection)
+
+    def forget(self, generation: int) -> None:
+        """See SocketLane."""
+        self._lines.forget(generation)
+
+    def leaves(self, connection: socket.socket) -> bool:
+        """See SocketLane: a replica may have gone, or another have room."""
+        assert isinstance(connection, Line)
+        return self._lines.leaves(connection)
 
     def _want(self) -> None:
         self._deployed.wanted = True
@@ -42,7 +61,7 @@ def affinity(call: Call) -> str:
     if not isinstance(call, CompletionCall):
         return ""
     persona = [message.content for message in call.messages if message.role == "system"]
-    return hashlib.sha256(repr((call.namespace, persona)).encode()).hexdigest() if persona else call.id
+    return hashlib.sha256(repr((call.namespace, persona)).encode()).hexdigest() if persona else ""
 
 
 def on_ray(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Switchboard:
@@ -53,7 +72,7 @@ def on_ray(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Swit
 
     def lane_for(name: str, model: str, kind: str, *, stays: bool) -> Lane:
         at_once = spec.completions_at_once if kind == "completion" else MOST_CALLS_HELD
-        return RayLane(cluster, cluster.add(name, model, kind, stays=stays),
+        return RayLane(cluster, cluster.add(name, model, kind, at_once, stays=stays),
                        queue_limit=spec.settings.queue_limit, served_at_once=at_once * most)
 
     def configured(name: str, told: LaneSpec) -> Lane:

@@ -1,12 +1,11 @@
 """A replica: one model's lane on a node of a Ray cluster, under a supervisor in a thread of this process.
 
-Started by Ray Serve, which calls it with requests as the web process has framed them and gets frames back: nothing of
-this program's is ever pickled. It forks nothing itself. The model's processes end with it, and it outlives them.
+Started by Ray Serve, which starts, counts and replaces replicas; calls come to its door (`door.py`), past Ray. It forks
+nothing itself. The model's processes end with it, and it outlives them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import json
@@ -15,25 +14,28 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
+import ray
 import ray.serve._private.replica as serving
 
-from mayfly.errors import CallError, LaneUnavailable
-from mayfly.lanes.client import SocketCall, SocketLane
+from mayfly.errors import LaneUnavailable
+from mayfly.lanes.client import SocketLane
+from mayfly.on_ray.door import Door
+from mayfly.on_ray.scaling import CALLS
 from mayfly.settings import Settings
 from mayfly.supervision.lane_host import LaneHost
+from mayfly.supervision.refusals import Refused
 from mayfly.supervision.run_folder import RunFolder
-from mayfly.wire import framing
 from mayfly.wire.board import Board
-from mayfly.wire.calls import Completion, Failed, Item, Piece, Request, ToolDelta
 from mayfly.wire.codec import from_wire
 
 #: Before the reason in what a replica that can't come up raises: Serve hands that on among other text.
 REASON = "mayfly says: "
 _LOOK = 0.02
+_FOLDERS = "mayfly-lane-"
+# A folder that is younger (s) may be of a replica that hasn't locked it yet.
+_NEW = 60.0
 
 
 class Replica:
@@ -59,51 +61,29 @@ class Replica:
                 self._host.stop()
                 raise RuntimeError(f"{REASON}{said.get('reason') or 'its process is not ready in START_SECONDS'}\n")
             time.sleep(_LOOK)
+        self._grace = made.grace_seconds
+        self._door = Door(self._lane, ray.util.get_node_ip_address())
 
     def __del__(self) -> None:
-        host = getattr(self, "_host", None)
+        """Called by Serve, too, before it ends the process; fronts have been told already that this one leaves."""
+        door, host = getattr(self, "_door", None), getattr(self, "_host", None)
+        if door is not None:
+            door.stop(self._grace)
         if host is not None:
             host.stop()
 
     def check_health(self) -> None:
-        """Raise if the lane's supervisor has ended: Serve then replaces this replica."""
-        if not self._host.is_alive():
+        """Raise if the lane's supervisor or the door has ended: Serve then replaces this replica."""
+        if not self._host.is_alive() or not self._door.is_alive():
             raise RuntimeError(f"{REASON}the supervisor of its processes has ended\n")
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the supervisor says of the lane."""
-        return self._lane.status()
+    def door(self, replica: str) -> str:
+        """Return, as JSON, where calls are taken; `replica` is the id of this one (`Roster`)."""
+        return json.dumps({**self._door.told(), "facts": self._lane.status()})
 
-    async def ask(self, key: str, frame: bytes, sent: float) -> bytes:
-        """Return the frames of the answer to a request, in one piece; see `stream`."""
-        return b"".join([part async for part in self._answer(frame, sent, in_pieces=False)])
-
-    async def stream(self, key: str, frame: bytes, sent: float) -> AsyncIterator[bytes]:
-        """Yield the frames of the answer to a request.
-
-        Args:
-            key: chooses the replica (`AffinityRouter`).
-            frame: the request, whose deadline is on its sender's clock.
-            sent: the time on that clock.
-        """
-        async for part in self._answer(frame, sent, in_pieces=True):
-            yield part
-
-    async def _answer(self, frame: bytes, sent: float, *, in_pieces: bool) -> AsyncIterator[bytes]:
-        request = framing.pop(bytearray(frame), Request)
-        try:
-            call = self._lane.begin(request.call, time.monotonic() + request.deadline - sent, in_pieces=in_pieces)
-            with contextlib.closing(call):
-                while True:
-                    items = call.advance(time.monotonic())
-                    if items:
-                        yield b"".join(map(_framed, items))
-                        if not isinstance(items[-1], Piece):
-                            return
-                    else:
-                        await _can_go_on(call)
-        except CallError as exc:
-            yield framing.encode(Failed.of(exc))
+    def record_autoscaling_stats(self) -> dict[str, int]:
+        """Return how many calls are held: what the lane is scaled by."""
+        return {CALLS: self._door.held}
 
 
 class _Host(threading.Thread):
@@ -115,7 +95,8 @@ class _Host(threading.Thread):
         self._settings = dataclasses.replace(
             settings, log_folder_name=settings.log_folder_name / "replicas" / f"{name}-{os.getpid()}")
         self._name = name
-        self._path = Path(tempfile.mkdtemp(prefix="mayfly-lane-"))
+        _sweep()
+        self._path = Path(tempfile.mkdtemp(prefix=_FOLDERS))
         self._made = threading.Event()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -167,38 +148,18 @@ class _Host(threading.Thread):
         self._made.set()
 
 
+def _sweep() -> None:
+    """Remove the folders of replicas that were killed: nobody has their locks."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*"):
+        with contextlib.suppress(OSError, Refused):
+            if time.time() - left.stat().st_mtime > _NEW:
+                RunFolder(left).close()
+                shutil.rmtree(left)
+
+
 def _close_the_side_door() -> None:
     """Keep Serve from opening a port here that unpickles whatever anybody sends it, without a look at the token: it is
     for a transport between replicas that isn't used."""
     if not hasattr(serving, "add_port_to_grpc_server"):
         raise RuntimeError(f"{REASON}this version of ray is not the one in requirements-ray.txt\n")
     serving.add_port_to_grpc_server = lambda server, address: 0
-
-
-def _framed(item: Item) -> bytes:
-    if isinstance(item, Completion):  # travels as the pieces that it came in
-        calls = tuple(ToolDelta(index, call.id, call.name, call.arguments)
-                      for index, call in enumerate(item.tool_calls))
-        return framing.encode(Piece(item.text, item.tokens, item.reasoning, calls)) + framing.encode(item.finished)
-    return framing.encode(item)
-
-
-async def _can_go_on(call: SocketCall) -> None:
-    """Wait for what a call waits for."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    watched, sending = call.watched, call.sending
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    timer = loop.call_later(max(0.0, call.due - time.monotonic()), wake)
-    if watched is not None:
-        (loop.add_writer if sending else loop.add_reader)(watched, wake)
-    try:
-        await ready
-    finally:
-        timer.cancel()
-        if watched is not None:
-            (loop.remove_writer if sending else loop.remove_reader)(watched)

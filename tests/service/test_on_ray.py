@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,10 @@ import pytest
 import scripts
 from ray_cluster import RayCluster
 from service import PROJECT, Service, until
+
+from mayfly.on_ray.door import hello
+from mayfly.wire import framing
+from mayfly.wire.calls import EmbedCall, Request
 
 if importlib.util.find_spec("ray") is None:
     pytest.skip("ray isn't installed (requirements-ray.txt)", allow_module_level=True)
@@ -115,11 +120,14 @@ def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
 
 
 def test_nobody_is_heard_without_the_token(on_ray: OnRay) -> None:
-    """A replica listens for Ray's own calls alone, which show it."""
+    """A replica listens for Ray's own calls, which show it, and at its door, where nobody is answered without the
+    door's."""
     listening = subprocess.run([*on_ray.cluster.within(), "ss", "-ltnpH"], capture_output=True, text=True,
                                check=True).stdout
     for pid in [*on_ray.cluster.replicas("embedding"), *on_ray.cluster.replicas("completion")]:
-        assert len(re.findall(rf"\bpid={pid},", listening)) == 1, listening
+        ports = [int(port) for port in re.findall(rf":(\d+) [^\n]*\bpid={pid},", listening)]
+        assert len(ports) == 2, listening
+        assert sum(on_ray.get(lambda port=port: _hangs_up(port)) for port in ports) == 1, ports
     ask = [*on_ray.cluster.within(), sys.executable, "-c",
            "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1]).internal_kv_get(b'a', b'b', timeout=15)",
            on_ray.cluster.address]
@@ -128,6 +136,17 @@ def test_nobody_is_heard_without_the_token(on_ray: OnRay) -> None:
         asked = subprocess.run(ask, capture_output=True, text=True, check=False, env=environ, timeout=60)
         assert (asked.returncode == 0) == knows, asked.stderr
         assert knows or "oken" in asked.stderr
+
+
+def _hangs_up(port: int) -> bool:
+    """Tell whether a door is there that ends the connection of who has another token than its own."""
+    request = framing.encode(Request(EmbedCall("a", ("b",)), time.monotonic() + 60))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(hello("0" * 64, in_pieces=False) + request)
+        try:
+            return connection.recv(1) == b""
+        except ConnectionResetError:
+            return True
 
 
 def test_who_hangs_up_frees_the_replica(on_ray: OnRay) -> None:

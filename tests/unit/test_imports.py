@@ -53,7 +53,8 @@ ALLOWED: dict[str, set[str]] = {
     "workers.trial": {"errors", "settings", "compat", "engines", "models.inventory"},
     "workers.yardstick": {"errors", "compat", "engines", "prompts.segments", "wire.calls"},
     # Lanes on a Ray cluster, for the web process; a node of one, for the watchdog.
-    "on_ray": {"errors", "places", "settings", "lanes", "wire", "supervision.lane_host", "supervision.run_folder"},
+    "on_ray": {"errors", "places", "settings", "compat.sockets", "lanes", "wire", "supervision.lane_host",
+               "supervision.refusals", "supervision.run_folder"},
     "on_ray.node": {"compat"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
@@ -78,7 +79,7 @@ DOORS = {
     "gguf": {"models.convert"},
     "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
-    "ray": {"on_ray.affinity", "on_ray.cluster", "on_ray.node", "on_ray.replica", "on_ray.tunnel"},
+    "ray": {"on_ray.cluster", "on_ray.node", "on_ray.replica", "on_ray.roster"},
 }
 
 
