@@ -4,9 +4,11 @@
      +- SettingError            a setting's value is not allowed                (start is refused)
      +- AddressTaken            LISTEN_IP and LISTEN_PORT can't be had         (start is refused)
      +- ModelUnavailable        a model file is missing, broken or refused      (a lane can't start)
+     |   +- FileUnusable           no other try makes it better
      +- CallError               a call can't be answered; carries what the client is told
          +- InvalidRequest         400, 405, 413, 415  the caller has to change something
          |   +- ContextLengthExceeded  400  the prompt doesn't fit the model's window
+         |   +- ModelUnusable          400  the file of the model that is named can't be used
          |   +- NotFound               404  there is no such path or model
          +- AccessDenied           401                      no key, or a wrong one
          |   +- HostNotAllowed         403  a host or an origin that isn't this machine's
@@ -46,6 +48,10 @@ class AddressTaken(MayflyError):
 
 class ModelUnavailable(MayflyError):
     """A model file is missing, malformed, of another kind, or can't be loaded."""
+
+
+class FileUnusable(ModelUnavailable):
+    """What is in a model's file can't be used here, however often that is tried: it is damaged, or unknown."""
 
 
 class CallError(MayflyError):
@@ -118,6 +124,16 @@ class ContextLengthExceeded(InvalidRequest):
     def __init__(self, message: str, *, tokens: int | None = None, **told: Any) -> None:
         super().__init__(message, **told)
         self.tokens = tokens
+
+
+class ModelUnusable(InvalidRequest):
+    """The file of the model that the call names can't be used."""
+
+    code = "model_unusable"
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"The model '{model}' can't be used: {why}. Name another, or put a good file in its place.",
+                         param="model")
 
 
 class NotFound(InvalidRequest):

@@ -127,7 +127,7 @@ def _first(kind: Kind, path: Path, wanted: str, load: Callable[[Backend, str], _
     _, failure = min(failures, key=lambda each: each[0])
     if len(tried) > 1 or tried[0][0] is last:
         raise failure
-    raise ModelUnavailable(f"{failure} ({SETTINGS[kind]}={AUTO} goes back to {last.name})") from failure
+    raise type(failure)(f"{failure} ({SETTINGS[kind]}={AUTO} goes back to {last.name})") from failure
 
 
 def _load(backend: Backend, kind: Kind, path: Path, objection: str, **options: Any) -> Any:

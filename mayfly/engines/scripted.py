@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from mayfly.engines.base import Generated, Part, Tokenize
 from mayfly.engines.prefixes import Prefixes
-from mayfly.errors import ContextLengthExceeded, EngineFailed, ModelUnavailable
+from mayfly.errors import ContextLengthExceeded, EngineFailed, FileUnusable, ModelUnavailable
 from mayfly.prompts.chat import Answering, Chat
 from mayfly.prompts.segments import Segment
 from mayfly.prompts.template import ChatTemplate
@@ -55,7 +55,7 @@ class _Script:
         self._path = path
         load = self._script.get("load", "ok")
         if load == "fail":
-            raise ModelUnavailable(f"{path.name} refuses to load, as its script says")
+            raise FileUnusable(f"{path.name} refuses to load, as its script says")
         if load == "abort":
             os.write(2, b"scripted assertion failed: this script aborts at load\n")
             os.abort()

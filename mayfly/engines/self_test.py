@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mayfly.engines.base import EmbeddingEngine
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import FileUnusable, ModelUnavailable
 from mayfly.models.header import Tensor
 
 if TYPE_CHECKING:  # not needed by the workers that complete
@@ -31,12 +31,12 @@ _SAME = 0.99999
 
 
 def require_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ModelUnavailable if too much of a model is matrices of zeros; reads little of one that isn't."""
+    """Raise FileUnusable if too much of a model is matrices of zeros; reads little of one that isn't."""
     matrices = [tensor for tensor in tensors.values() if len(tensor.shape) > 1]
     whole = sum(tensor.size for tensor in matrices)
     zeros = sum(tensor.size for tensor in matrices if _is_blank(tensor))
     if zeros > _MOST_ZEROS * whole:
-        raise ModelUnavailable(f"{path.name} fails its self-test: {100 * zeros // whole} % of its weights are zeros; "
+        raise FileUnusable(f"{path.name} fails its self-test: {100 * zeros // whole} % of its weights are zeros; "
                                "the file is damaged, or its download isn't finished")
 
 
@@ -61,19 +61,19 @@ def vectors(engine: EmbeddingEngine) -> list[npt.NDArray[np.float32]]:
 
 
 def require_vectors(path: Path, engine: EmbeddingEngine) -> None:
-    """Raise ModelUnavailable unless the vectors of `TEXTS` have norm 1 and differ."""
+    """Raise FileUnusable unless the vectors of `TEXTS` have norm 1 and differ."""
     first, second = vectors(engine)
     for vector in (first, second):
         norm = math.sqrt(float(vector @ vector))
         if not abs(norm - 1) <= 1e-3:
-            raise ModelUnavailable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
+            raise FileUnusable(f"{path.name} fails its self-test: the norm of a vector is {norm:g} instead of 1")
     if float(first @ second) > _SAME:
-        raise ModelUnavailable(f"{path.name} fails its self-test: {' and '.join(map(repr, TEXTS))} have the same "
+        raise FileUnusable(f"{path.name} fails its self-test: {' and '.join(map(repr, TEXTS))} have the same "
                                "vector; its weights are damaged")
 
 
 def require_choice(model: str, likeliest: Callable[[str], int | None], end_ids: Collection[int]) -> None:
-    """Raise ModelUnavailable if a completion model goes on from every prompt with the first token of its vocabulary: so
+    """Raise FileUnusable if a completion model goes on from every prompt with the first token of its vocabulary: so
     does one for which all tokens are equally likely, or none has a likelihood that is a number.
 
     Args:
@@ -81,5 +81,5 @@ def require_choice(model: str, likeliest: Callable[[str], int | None], end_ids: 
         end_ids: the tokens that do that.
     """
     if all(found == 0 or (found is None and 0 in end_ids) for found in map(likeliest, PROMPTS)):
-        raise ModelUnavailable(f"{model} fails its self-test: it goes on in the same way whatever the prompt is; its "
+        raise FileUnusable(f"{model} fails its self-test: it goes on in the same way whatever the prompt is; its "
                                "weights are damaged")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, QueueFull
+from mayfly.errors import CallError, DeadlinePassed, LaneUnavailable, ModelCrashed, ModelUnusable, QueueFull
 from mayfly.tallies import Served
 from mayfly.wire import framing
 from mayfly.wire.address import LaneAddress
@@ -168,9 +168,13 @@ class SocketLane:
         with self._lock:
             self.served.first_token.add(seconds)
 
-    def unavailable(self, reason: str) -> LaneUnavailable:
-        """Return the error for a call that the lane can't serve."""
-        return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(self.said())}", retry_after=5)
+    def unavailable(self, reason: str) -> CallError:
+        """Return the error for a call that the lane can't serve: 400 if its caller has named a file that can't be used.
+        A configured model that can't be is the service's fault."""
+        said = self.said()
+        if said.get("unusable") and self._address is None:
+            return ModelUnusable(str(said.get("model")), f"{reason}{_report(said)}")
+        return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(said)}", retry_after=5)
 
 
 class SocketCall:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import FileUnusable, ModelUnavailable
 from mayfly.models import foreign, parts
 from mayfly.models.gguf_stream import ARRAY, STRING, TENSOR_TYPES, U32, U64, GgufStream, Malformed
 
@@ -159,7 +159,7 @@ def read_contents(path: Path) -> Contents:
         first = _read(path, _Reading.first)
         return first if of is None else _with_parts(path, of, first)
     except Malformed as exc:
-        raise ModelUnavailable(f"{path.name} can't be used as a model: {exc}") from exc
+        raise FileUnusable(f"{path.name} can't be used as a model: {exc}") from exc
     except OSError as exc:
         raise ModelUnavailable(f"{path.name} can't be read: {exc.strerror or exc}") from exc
     except ValueError as exc:  # a NUL in the path

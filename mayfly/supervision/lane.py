@@ -26,6 +26,7 @@ class Starts:
     Attributes:
         failed: in a row, by themselves.
         trouble: why the last of them did, or "".
+        unusable: the last of them found that the model's file is.
         given_up: when the lane was, if it is.
         struggling: a start was in vain, whoever's fault that was, and none has come up since.
         succeeded: one has come up, ever.
@@ -33,6 +34,7 @@ class Starts:
 
     failed: int = 0
     trouble: str = ""
+    unusable: bool = False
     given_up: float = 0.0
     struggling: bool = False
     succeeded: bool = False
@@ -44,12 +46,12 @@ class Starts:
 
     def came_up(self) -> None:
         """Take note that a start has succeeded."""
-        self.failed, self.trouble, self.struggling, self.succeeded = 0, "", False, True
+        self.failed, self.trouble, self.unusable, self.struggling, self.succeeded = 0, "", False, False, True
 
-    def fail(self, reason: str, now: float) -> None:
+    def fail(self, reason: str, now: float, *, unusable: bool = False) -> None:
         """Take note of a start that failed by itself."""
         self.failed += 1
-        self.trouble, self.struggling = reason, True
+        self.trouble, self.unusable, self.struggling = reason, unusable, True
         if self.failed == FAILED_STARTS:
             self.given_up = now
 
@@ -186,4 +188,6 @@ class Lane:
             facts["prefixes"] = vars(self.prefixes)
         if state != "ready" and self.starts.trouble:
             facts["reason"] = self.starts.trouble
+            if state == "failing" and self.starts.unusable:
+                facts["unusable"] = True
         return facts

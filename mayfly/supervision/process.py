@@ -32,6 +32,7 @@ class Process:
         condemned: what it was ended for, once it is; it is killed at `kill_at`.
         calls: that it has answered; the last one was `served`.
         reason: what its end came from, as far as that is known.
+        unusable: it has said that its model's file is.
         model: what it said of its model.
         turn: False is a standby that waits for its turn.
     """
@@ -49,6 +50,7 @@ class Process:
     calls: int = 0
     served: Served | None = None
     reason: str = ""
+    unusable: bool = False
     model: str = ""
     turn: bool = True
 

@@ -60,6 +60,7 @@ class _Wish:
     renewed: float
     refused: bool = False
     reason: str = ""
+    unusable: bool = False
     last_failure: dict[str, Any] | None = None
 
 
@@ -109,6 +110,7 @@ class Residency:
                 given_up.use.file == self._sockets.version(model)):
             self._given_up[name] = given_up
             wish.refused, wish.reason, wish.last_failure = True, given_up.starts.failing, given_up.last_failure
+            wish.unusable = given_up.starts.unusable
         elif model:
             try:
                 wish.memory = self._sockets.memory(model)
@@ -165,7 +167,8 @@ class Residency:
     def public(self) -> dict[str, dict[str, Any]]:
         """Return the board's word on models that are asked for and have no lane."""
         return {wish.lane: {"state": "failing" if wish.refused else "waiting", "reason": wish.reason,
-                            "model": wish.model, **({"last_failure": wish.last_failure} if wish.last_failure else {})}
+                            "model": wish.model, **({"last_failure": wish.last_failure} if wish.last_failure else {}),
+                            **({"unusable": True} if wish.unusable else {})}
                 for wish in self._wishes.values()}
 
     def _forget(self, now: float) -> None:

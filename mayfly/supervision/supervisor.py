@@ -153,7 +153,7 @@ class Supervisor:
             process.model, lane.engine, lane.prefixes = event.model, event.facts, None
             self._records.came_up(process, now)
         elif isinstance(event, CannotLoad):
-            process.reason = event.reason
+            process.reason, process.unusable = event.reason, event.unusable
         elif isinstance(event, Served):
             lane.use.note(told.at)
             lane.use.expected = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from mayfly import places
 from mayfly.engines.backends import Backend, Kind
-from mayfly.errors import ContextLengthExceeded, InvalidRequest, LaneUnavailable, NotFound
+from mayfly.errors import ContextLengthExceeded, InvalidRequest, LaneUnavailable, ModelUnusable, NotFound
 from mayfly.flow import Flow
 from mayfly.lanes.switchboard import Switchboard
 from mayfly.models import hub, inventory, pull, store
@@ -214,7 +214,7 @@ class Catalogue:
         """
         try:
             yield from flow
-        except LaneUnavailable:
+        except (LaneUnavailable, ModelUnusable):
             self._failure(asked, self._switchboard.lane(asked.lane).status())
             raise
         except ContextLengthExceeded as exc:
@@ -274,8 +274,7 @@ class Catalogue:
         if kind is None:
             return model
         if not model.lane and model.file is not None:
-            raise InvalidRequest(f"The model '{model.id}' can't be used: {model.file.unusable}.", param="model",
-                                 code="model_unusable")
+            raise ModelUnusable(model.id, model.file.unusable)
         if model.kind != kind:
             raise InvalidRequest(f"The model '{model.id}' makes {model.kind}s, not {kind}s: name another, or leave "
                                  "'model' out.", param="model", code="wrong_kind_of_model")

@@ -29,9 +29,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class CannotLoad:
-    """The model can't be loaded; the worker ends."""
+    """The model can't be loaded, or, if it is `unusable`, never will be; the worker ends."""
 
     reason: str
+    unusable: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sys
 from mayfly.compat.process import contain_native_code, die_with_parent, forbid_core_dumps
 from mayfly.compat.sockets import inherited_socket
 from mayfly.engines.llamacpp import tuned
-from mayfly.errors import MayflyError
+from mayfly.errors import FileUnusable, MayflyError
 from mayfly.models.inventory import Inventory
 from mayfly.wire import exits
 from mayfly.wire.events import CannotLoad, EventPipe, Log
@@ -60,7 +60,8 @@ def main() -> int:
     except MayflyError as exc:
         print(exc, file=sys.stderr)
         # Callers are told the reason, and needn't know where on this machine the file is.
-        events.send(CannotLoad(str(exc).replace(f"{spec.model_file.parent}{os.sep}", "")))
+        events.send(CannotLoad(str(exc).replace(f"{spec.model_file.parent}{os.sep}", ""),
+                               isinstance(exc, FileUnusable)))
         return exits.CANNOT_LOAD
     if spec.role == "template":
         from mayfly.workers.template import Template

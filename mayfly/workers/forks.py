@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mayfly.compat.process import die_with_parent
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import FileUnusable, ModelUnavailable
 from mayfly.wire import exits
 
 _LONGEST = 1 << 15
+# What a message begins with whose error is a FileUnusable.
+_UNUSABLE = b"\0"
 
 
 @dataclass(eq=False)
@@ -78,12 +80,14 @@ def see_through(work: Callable[[], None]) -> None:
         try:
             work()
         except ModelUnavailable as exc:
-            channel.send(str(exc).encode()[:_LONGEST])
+            channel.send((_UNUSABLE if isinstance(exc, FileUnusable) else b"") + str(exc).encode()[:_LONGEST])
         return exits.DONE
 
     fork = start(0, live, lambda: None)
     said = fork.channel.recv(_LONGEST)
     code = fork.reap()
+    if said.startswith(_UNUSABLE):
+        raise FileUnusable(said.removeprefix(_UNUSABLE).decode(errors="replace"))
     if said:
         raise ModelUnavailable(said.decode(errors="replace"))
     if code < 0:

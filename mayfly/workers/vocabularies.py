@@ -10,7 +10,7 @@ import collections
 
 from mayfly.engines import choose
 from mayfly.engines.base import Tokenize
-from mayfly.errors import InvalidRequest, ModelUnavailable
+from mayfly.errors import ModelUnavailable, ModelUnusable
 from mayfly.models.inventory import Inventory, Model
 
 _KEPT = 4
@@ -35,21 +35,19 @@ class Vocabularies:
         """Return the function that makes a text, or a call's prompt, the tokens that the model would be given.
 
         Raises:
-            InvalidRequest: there is no such model, or its vocabulary can't be read.
+            ModelUnusable: there is no such model, or its vocabulary can't be read.
         """
         # A file that has changed is another Model.
         model = self._inventory.find(name)
         if model is None or model.unusable or model.kind is None:
-            raise InvalidRequest(model.unusable if model is not None else "The model is gone.", param="model",
-                                 code="model_unusable")
+            raise ModelUnusable(name, model.unusable if model is not None else "it is gone")
         if model not in self._open:
             templates = self._templates if model == self._inventory.find(self._configured) else ("", "")
             try:
                 self._open[model] = choose.open_tokenizer(model.backend(model.kind), model.path, model.kind,
                                                           model.vocabulary_size, *templates)
             except ModelUnavailable as exc:
-                raise InvalidRequest(f"Its tokens can't be counted: {exc}.", param="model",
-                                     code="model_unusable") from exc
+                raise ModelUnusable(name, f"its tokens can't be counted: {exc}") from exc
             while len(self._open) > _KEPT:
                 self._open.popitem(last=False)
         self._open.move_to_end(model)

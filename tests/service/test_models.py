@@ -188,10 +188,11 @@ def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
     assert service.session.get(service.url + "/ready").status_code == 200
 
 
-@pytest.mark.parametrize("numbers", [{"llama.block_count": 40}, {"llama.expert_count": 4096}],
-                         ids=["says so", "aborts"])
+@pytest.mark.parametrize(("numbers", "told"), [
+    ({"llama.block_count": 40}, (400, "model_unusable")), ({"llama.expert_count": 4096}, (503, "model_unavailable"))],
+    ids=["says so", "aborts"])
 def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
-        start: Callable[..., Service], model_path: Path, numbers: dict[str, int]) -> None:
+        start: Callable[..., Service], model_path: Path, numbers: dict[str, int], told: tuple[int, str]) -> None:
     tiny_llama.make(model_path / "bad.gguf", numbers=numbers)
     for name in ("good", "better"):
         tiny_llama.make(model_path / f"{name}.gguf", seed=len(name))
@@ -200,16 +201,23 @@ def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
     with ThreadPoolExecutor(6) as pool:
         # Callers who were told leave their connections in its socket, where no process takes them out.
         refused = list(pool.map(lambda _: ask(service, "bad"), range(6)))
-    assert {answer.status_code for answer in refused} == {503}
+    assert {answer.status_code for answer in refused} == {told[0]}
     for name in ("good", "better"):
         assert ask(service, name).status_code == 200
         pid = service.lane(f"model:{name}")["pid"]
         # It is remembered, and drives nobody out.
         again = ask(service, "bad")
-        assert (again.status_code, again.json()["error"]["code"]) == (503, "model_unavailable")
+        assert (again.status_code, again.json()["error"]["code"]) == told
+        # Whoever waits for a file to become another one waits in vain.
+        assert ("Retry-After" in again.headers) == (told[0] == 503)
         assert "_watchdog_error.log" in again.json()["error"]["message"]
         assert ask(service, name).status_code == 200
         assert service.lane(f"model:{name}")["pid"] == pid
+    turns = [{"role": "user", "content": "Hello"}]
+    for path, body in {"/gpt4all_api": {"prompt": "Hello"}, "/v1/chat/completions": {"messages": turns, "stream": True},
+                       "/v1/responses": {"input": "Hello"}, "/v1/messages": {"messages": turns, "max_tokens": 5},
+                       "/api/generate": {"prompt": "Hello"}, "/api/chat": {"messages": turns}}.items():
+        assert service.post(path, {"model": "bad", **body}).status_code == told[0], path
     # All its deaths are one, which the reports count once.
     (report,) = service.reports()
     assert re.search(r"times: +[3-9], since", report.read_text())

@@ -23,7 +23,7 @@ from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
 from mayfly.engines.prompting import Prompting, turn_ends
-from mayfly.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, ModelUnavailable
+from mayfly.errors import ContextLengthExceeded, EngineFailed, FileUnusable, InvalidRequest, ModelUnavailable
 from mayfly.models.call_forms import MARKS
 from mayfly.models.header import read_contents
 from mayfly.prompts.chat import Answering
@@ -69,7 +69,7 @@ class LlamaCompletions:
         self.context_length = min(context_length, header.context_length or context_length)
         loaded = load_model(path, device=device)
         if self._llama.llama_model_has_encoder(loaded):
-            raise ModelUnavailable(f"{path.name} has an encoder, which prompts for completions have no use for")
+            raise FileUnusable(f"{path.name} has an encoder, which prompts for completions have no use for")
         params = self._llama.llama_context_default_params()
         params.n_ctx = self.context_length
         params.n_batch = params.n_ubatch = min(BATCH, self.context_length)

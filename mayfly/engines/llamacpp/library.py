@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.engines.llamacpp import tuned
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import FileUnusable, ModelUnavailable
 
 #: The setting's name in the environment of workers: a library's file, or a folder with one in it.
 LIBRARY = "LLAMA_LIBRARY"
@@ -31,6 +31,11 @@ PACKAGE = "xllamacpp"
 # with one core taken by another program 43, 28 and 7. On two cores with eight programs that computed, 24 tokens by two
 # threads took 1.2 s with 100, 1.8 s with 1,000 and 5.7 to 8 s with 10,000.
 _SPINNING = {"GOMP_SPINCOUNT": "1000"}
+
+_NO_REASON = "it says no reason"
+# Words of reasons that may be gone at the next try: memory, and what the system does with the file. The others are of
+# what is in it.
+_PASSES = re.compile("alloc|memory|map|open|read|device", re.IGNORECASE)
 
 _ERROR = 4  # ggml_log_level
 _CONTINUED = 5
@@ -246,7 +251,7 @@ def load_model(path: Path, *, vocabulary_only: bool = False, device: str = "cpu"
         device: "cpu", "gpu" (all graphics cards that the library knows), or the name of one.
 
     Raises:
-        ModelUnavailable: llama.cpp can't; the message has its own reason.
+        FileUnusable, ModelUnavailable: llama.cpp can't; the message has its own reason.
     """
     llama = open_library()
     params = llama.llama_model_default_params()
@@ -259,7 +264,9 @@ def load_model(path: Path, *, vocabulary_only: bool = False, device: str = "cpu"
     _errors.clear()
     model: int | None = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise ModelUnavailable(f"llama.cpp can't load {path.name}: {reason('it says no reason')}")
+        told = reason(_NO_REASON)
+        passes = told == _NO_REASON or _PASSES.search(told)
+        raise (ModelUnavailable if passes else FileUnusable)(f"llama.cpp can't load {path.name}: {told}")
     return model
 
 

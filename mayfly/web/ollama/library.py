@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
-from mayfly.errors import CallError, InvalidRequest, NotFound
+from mayfly.errors import CallError, InvalidRequest, ModelUnusable, NotFound
 from mayfly.flow import Answer, Flow
 from mayfly.models import inventory
 from mayfly.models.aliases import tagged, untagged
@@ -147,8 +147,7 @@ def _rounded(parameters: int) -> str:
 def _shown(service: Service, model: Model) -> dict[str, Any]:
     file = model.file
     if file is None:
-        raise InvalidRequest(f"The model '{model.id}' has no file: set MODEL_NAME or EMBED_MODEL to one that is there.",
-                             param="model", code="model_unusable")
+        raise ModelUnusable(model.id, "it has no file, whatever MODEL_NAME or EMBED_MODEL says")
     arch = file.architecture
     # The window is the one that there is, for clients fill it.
     info = {"general.architecture": arch, "general.basename": model.id, "general.parameter_count": file.parameter_count,
