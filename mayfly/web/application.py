@@ -40,6 +40,10 @@ def build(service: Service) -> Flask:
     requests = metrics.Requests(table)
     table += metrics.routes(service, requests)
     open_paths = {route.path for route in table if route.key == "never"}
+    paths: dict[str, list[str]] = {}
+    for route in table:
+        if not route.parameters():
+            paths.setdefault(route.path, []).append(route.method)
 
     # Before routing errors are raised, so that a stranger can't tell which paths exist.
     @app.before_request
@@ -63,7 +67,7 @@ def build(service: Service) -> Flask:
     # The application's outermost boundary: whatever is raised below becomes JSON here.
     @app.errorhandler(Exception)
     def explain(exc: Exception) -> Response:
-        problem = problems.of_exception(exc, g.request_id, request.path)
+        problem = problems.of_exception(exc, g.request_id, request.path, paths)
         return Response(problem.body(request.path, g.request_id), status=problem.status_line, headers=problem.headers())
 
     routes.install(app, table, service)

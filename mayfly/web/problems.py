@@ -8,6 +8,8 @@ Whatever the 500, the log gets the stack under that id, without the exception's 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from werkzeug.exceptions import HTTPException
@@ -17,18 +19,23 @@ from mayfly.problem import Problem, failed, report
 
 # How the paths of OpenAI's API end, where they are asked for in a wrong place.
 _OPENAI = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
+# How alike two paths are for one to be meant by the other (difflib's ratio). With long ones that would take too long.
+_ALIKE = 0.75
+_LONGEST = 64
 
 
-def of_exception(exc: BaseException, request_id: str, path: str = "") -> Problem:
+def of_exception(exc: BaseException, request_id: str, path: str = "", paths: Mapping[str, Sequence[str]] | None = None
+                 ) -> Problem:
     """Return the problem that an exception means to the client; that of a 500 is logged.
 
     Args:
         path: what was asked for, if that may be what is wrong.
+        paths: those that there are, with their methods.
     """
     if isinstance(exc, CallError):
         problem = Problem(exc.status, exc.message, exc.type, exc.code, exc.param, exc.retry_after)
     elif isinstance(exc, HTTPException) and exc.code is not None:
-        problem = _of_http_exception(exc, exc.code, path)
+        problem = _of_http_exception(exc, exc.code, path, paths or {})
     else:
         problem = failed(request_id)
     if problem.status == 500:
@@ -36,9 +43,9 @@ def of_exception(exc: BaseException, request_id: str, path: str = "") -> Problem
     return problem
 
 
-def _of_http_exception(exc: HTTPException, status: int, path: str) -> Problem:
+def _of_http_exception(exc: HTTPException, status: int, path: str, paths: Mapping[str, Sequence[str]]) -> Problem:
     if status == 404:
-        return no_such_path(path)
+        return _no_such_path(path, paths)
     if status == 405:
         allow = ", ".join(sorted(getattr(exc, "valid_methods", None) or ()))
         return Problem(405, f"This path takes {allow or 'another method'} only.", code="method_not_allowed",
@@ -52,12 +59,14 @@ def _of_http_exception(exc: HTTPException, status: int, path: str) -> Problem:
     return Problem(status, f"The request was refused: {phrase}.", code="bad_request")
 
 
-def no_such_path(path: str) -> Problem:
-    """Return the answer to a path that doesn't exist."""
+def _no_such_path(path: str, paths: Mapping[str, Sequence[str]]) -> Problem:
     meant = next((end for end in _OPENAI if path.endswith(end)), "")
+    near = difflib.get_close_matches(path.lower(), paths, 1, _ALIKE) if len(path) <= _LONGEST else []
     advice = "/docs shows all paths."
     if meant:
         advice = f"What is meant is at /v1{meant}: end the client's base URL in /v1, once."
+    elif near:
+        advice = f"Is {' or '.join(paths[near[0]])} {near[0]} meant? /docs shows all paths."
     elif not path.startswith("/v1/"):
         advice = "OpenAI's routes are below /v1, which a client's base URL ends in; /docs shows all."
     return Problem(404, f"There is nothing at this path. {advice}", "not_found_error", "path_not_found")

@@ -233,7 +233,7 @@ def test_what_is_here_is_pulled_at_once_and_what_is_nowhere_is_not(service: Serv
     ("/api/embed", {"model": "damaged", "input": "x"}, 400, "The model 'damaged' can't be used"),
     ("/api/create", {"model": "x", "from": "y"}, 501, "neither made nor sent"),
     ("/api/push", {}, 501, "neither made nor sent"), ("/api/blobs/sha256:0", {}, 501, "neither made nor sent"),
-    ("/api/nothing", {}, 404, "nothing at this path"),
+    ("/api/nothing", {}, 404, "nothing at this path"), ("/api/embedd", {}, 404, "Is POST /api/embed meant?"),
 ])
 def test_an_error_is_a_string_that_clients_know(service: Service, path: str, body: dict[str, Any], status: int,
                                                message: str) -> None:

@@ -204,6 +204,10 @@ def test_a_name_with_a_colon_is_quoted_as_it_is(scripted: Service) -> None:
     ("/embeddings", "/v1/embeddings"), ("/models", "/v1/models"), ("/openai/v1/embeddings/", "/v1/embeddings"),
     ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
     ("/v1", "/docs"), ("/v1/audio/speech", "/docs"), ("/nowhere", "/v1"), ("/responses", "/v1/responses"),
+    ("/v1/chat/completion", "POST /v1/chat/completions"), ("/embd", "POST /embed"),
+    ("/v1/embedding", "POST /v1/embeddings"), ("/gpt4all-api", "POST /gpt4all_api"), ("/v1/Model", "GET /v1/models"),
+    ("/generate", "POST /api/generate"), ("/metric/", "GET /metrics"), ("/v1/api/chat", "POST /api/chat"),
+    ("/embed" * 20, "/docs"), ("/embed/%7B%7D%0a", "/docs"),
 ])
 def test_a_path_that_is_not_there_is_answered_with_the_one_that_is_meant(scripted: Service, path: str, named: str
                                                                          ) -> None:
