@@ -85,7 +85,7 @@ class Chat:
         reader = AnswerReader(thought, inside=inside, form=answers.form, names=[tool.name for tool in tools])
         if not tools and not (schema and thought):
             return Answering(call.sampling, reader, marks)
-        held = Form("lark", answers.grammar(), "tools" if tools else param)
+        held = Form("lark", answers.grammar(), "tools" if tools else param, tuple(tool.name for tool in tools))
         return Answering(replace(call.sampling, form=held), reader, marks)
 
 

@@ -36,6 +36,7 @@ _WRITTEN, _MORE_WRITTEN = 1_000_000, 4
 _LARGE = 250_000
 # Of what a template says when it refuses a conversation.
 _MOST_WORDS = 300
+_ADVICE = "; use another model, or, if it is that of MODEL_NAME, set PROMPT_TEMPLATE"
 
 _BLANK_LINE = traced("\n\n")
 # What a caller gives beside the messages comes from nowhere in them.
@@ -134,7 +135,7 @@ class ChatTemplate:
             EngineFailed: the template can't be read, fails whatever it is given, or takes more than it may.
         """
         if self._unreadable:
-            raise EngineFailed(self._unreadable)
+            raise EngineFailed(self._unreadable + _ADVICE)
         conversation = _Conversation(messages, tools, variables or {})
         size = conversation.size()
         seconds = min(_SECONDS + _MORE_SECONDS * size, _MOST_SECONDS)
@@ -144,9 +145,11 @@ class ChatTemplate:
             if size > _LARGE:
                 raise InvalidRequest(f"the conversation is too large for the model's chat template: {_reason(exc)}",
                                      param="messages") from exc
-            raise EngineFailed(f"the model's chat template fails: {_reason(exc)}") from exc
+            raise EngineFailed(f"the model's chat template fails: {_reason(exc)}{_ADVICE}") from exc
+        except EngineFailed as exc:
+            raise EngineFailed(exc.message + _ADVICE) from exc
         if len(text) > _WRITTEN + _MORE_WRITTEN * size:
-            raise EngineFailed(f"the model's chat template fails: it writes {len(text)} characters")
+            raise EngineFailed(f"the model's chat template fails: it writes {len(text)} characters{_ADVICE}")
         return lay_out(Segment(part, special=not origin) for part, origin in parts(text))
 
     def _written(self, conversation: _Conversation) -> str:

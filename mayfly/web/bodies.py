@@ -74,12 +74,22 @@ def parsed(raw: bytes, most: int) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
-        # The parser's reason holds no text of the client's, only what was wrong and where.
-        raise InvalidRequest(f"The body isn't valid JSON ({exc.msg}, at character {exc.pos}): send a JSON object.",
-                             code="invalid_json") from None
+        raise InvalidRequest(_fault(raw, exc), code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"The body has to be a JSON object, not {kind(body)}.", code="invalid_json")
     return body
+
+
+def _fault(raw: bytes, exc: orjson.JSONDecodeError) -> str:
+    if "depth limit" in exc.msg:
+        return "The body is nested too deeply, in more than 1024 lists and objects: send a flatter JSON object."
+    try:
+        raw.decode()
+    except UnicodeDecodeError as wrong:
+        # The parser says this of the whole body.
+        return f"The body isn't valid JSON (it isn't UTF-8, at byte {wrong.start}): send a JSON object in UTF-8."
+    # The parser's reason holds no text of the client's, only what was wrong and where.
+    return f"The body isn't valid JSON ({exc.msg}, at character {exc.pos}): send a JSON object."
 
 
 def holds_more(raw: bytes, most: int) -> bool:

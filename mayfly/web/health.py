@@ -37,8 +37,9 @@ def routes(service: Service) -> list[Route]:
         missing = _missing(service)
         if not missing and not service.draining.announced:
             return _answer("200 OK", {"status": "ready"})
-        reason = "the service is stopping" if service.draining.announced else "not ready: " + ", ".join(missing)
-        problem = Problem(503, f"Try again later ({reason}).", "server_error", "model_unavailable")
+        reasons = [f"the {name} model isn't ready ({_state(service.lanes[name])})" for name in missing]
+        reason = "the service is stopping" if service.draining.announced else "; ".join(reasons)
+        problem = Problem(503, f"Try again later: {reason}.", "server_error", "model_unavailable")
         answer: dict[str, Any] = {"status": "unready"}
         if asked.trusted:
             answer.update(waiting_for=missing, **problem.as_object())
@@ -55,6 +56,11 @@ def _missing(service: Service) -> list[str]:
     """Return the configured lanes that aren't ready; a service without any lane is never ready."""
     configured = {name: lane for name, lane in service.lanes.items() if lane.configured()}
     return [name for name, lane in (configured or dict(service.lanes)).items() if not lane.ready()]
+
+
+def _state(lane: Lane) -> str:
+    status = status_of(lane)
+    return str(status.get("reason") or status.get("state"))
 
 
 def _word(service: Service) -> str:

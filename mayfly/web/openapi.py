@@ -46,6 +46,8 @@ _ERRORS = {
     504: "The request took longer than REQUEST_TIMEOUT.",
 }
 
+# A key is sent in one of these ways.
+_WITH_KEY: tuple[dict[str, list[str]], ...] = ({"key": []}, {"keyAlone": []})
 # What happens only to those who fetch something.
 _PULL_ALONE = (409, 502)
 
@@ -71,10 +73,12 @@ def document(settings: Settings, table: Sequence[Route]) -> dict[str, Any]:
                  "summary": "Local embeddings and completions; each completion in a fresh process."},
         "servers": [{"url": "/"}],
         # On this machine without a key, from elsewhere with one.
-        "security": [{}, {"key": []}],
+        "security": [{}, *_WITH_KEY],
         "paths": paths,
         "components": {"schemas": components,
-                       "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+                       "securitySchemes": {
+                           "key": {"type": "http", "scheme": "bearer"},
+                           "keyAlone": {"type": "apiKey", "in": "header", "name": "x-api-key"}}},
     }
 
 
@@ -114,7 +118,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": route.summary, "tags": [route.tag], "responses": statuses,
                                  "operationId": f"{route.method.lower()}_{route.path.strip('/')}".translate(_PLAIN)}
     if route.key != "usual":
-        operation["security"] = [{"key": []}] if route.key == "always" else []
+        operation["security"] = list(_WITH_KEY) if route.key == "always" else []
     parameters = _parameters(route)
     if parameters:
         operation["parameters"] = parameters

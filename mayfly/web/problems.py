@@ -9,6 +9,7 @@ Whatever the 500, the log gets the stack under that id, without the exception's 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -33,7 +34,8 @@ def of_exception(exc: BaseException, request_id: str, path: str = "", paths: Map
         paths: those that there are, with their methods.
     """
     if isinstance(exc, CallError):
-        problem = Problem(exc.status, exc.message, exc.type, exc.code, exc.param, exc.retry_after)
+        message = _sentence(exc.message) if exc.status >= 500 else exc.message
+        problem = Problem(exc.status, message, exc.type, exc.code, exc.param, exc.retry_after)
     elif isinstance(exc, HTTPException) and exc.code is not None:
         problem = _of_http_exception(exc, exc.code, path, paths or {})
     else:
@@ -41,6 +43,12 @@ def of_exception(exc: BaseException, request_id: str, path: str = "", paths: Map
     if problem.status == 500:
         report(exc, request_id)
     return problem
+
+
+def _sentence(message: str) -> str:
+    """Return a message as a sentence: engines and lanes say what is wrong in words that others put into theirs."""
+    begun = message[:1].upper() + message[1:] if re.match(r"[a-z]+('[a-z]+)? ", message) else message
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def _of_http_exception(exc: HTTPException, status: int, path: str, paths: Mapping[str, Sequence[str]]) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import Union, get_args, get_origin
 
@@ -39,8 +40,10 @@ def refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...
         allowed = allowed_in(owner, field, n_ctx)
     if problem == "missing":
         return missing(param, allowed)
-    suffix = f", not {kind(value)}" if problem.endswith("_type") else ""
-    return InvalidRequest(f"'{param}' has to be {allowed}{suffix}.", param=param)
+    if problem.endswith("_type"):
+        # What follows in a description tells of values of the right kind.
+        allowed = f"{re.split(', wh(?:ere|ich) ', allowed)[0]}, not {kind(value)}"
+    return InvalidRequest(f"'{param}' has to be {allowed}.", param=param)
 
 
 def missing(param: str, allowed: str | None) -> InvalidRequest:

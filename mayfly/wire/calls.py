@@ -73,11 +73,13 @@ class Form:
         kind: of `text`: a JSON schema, a grammar in Lark's or in llama.cpp's form, or a regular expression that the
             whole answer matches.
         param: the field of the request that it came in.
+        tools: the names of those whose arguments the rules `arguments_0` and so on of a grammar describe.
     """
 
     kind: Literal["json_schema", "lark", "gbnf", "regex"]
     text: str
     param: str = "response_format"
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

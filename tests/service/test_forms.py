@@ -152,11 +152,12 @@ def test_answers_fit_their_schema(service: Service, schema: dict[str, Any]) -> N
     ({"properties": {"x": {"anyOf": [{"const": 1}, {"items": {"minimum": "a"}}]}}}, "/properties/x/anyOf/1/items"),
     ({"properties": {"x": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": {"type": "strin"}}}, "/$defs/a~1b"),
     ({"properties": {"x": {"$ref": "http://127.0.0.1:9/schema.json"}}}, "/properties/x"),
-    ({"properties": {"x": {"type": "string", "pattern": "("}}}, "/properties/x")])
+    ({"properties": {"x": {"type": "string", "pattern": "("}}}, "/properties/x"),
+    ({"properties": {"x": {"type": "string", "pattern": "a/("}}}, "/properties/x': unclosed group, at character 3")])
 def test_a_schema_that_cant_be_compiled_is_refused_with_the_place_in_it(
         service: Service, schema: dict[str, Any], place: str) -> None:
     error = refused(service, response_format=schema_of(schema))
-    assert f"at '{place}': " in error["message"] and error["code"] == "unusable_form"
+    assert f"at '{place}" in error["message"] and error["code"] == "unusable_form"
     assert error["param"] == "response_format" and "'response_format'" in error["message"]
     assert refused(service, "/gpt4all_api", format=schema)["param"] == "format"
     turns = [{"role": "user", "content": "x"}]
@@ -167,7 +168,10 @@ def test_a_schema_that_cant_be_compiled_is_refused_with_the_place_in_it(
 @pytest.mark.parametrize(("field", "form", "words"), [
     ("grammar", "start: other", "line 1, column 8: unknown name"),
     ("grammar", 'root ::= "a" other', "Rule 'other' not found"), ("grammar", "root ::= [a", "line 1"),
-    ("regex", "(a", "unclosed group")])
+    ("regex", "(a", "can't be compiled: unclosed group, at character 1."),
+    ("regex", "a/é(b", "can't be compiled: unclosed group, at character 4."),
+    ("regex", "a{2", "unclosed counted repetition, at character 2."), ("regex", "a\n(b", "unclosed group"),
+    ("grammar", "start: /a(/", "line 1, column 8: unclosed group, at character 2")])
 def test_a_grammar_that_cant_be_compiled_is_refused_with_the_reason(
         service: Service, field: str, form: str, words: str) -> None:
     error = refused(service, **{field: form})

@@ -53,6 +53,13 @@ def test_every_route_is_in_the_document_and_nothing_else_is(served: Service) -> 
     assert documented == routed
     answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
     assert answer.json() == document(SETTINGS)
+    # Each way to send a key that it names is one.
+    for scheme in answer.json()["components"]["securitySchemes"].values():
+        name, value = (scheme["name"], KEY) if scheme["type"] == "apiKey" else ("Authorization", f"Bearer {KEY}")
+        for headers, status in (({name: value}, 200), ({name: f"{value}x"}, 401)):
+            assert requests.get(served.url + "/v1/models", headers={**headers, "X-Forwarded-For": "203.0.113.9"},
+                                timeout=120).status_code == status
+    assert document(SETTINGS)["security"] == [{}, {"key": []}, {"keyAlone": []}]
 
 
 @pytest.mark.parametrize(("route", "body"), EXAMPLES)

@@ -266,6 +266,7 @@ def test_over_http_a_hostile_template_is_engine_failed_with_a_reason_and_harms_n
                          ("unreadable", "can't be read: it is nested too deep")):
         status, text = answers[name]
         assert status == 500 and '"code":"engine_failed"' in text.replace(": ", ":") and reason in text
+        assert text.count("set PROMPT_TEMPLATE") == 1
     # Without their templates the models serve, from processes that nothing has happened to.
     for name in hostile:
         bare = service.post("/v1/completions", {"model": name, "prompt": "Hello", "max_tokens": 4})

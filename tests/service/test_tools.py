@@ -20,6 +20,7 @@ from service import Service
 from tool_families import TOOL_FAMILIES
 
 CHAT = "/v1/chat/completions"
+WRONG = {"type": "array", "uniqueItems": True}
 CALLS = int(os.environ.get("MAYFLY_TOOL_CALLS", "30"))
 TINY = "tiny-llama"
 
@@ -250,3 +251,13 @@ def test_ollamas_turns_of_tools_find_their_calls(service: Service, result: dict[
 def test_ollamas_show_tells_of_tools(service: Service) -> None:
     for name in ("qwen", "SmolLM2-135M-Instruct.Q4_1"):
         assert service.post("/api/show", {"model": name}).json()["capabilities"] == ["completion", "tools"]
+
+
+def test_a_tool_whose_schema_cant_be_compiled_is_named(service: Service) -> None:
+    turns = [{"role": "user", "content": "Hello"}]
+    for tools, choice in (([*TOOLS, tool("wrong", "", a=WORD, b=WRONG)], "auto"),
+                          ([tool("wrong", "", b=WRONG), *TOOLS], {"type": "function", "function": {"name": "wrong"}})):
+        answer = service.post(CHAT, {"messages": turns, "tools": tools, "tool_choice": choice})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, "tools", "unusable_form"), error
+        assert "the schema of the tool 'wrong' can't be compiled: at '/properties/b': " in error["message"]

@@ -205,7 +205,7 @@ def test_a_template_that_fails_at_one_conversation_alone_is_the_callers_to_chang
 def test_a_template_that_cannot_be_read_is_told_in_the_languages_words_to_each_caller() -> None:
     template = _template("{% for %}")
     for _ in range(2):
-        with pytest.raises(EngineFailed, match="can't be read: Expected an expression"):
+        with pytest.raises(EngineFailed, match=r"can't be read: Expected an expression.*PROMPT_TEMPLATE"):
             template.render([Message("user", "Hi")])
 
 

@@ -161,11 +161,11 @@ FAILURES: list[tuple[CallError, int, str, str]] = [
     (ContextLengthExceeded("600 tokens, 512 fit"), 400, "invalid_request_error", "context_length_exceeded"),
     (QueueFull("full"), 429, "rate_limit_error", "queue_full"),
     (QueueFull("full", retry_after=7.2), 429, "rate_limit_error", "queue_full"),
-    (ModelCrashed("twice; report x.log"), 500, "server_error", "model_crashed"),
-    (EngineFailed("nonsense"), 500, "server_error", "engine_failed"),
-    (LaneUnavailable("loading", retry_after=0.01), 503, "server_error", "model_unavailable"),
-    (LaneUnavailable("off"), 503, "server_error", "model_unavailable"),
-    (DeadlinePassed("late"), 504, "server_error", "timeout"),
+    (ModelCrashed("it died twice (report: x.log)"), 500, "server_error", "model_crashed"),
+    (EngineFailed("it talks nonsense."), 500, "server_error", "engine_failed"),
+    (LaneUnavailable("it is loading", retry_after=0.01), 503, "server_error", "model_unavailable"),
+    (LaneUnavailable("it is off"), 503, "server_error", "model_unavailable"),
+    (DeadlinePassed("it is late"), 504, "server_error", "timeout"),
 ]
 
 
@@ -180,6 +180,8 @@ def test_failure_of_a_lane_has_its_status(
             got, headers, answer = service.post(path, body)
             assert got == status
             message, param = failure.message, None
+            if status >= 500:  # a sentence, whoever's words it is made of
+                message = "I" + message[1:].rstrip(".") + "."
             if code == "context_length_exceeded" and path != "/embed":
                 message, param = f"'prompt' is too long: {failure.message}; shorten it or raise N_CTX.", "prompt"
             assert answer == {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -310,6 +312,7 @@ def test_health_and_ready_follow_the_lanes() -> None:
         chat.is_ready = False
         word, status, body = seen()
         assert (word, status, body["status"], body["waiting_for"]) == ("degraded", 503, "unready", ["completion"])
+        assert body["error"]["message"] == "Try again later: the completion model isn't ready (loading)."
         assert json.loads(service.request("GET", "/ready", Via="x")[2]) == {"status": "unready"}
         chat.is_configured = False
         assert seen() == ("ok", 200, {"status": "ready"})

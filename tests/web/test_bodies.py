@@ -79,6 +79,14 @@ def test_body_that_is_no_json_object_is_400(service: Service, path: str, name: s
     assert refused(service, path, NOT_JSON[name])["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("10,000 lists deep", "nested too deeply"), ("10,000 objects deep", "nested too deeply"),
+    ("cut UTF-8", "it isn't UTF-8, at byte 11)"),
+    ("UTF-16", "it isn't UTF-8, at byte 0)"), ("raw control character", "at character 12)")])
+def test_what_is_no_json_is_told_why_and_where(service: Service, name: str, said: str) -> None:
+    assert said in refused(service, "/embed", NOT_JSON[name])["message"]
+
+
 @pytest.mark.parametrize(("body", "param"), [
     ({}, "input"),
     ({"input": []}, "input"),
@@ -149,6 +157,10 @@ def test_message_says_what_is_allowed(service: Service) -> None:
     assert error["message"].endswith(", not a number beyond 64 bits.")
     error = refused(service, "/embed", {"input": ["a", 1]})
     assert error["message"] == "'input.1' has to be a string, not a whole number."
+    error = refused(service, "/embed", {"input": "a", "model": 5})
+    assert error["message"] == "'model' has to be a string, not a whole number."
+    error = refused(service, "/gpt4all_api", {"prompt": "x", "seed": "a"})
+    assert error["message"] == "'seed' has to be a whole number of 64 bits, not a string."
 
 
 def test_name_of_an_unknown_field_is_made_harmless(service: Service) -> None:

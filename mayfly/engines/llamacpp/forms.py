@@ -34,6 +34,10 @@ _MOST_WORDS = 200
 _DEEPEST = "recursion limit exceeded"
 _PANIC = "panic:"
 _NONE = "no answer has this form"
+_WORDS = {"json_schema": "schema", "regex": "regular expression", "lark": "grammar", "gbnf": "grammar"}
+# How it quotes a regular expression, marks the place in it, and says what is wrong there.
+_REGEX = re.compile(r'(?:invalid regex ".*" \(in regex\): )?regex parse error:\n {4}(.*)\n {4}( *)\^+\nerror: (.*)')
+_SLASH = r"\/"
 _QUOTED = re.compile(r"\s*\d+ \||\s*\^\s*$|    ")
 
 #: llama_token_data, of which llama.cpp's samplers take an array.
@@ -60,7 +64,7 @@ class Forms:
         Raises:
             InvalidRequest: it can't be compiled; the message names the place.
         """
-        what = {"json_schema": "schema", "regex": "regular expression"}.get(form.kind, "grammar")
+        what = "tools" if form.tools else _WORDS[form.kind]
         if len(form.text) > _LONGEST:
             raise unusable(form, f"the {what} has {len(form.text)} characters, but at most {_LONGEST} are allowed")
         try:
@@ -72,7 +76,7 @@ class Forms:
         except RecursionError as exc:
             raise unusable(form, f"the {what} is nested too deep") from exc
         except ValueError as exc:
-            raise unusable(form, f"the {what} can't be compiled: {_reason(str(exc))}") from exc
+            raise unusable(form, _fault(form, str(exc))) from exc
         return Held(matcher, self._size, form)
 
     def _compiled(self, form: Form) -> LLMatcher:
@@ -83,9 +87,7 @@ class Forms:
         """
         matcher = LLMatcher(self._tokenizer, _grammar(form), log_level=_SILENT, limits=_LIMITS)
         if matcher.is_error():
-            place = place_of(form.text, WRITTEN) if form.kind == "json_schema" else None
-            at = f"at '{place}': " if place else ""
-            raise ValueError(at + matcher.get_error())
+            raise ValueError(matcher.get_error())
         return matcher
 
 
@@ -175,12 +177,35 @@ def _grammar(form: Form) -> str:
         raise ValueError(str(exc)) from exc
 
 
+def _fault(form: Form, said: str) -> str:
+    """Return what of a form can't be compiled, where, and why."""
+    what, schema = _WORDS[form.kind], form.text if form.kind == "json_schema" else ""
+    line = re.match(r"at (\d+)\(", said)
+    rule = re.match(r"arguments_(\d+)\w*: %json (.*)", form.text.split("\n")[int(line[1]) - 1]) if line else None
+    if form.tools and rule is not None:
+        # What is said of a grammar that nobody has sent helps nobody.
+        what, schema = f"schema of the tool '{form.tools[int(rule[1])]}'", rule[2]
+        said = said.partition(": failed to compile JSON schema: ")[2] or said
+    elif form.kind == "regex":
+        said = re.sub(r"^at \d+\(\d+\): ", "", said)
+    place = place_of(schema, WRITTEN) if schema else None
+    return f"the {what} can't be compiled: " + (f"at '{place}': " if place else "") + _reason(said)
+
+
+def _character(match: re.Match[str]) -> str:
+    """Return what is wrong with a regular expression, and where in it."""
+    text, before, why = match[1], match[2], match[3]
+    # Where a regular expression is a grammar's, a slash is escaped.
+    return f"{why}, at character {len(before) + 1 - text[:len(before)].count(_SLASH)}"
+
+
 def _reason(said: str) -> str:
     """Return what llguidance says is wrong, in a line, without the lines that it quotes."""
     if _DEEPEST in said:
         return "it is nested too deep"
     if _PANIC in said:
         return "it is too complex"
+    said = _REGEX.sub(_character, said)
     told = re.sub(r"^(at )?(\d+)\((\d+)\): ", r"line \2, column \3: ", said.partition("\n<state>")[0])
     lines = [line.strip() for line in told.splitlines() if not _QUOTED.match(line)]
     return " ".join(lines)[:_MOST_WORDS].strip(" .")
