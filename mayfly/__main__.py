@@ -52,17 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = parser().parse_args(arguments)
         return chosen.run(chosen, arguments[1:]) or 0
     except (ModelUnavailable, SettingError) as exc:
-        print(f"mayfly: {exc}", file=sys.stderr)
+        for line in str(exc).splitlines():
+            print(f"mayfly: {line}", file=sys.stderr)
         return 1
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line: what it gives has the command's function as `run`."""
-    made = argparse.ArgumentParser(prog=places.PROGRAM, allow_abbrev=False,
-                                   description="Local embeddings and completions behind one HTTP port.",
-                                   epilog="Settings are in .env, in the folder that MAYFLY_HOME names, else in "
-                                          "~/.mayfly; in a clone they are in the clone.")
-    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    made = flags.Parser(prog=places.PROGRAM, allow_abbrev=False,
+                        description="Local embeddings and completions behind one HTTP port.",
+                        epilog="Settings are in .env, in the folder that MAYFLY_HOME names, else in ~/.mayfly; in a "
+                               "clone they are in the clone.")
+    commands = made.add_subparsers(required=True, metavar="serve|ensure|pull|key|tune|doctor")
     for name, run, what in (("serve", _serve, "run the service"),
                             ("ensure", _ensure, "make the models ready, if they aren't")):
         flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     pull.set_defaults(run=_pull)
     key = commands.add_parser("key", help="make, name and take back keys for callers from elsewhere")
     key.set_defaults(run=_key)
-    actions = key.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = key.add_subparsers(dest="action", required=True, metavar="add|remove|list")
     for action, what in (("add", "make a key, print it once, and keep its hash in .env"),
                          ("remove", "take a key out of .env")):
         actions.add_parser(action, help=what).add_argument("name", metavar="NAME")

@@ -39,7 +39,8 @@ def _examine() -> Iterator[tuple[bool, str]]:
             yield not doubt.misspelt, doubt.message
         found = settings.load_settings()
     except SettingError as exc:
-        yield False, str(exc)
+        for line in str(exc).splitlines():
+            yield False, line
         return
     keys = "" if found.api_keys else " (API_KEYS is empty: callers on this machine alone)"
     yield True, f"every setting has an allowed value{keys}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mayfly import places
 from mayfly.errors import SettingError
@@ -25,6 +28,16 @@ _FLAGS = {
     "--allowed-methods": ("ALLOWED_METHODS", "LIST", "methods that these pages may use"),
     "--allowed-headers": ("ALLOWED_HEADERS", "LIST", "headers that these pages may send"),
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the flag which is meant by one that there isn't."""
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(unknown[1], [*_FLAGS, "--allow-credentials"], 1) if unknown else ()
+        super().error(f"{message}; is {near[0]} meant?" if near else message)
 
 
 def add_to(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -47,7 +60,7 @@ def read(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         SettingError: a JSON list isn't one of strings.
     """
-    parser = argparse.ArgumentParser(prog=f"{places.PROGRAM} serve", allow_abbrev=False)
+    parser = Parser(prog=f"{places.PROGRAM} serve", allow_abbrev=False)
     chosen = vars(add_to(parser).parse_args(arguments))
     values = {}
     for flag, (setting, takes, _) in _FLAGS.items():

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,9 +238,10 @@ def parse(values: Mapping[str, str]) -> Settings:
     """Check raw values (environment name -> text) and return the settings.
 
     Raises:
-        SettingError: a value isn't allowed.
+        SettingError: a value isn't allowed; the message has a line for each that isn't.
     """
     parsed: dict[str, Any] = {}
+    wrong: list[str] = []
     for entry in dataclasses.fields(Settings):
         name = entry.name.upper()
         text = values.get(name, "")
@@ -249,29 +250,32 @@ def parse(values: Mapping[str, str]) -> Settings:
             parsed[entry.name] = entry.metadata["parse"](text)
         except forms.Refused as exc:
             shown = "(not shown)" if entry.metadata["secret"] else repr(text)
-            raise SettingError(f"{name} is {shown}; allowed: {exc}") from exc
-    settings = Settings(**parsed)
-    _check(settings)
+            wrong.append(f"{name} is {shown}; allowed: {exc}")
+    if not wrong:
+        settings = Settings(**parsed)
+        wrong.extend(_conflicts(settings))
+    if wrong:
+        raise SettingError("\n".join(wrong))
     return settings
 
 
-def _check(settings: Settings) -> None:
-    """Check what depends on more than one setting."""
+def _conflicts(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong that depends on more than one setting."""
     if settings.isolation == "fork" and not any(engine.may_fork(settings.device) for engine in backends.BACKENDS):
-        raise SettingError(f"ISOLATION is 'fork', which works on Linux with DEVICE=cpu alone (DEVICE is "
-                           f"{settings.device!r}); allowed here: auto, respawn, none")
+        yield (f"ISOLATION is 'fork', which works on Linux with DEVICE=cpu alone (DEVICE is "
+               f"{settings.device!r}); allowed here: auto, respawn, none")
     if settings.system_template and not settings.prompt_template:
-        raise SettingError(f"SYSTEM_TEMPLATE is {settings.system_template!r}, but PROMPT_TEMPLATE is empty; allowed: a "
-                           "PROMPT_TEMPLATE too (both stand instead of the template in the model's file), or neither")
+        yield (f"SYSTEM_TEMPLATE is {settings.system_template!r}, but PROMPT_TEMPLATE is empty; allowed: a "
+               "PROMPT_TEMPLATE too (both stand instead of the template in the model's file), or neither")
     if settings.ollama_compat_port and settings.ollama_compat_port == settings.listen_port:
-        raise SettingError(f"OLLAMA_COMPAT_PORT is {settings.ollama_compat_port}, which LISTEN_PORT is too; allowed: "
-                           "another port, or 0 (LISTEN_PORT answers Ollama's clients as well)")
+        yield (f"OLLAMA_COMPAT_PORT is {settings.ollama_compat_port}, which LISTEN_PORT is too; allowed: "
+               "another port, or 0 (LISTEN_PORT answers Ollama's clients as well)")
     if settings.allow_credentials and ANY in settings.allowed_origins:
-        raise SettingError("ALLOW_CREDENTIALS is true, but ALLOWED_ORIGINS has *; allowed: origins by name (browsers "
-                           "refuse the two together), or ALLOW_CREDENTIALS=false")
+        yield ("ALLOW_CREDENTIALS is true, but ALLOWED_ORIGINS has *; allowed: origins by name (browsers "
+               "refuse the two together), or ALLOW_CREDENTIALS=false")
     if settings.listen_ip not in ("127.0.0.1", "::1") and not settings.api_keys:
-        raise SettingError(f"API_KEYS is empty, but LISTEN_IP is {settings.listen_ip!r}; allowed: a key in API_KEYS "
-                           "(callers from other machines need one), or LISTEN_IP=127.0.0.1")
+        yield (f"API_KEYS is empty, but LISTEN_IP is {settings.listen_ip!r}; allowed: a key in API_KEYS "
+               "(callers from other machines need one), or LISTEN_IP=127.0.0.1")
 
 
 def env_file(environ: Mapping[str, str] | None = None) -> Path:

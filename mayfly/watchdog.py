@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             return _serve(settings, folder)
     except SettingError as exc:
         # A setting may be missing because its name is wrong.
-        for line in (*spelling.messages(), exc):
+        for line in (*spelling.messages(), *str(exc).splitlines()):
             print(f"mayfly: {line}", file=sys.stderr)
         return refusals.SETTING
     except Refused as exc:

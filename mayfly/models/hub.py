@@ -80,7 +80,8 @@ def _ask(repository: str, settings: Settings) -> ModelInfo:
         raise ModelUnavailable(f"the hub doesn't tell of {repository}: it answers {exc.response.status_code} "
                                f"{exc.response.reason_phrase}{needed}") from exc
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
-        raise ModelUnavailable(f"the hub can't be reached: {short(exc)}") from exc
+        raise ModelUnavailable(f"the hub can't be reached: {short(exc)}; set HF_ENDPOINT to a mirror that can, or put "
+                               "the model's file into MODEL_PATH") from exc
     except HFValidationError as exc:
         raise NotOffered(f"{repository} can't be the name of a repository on the hub") from exc
     except (ValueError, TypeError, KeyError, AttributeError) as exc:

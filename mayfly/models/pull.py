@@ -34,6 +34,9 @@ def pull(name: str, settings: Settings, report: Report | None = None) -> Path:
     """
     if name.startswith(hub.PREFIX):
         return download.fetch(hub.files(name, settings), settings.model_path, report)
+    if not store.is_name(name):
+        raise NotOffered(f"{name[:100]!r} can't be the name of a model: name one of gpt4all's list, or one of the "
+                         "Hugging Face Hub, hf:OWNER/REPO/FILE.gguf")
     with contextlib.suppress(ModelUnavailable):
         return store.find(settings.model_path, name)
     recipe = RECIPES.get(store.file_name(name))
@@ -93,7 +96,8 @@ def _read_list(list_url: str) -> Any:
         answer.raise_for_status()
         return answer.json()
     except (requests.RequestException, ValueError) as exc:
-        raise ModelUnavailable(f"gpt4all's list of models can't be read: {download.short(exc)}") from exc
+        raise ModelUnavailable(f"gpt4all's list of models can't be read: {download.short(exc)}; set MODEL_LIST to "
+                               "where it can, or put the model's file into MODEL_PATH") from exc
 
 
 def _files(models: Any, list_url: str) -> dict[str, File]:

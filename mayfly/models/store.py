@@ -149,6 +149,14 @@ def _blob_folders(root: Path) -> list[Path]:
     return [folder / _BLOBS for folder in beside]
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a name is one that a model can have: that of a file below a folder."""
+    try:
+        return bool(_relative(name))
+    except ModelUnavailable:
+        return False
+
+
 def _relative(name: str) -> str:
     """Return the relative path that `name` means; ModelUnavailable if it can't be a model's name."""
     if not name:

@@ -120,6 +120,17 @@ def test_a_wrong_setting_is_the_watchdog_s_line_and_exit_code(arguments: list[st
     assert done.stderr.startswith("mayfly: ")
 
 
+def test_all_wrong_settings_are_told_at_once(environ: dict[str, str]) -> None:
+    for command in ("serve", "ensure", "doctor"):
+        done = run({**environ, "THREADS": "-1", "ISOLATION": "none", "DEBUG": "maybe"}, command)
+        told = [line for line in (done.stdout + done.stderr).splitlines() if "; allowed: " in line]
+        assert len(told) == 2 and "THREADS is '-1'" in told[0] and "DEBUG is 'maybe'" in told[1], done
+    both = {"SYSTEM_TEMPLATE": "%1", "LISTEN_IP": "0.0.0.0", "API_KEYS": ""}
+    Path(environ["MAYFLY_ENV"]).write_text("")
+    done = run({**environ, **both}, "serve")
+    assert (done.returncode, done.stderr.count("mayfly: ")) == (2, 2), done
+
+
 def test_what_pull_cannot_do_is_one_line(environ: dict[str, str]) -> None:
     done = run(environ, "pull", "nonsense")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

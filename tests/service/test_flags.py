@@ -68,7 +68,9 @@ def test_the_help_names_every_flag_and_its_setting_and_warns_of_keys(command: li
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["--prot", "1"], "unrecognized arguments"), (["--port"], "expected one argument"), (["7000"], "unrecognized"),
+    (["--prot", "1"], "unrecognized arguments: --prot 1; is --port meant?"),
+    (["--allow-credential"], "is --allow-credentials meant?"),
+    (["--port"], "expected one argument"), (["7000"], "unrecognized"),
     (["--port", "many"], "LISTEN_PORT is 'many'; allowed"), (["--hos", "::1"], "unrecognized arguments")])
 def test_a_wrong_flag_is_exit_code_2_and_one_reason(tmp_path: Path, arguments: list[str], said: str) -> None:
     (tmp_path / "empty.env").touch()

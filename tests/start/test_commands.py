@@ -42,6 +42,9 @@ def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: l
     result = real_tree.run(*arguments)
     assert (result.code, result.out) == (2, "")
     assert "usage: start.sh" in result.err and "Traceback" not in result.err
+    # What is possible in its place is named.
+    meant = {("nonsense",): "doctor", ("key",): "remove", ("--prot", "7000"): "is --port meant?"}
+    assert meant.get(tuple(arguments), "") in result.err
     assert names(real_tree.folder) == before
 
 

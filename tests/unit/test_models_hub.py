@@ -248,6 +248,6 @@ def test_a_file_without_a_hash_is_not_fetched(hub: PlayedHub, models: Path, lfs:
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(hub: PlayedHub, models: Path) -> None:
     settings = parse({"MODEL_PATH": str(models), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": TOKEN})
-    with pytest.raises(ModelUnavailable, match="the hub can't be reached: ") as caught:
+    with pytest.raises(ModelUnavailable, match=r"the hub can't be reached: .*HF_ENDPOINT") as caught:
         pull.pull(WHOLE, settings)
     assert TOKEN not in str(caught.value)

@@ -17,6 +17,7 @@ from models_rig import FileServer
 
 from mayfly.errors import ModelUnavailable
 from mayfly.models import pull
+from mayfly.models.download import NotOffered
 from mayfly.settings import parse
 
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -162,7 +163,19 @@ def test_a_server_that_always_begins_anew_is_given_up(server: FileServer, models
     assert len(ranges(server)) < 10
 
 
-@pytest.mark.parametrize("name", ["other", "other.gguf", "../" + NAME, "/etc/passwd", "..", "x\0y", ""])
+@pytest.mark.parametrize("name", ["../" + NAME, "/etc/passwd", "..", "x\0y", "", "hf:../x"])
+def test_what_can_be_no_name_is_refused_without_asking_anybody(server: FileServer, models: Path, name: str) -> None:
+    with pytest.raises(NotOffered, match=r"can't be the name of a model|isn't a name of the hub"):
+        fetch(server, models, name)
+    assert not models.exists() and not server.requests
+
+
+def test_a_list_that_cannot_be_reached_is_told_with_what_helps(models: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"set MODEL_LIST to .*MODEL_PATH"):
+        pull.pull(NAME, parse({"MODEL_PATH": str(models), "MODEL_LIST": "http://127.0.0.1:9/models3.json"}))
+
+
+@pytest.mark.parametrize("name", ["other", "other.gguf"])
 def test_a_name_that_is_not_in_the_list_is_refused(server: FileServer, models: Path, name: str) -> None:
     with pytest.raises(ModelUnavailable, match="list has no model"):
         fetch(server, models, name)
@@ -173,7 +186,7 @@ def test_a_name_that_is_not_in_the_list_is_refused(server: FileServer, models: P
 @pytest.mark.parametrize("filename", ["../escaped.gguf", "/escaped.gguf", "a\\b.gguf", "C:x.gguf", ".x.gguf", "x.sh"])
 def test_a_list_that_names_other_places_is_not_followed(server: FileServer, models: Path, filename: str) -> None:
     publish(server, entry(filename=filename, url=server.url + ADDRESS))
-    with pytest.raises(ModelUnavailable, match="list has no model"):
+    with pytest.raises(NotOffered, match=r"list has no model|can't be the name of a model"):
         fetch(server, models, filename)
     assert not models.exists()
 
