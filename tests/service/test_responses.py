@@ -187,6 +187,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": "a", "background": True}, "background", "nothing is kept"),
     ({"input": "a", "prompt": {"id": "pmpt_1"}}, "prompt", "instructions"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0", "store: false"),
+    ({"input": [{"role": "user", "content": "x"}, {"type": None, "id": "msg_1"}]}, "input.1", "store: false"),
     ({"input": [{"type": "computer_call_output", "call_id": "a"}]}, "input.0.type", "function_call_output"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0.type",
      "reads nothing else"),

@@ -60,7 +60,7 @@ class InputItem(OpenAIBody):
 
 #: The fields that an item of each type needs.
 _NEEDED = {"message": ("role",), "function_call": ("call_id", "name"), "function_call_output": ("call_id", "output"),
-           "reasoning": (), "item_reference": ()}
+           "reasoning": ()}
 
 
 def _said(parts: list[ContentPart]) -> str:
@@ -203,14 +203,15 @@ class ResponsesBody(OpenAIBody):
         """
         turns: list[dict[str, Any]] = []
         for index, item in enumerate(self.input):
+            # A reference may lack its type.
+            if item.type == "item_reference" or item.model_fields_set == {"id"}:
+                raise InvalidRequest(f"'input.{index}' has to be the item itself: nothing is kept here that it could "
+                                     "refer to. The AI SDK sends items with providerOptions: {openai: {store: false}}.",
+                                     param=f"input.{index}")
             for name in _NEEDED[item.type]:
                 if name not in item.model_fields_set:
                     description = InputItem.model_fields[name].description
                     raise missing(f"input.{index}.{name}", description)
-            if item.type == "item_reference":
-                raise InvalidRequest(f"'input.{index}' has to be the item itself: nothing is kept here that it could "
-                                     "refer to. The AI SDK sends items with providerOptions: {openai: {store: false}}.",
-                                     param=f"input.{index}")
             if item.type == "function_call_output":
                 turns.append({"role": "tool", "tool_call_id": item.call_id, "content": _said(item.output)})
             elif item.type == "message" and item.role != "assistant":
