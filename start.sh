@@ -65,6 +65,7 @@ usage: start.sh [--OPTION ...]    set up what is missing, then run the service; 
        start.sh test [ARG ...]    set up, then run the tests (arguments go to pytest)
        start.sh pull NAME         set up, then fetch a completion model into MODEL_PATH
        start.sh key add NAME      make a key for callers from elsewhere; key list, key remove NAME
+       start.sh embed-file IN OUT    set up, then write the vectors of a file's texts, on a Ray cluster
        start.sh tune              compile llama.cpp for this processor, and use it if it is faster
        start.sh doctor            tell what is in place and what is missing; changes nothing
        start.sh --help            show this
@@ -264,7 +265,7 @@ def main(arguments):
     if arguments[:1] in (["--help"], ["-h"]):
         sys.stdout.write(USAGE)
         return 0
-    if action not in ("serve", "test", "pull", "key", "tune", "doctor"):
+    if action not in ("serve", "test", "pull", "key", "embed-file", "tune", "doctor"):
         sys.stderr.write("start.sh: there is no command %r\n%s" % (action, USAGE))
         return 2
     rest = arguments[1:] if arguments[:1] == [action] else arguments
@@ -273,7 +274,7 @@ def main(arguments):
     folder = environment_folder()
     on_ray = "--on=ray" in rest or ("--on", "ray") in zip(rest, rest[1:])
     files = (["requirements.txt"] + ["requirements-dev.txt"] * (action == "test")
-             + ["requirements-ray.txt"] * (action == "serve" and on_ray))
+             + ["requirements-ray.txt"] * (action == "embed-file" or action == "serve" and on_ray))
     fault = environment_fault(folder)
     if fault or not all(os.path.exists(stamp(folder, name)) for name in files):
         if action != "test":  # a command line that isn't understood shouldn't take a minute to be refused

@@ -1,6 +1,6 @@
 """What Ray costs: the same service on this machine and on a Ray cluster, in turn, in one run.
 
-    python bench/on_ray.py [--rounds 10] [--seconds 3] [--only latency,throughput,linear,cost]
+    python bench/on_ray.py [--rounds 10] [--seconds 3] [--only latency,throughput,cost,linear,bulk]
 
 Needs requirements-ray.txt. Both services, the cluster's nodes and the clients are on this machine, where the kernel
 allows it in a network namespace: no network is measured, and nothing here shows that Ray scales over machines.
@@ -9,6 +9,7 @@ allows it in a network namespace: no network is measured, and nothing here shows
     throughput   8 clients, 8 texts of 8 words, no two alike: texts/s of a service with two threads, and of two replicas
                  of one each
     cost         8 clients, one text, a scripted model that takes no time: CPU ms a call, by what spends them
+    bulk         embed-file with two replicas of one thread, and two processes that compute with the bare engine: texts/s
     linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one; and what
                  the head spends on 1 and on 16 replicas that nobody asks (CPU s a second)
 """
@@ -20,7 +21,9 @@ import http.client
 import json
 import os
 import random
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -43,7 +46,7 @@ from mayfly.models.defaults import MINILM  # noqa: E402
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "old"]
 REPLICAS = 16
-_ALL = ("latency", "throughput", "cost", "linear")
+_ALL = ("latency", "throughput", "cost", "linear", "bulk")
 T = TypeVar("T")
 Body = Callable[[], dict[str, Any]]
 SLEEP = 1.0
@@ -67,6 +70,8 @@ def main() -> None:
                 found |= _real(cluster, folder, chosen, wanted)
             if "cost" in wanted:
                 found |= _cost(cluster, folder, chosen.seconds)
+            if "bulk" in wanted:
+                found |= _bulk(cluster, folder, chosen)
             if "linear" in wanted:
                 found |= _linear(cluster, folder, chosen.seconds)
         finally:
@@ -85,7 +90,9 @@ def _section(found: dict[str, Any]) -> str:
         ["8 clients, 8 texts a call, texts/s: 2 threads, 2 replicas of 1", *found["texts_a_second"].values(),
          f"{found['throughput_ratio']} x", "0.95 x"],
         [f"completions/s, each sleeps {SLEEP:g} s: 1 replica, {REPLICAS}", *found["completions_a_second"].values(),
-         f"{found['linear']} x linear", "0.9 x"]])
+         f"{found['linear']} x linear", "0.9 x"],
+        ["embed-file, texts/s: the bare engine in 2 processes, 2 replicas", *found["bulk_texts_a_second"].values(),
+         f"{found['bulk_ratio']} x", "0.95 x"]])
     kinds = list(found["cpu_ms_a_call"])
     spent = results.table(["CPU", *kinds], [
         [f"ms a call, {found['calls_a_second']} calls/s", *found["cpu_ms_a_call"].values()],
@@ -162,6 +169,50 @@ def _linear(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]
             "linear": round(rates[REPLICAS] / rates[1] / REPLICAS, 3),
             "idle_cpu": {replicas: {what: round(seconds / 10.0, 4) for what, seconds in each.items()}
                          for replicas, each in idle.items()}}
+
+
+# Computes the texts of a file in batches, with one thread, once it is told to.
+_ENGINE = """
+import sys, time
+from pathlib import Path
+from mayfly.engines.choose import load_embeddings
+engine = load_embeddings(Path(sys.argv[1]), 1, "model")
+texts = Path(sys.argv[2]).read_text().splitlines()
+def compute(texts):
+    engine.compute([chunk for text in texts for part in engine.plan(text, "mean") if part for chunk in part.chunks])
+compute(texts[:64])
+print("ready", flush=True)
+sys.stdin.readline()
+for first in range(0, len(texts), 64):
+    compute(texts[first:first + 64])
+"""
+
+
+def _bulk(cluster: RayCluster, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Ray's start isn't in the rate: it takes as long for ten texts as for a million."""
+    source, half = folder / "texts.txt", folder / "half.txt"
+    texts = [" ".join(random.choices(WORDS, k=8)) + "\n" for _ in range(round(4000 * chosen.seconds))]
+    source.write_text("".join(texts))
+    half.write_text("".join(texts[::2]))
+    environ = {**cluster.environ, "MODEL_PATH": str(PROJECT / "models"), "REPLICAS": "2", "MAYFLY_HOME": str(folder)}
+    rates: dict[str, list[float]] = {"engine": [], "embed-file": []}
+    for number in range(max(2, chosen.rounds // 3)):
+        engines = [subprocess.Popen([sys.executable, "-c", _ENGINE, str(PROJECT / "models" / MINILM.file_name),
+                                     str(half)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True)
+                   for _ in range(2)]
+        for engine in engines:
+            assert engine.stdout is not None and engine.stdout.readline() == "ready\n"
+        began = time.perf_counter()
+        for engine in engines:
+            engine.communicate("go\n")
+        rates["engine"].append(len(texts) / (time.perf_counter() - began))
+        said = subprocess.run([*cluster.within(), sys.executable, "-m", "mayfly", "embed-file", str(source),
+                               str(folder / f"{number}.npy"), "--embed-model", MINILM.file_name, "--address",
+                               cluster.address], env=environ, capture_output=True, text=True, check=True).stderr
+        rates["embed-file"].append(float(re.findall(r"texts, (\d+) a second", said)[-1]))
+    return {"bulk_texts_a_second": {name: round(statistics.median(each)) for name, each in rates.items()},
+            "bulk_ratio": round(statistics.median(
+                bulk / engine for engine, bulk in zip(rates["engine"], rates["embed-file"], strict=True)), 3)}
 
 
 def _cost(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     python -m mayfly ensure                  make the configured models ready, if they aren't
     python -m mayfly pull NAME               download a model into MODEL_PATH: of gpt4all's list, or hf:OWNER/REPO/FILE
     python -m mayfly key add|remove NAME     make a key for callers from elsewhere, or take it back; `key list`
+    python -m mayfly embed-file IN OUT       write the vectors of a file's texts, by replicas on a Ray cluster
     python -m mayfly tune                    compile llama.cpp for this processor; use it if it is faster
     python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import importlib.util
 import math
 import os
 import signal
@@ -80,6 +83,15 @@ def parser() -> argparse.ArgumentParser:
                          ("remove", "take a key out of .env")):
         actions.add_parser(action, help=what).add_argument("name", metavar="NAME")
     actions.add_parser("list", help="name the keys in .env")
+    bulk = commands.add_parser("embed-file", allow_abbrev=False, help="write the vectors of a file's texts",
+                               description="Write the vectors of a file's texts, by replicas on a Ray cluster "
+                                           "(docs/scale.md). Broken off, the same command goes on where it was.")
+    bulk.add_argument("source", metavar="INPUT", type=Path, help='a text a line; .jsonl: a string, or an object with a '
+                                                                 '"text", a line')
+    bulk.add_argument("output", metavar="OUTPUT", type=Path, help="for numpy.load: a row of float32 for each line")
+    for flag in ("--embed-model", "--address"):
+        flags.add_one(bulk, flag)
+    bulk.set_defaults(run=_embed_file)
     tune = commands.add_parser("tune", help="compile llama.cpp for this processor, and use it if it is faster")
     tune.add_argument("--undo", action="store_true", help="use the wheel's again")
     tune.add_argument("--library", metavar="PATH", type=Path, help="compare and measure this one instead: libllama's "
@@ -142,6 +154,28 @@ def _pull(chosen: argparse.Namespace, _: Sequence[str]) -> None:
     _make_env_file()
     found = settings.load_settings()
     print(pull.pull(chosen.name, found))
+
+
+def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
+    given = {"EMBED_MODEL": chosen.embed_model, "RAY_ADDRESS": chosen.address}
+    found = settings.load_settings(flags={name: text for name, text in given.items() if text is not None})
+    if not found.embed_model:
+        raise SettingError("EMBED_MODEL is 'none'; allowed: --embed-model NAME")
+    if importlib.util.find_spec("ray") is None:
+        raise SettingError("embed-file needs Ray, and that isn't installed; 'python3 start.sh embed-file' installs it, "
+                           "or pip install -r requirements-ray.txt")
+    source, output = chosen.source.absolute(), chosen.output.absolute()
+    os.chdir(places.home())
+    found = dataclasses.replace(found, serve_on="ray", model_name="")
+    from mayfly.models.ensure import ensure
+
+    ensure(found)
+    from mayfly.on_ray import bulk
+
+    without = bulk.embed_file(found, source, output)
+    if without:
+        print(f"mayfly: {without} texts have no vector, but NaN", file=sys.stderr)
+    return int(without > 0)
 
 
 def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:

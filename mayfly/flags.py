@@ -45,11 +45,17 @@ def add_to(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.description = ("Run the service. A flag wins over the environment, and that over .env, where every setting "
                           "is explained.")
     parser.epilog = "A LIST is separated by commas, or a JSON list of strings."
-    for flag, (setting, takes, what) in _FLAGS.items():
-        parser.add_argument(flag, metavar=takes, help=f"{what} ({setting})")
+    for flag in _FLAGS:
+        add_one(parser, flag)
     parser.add_argument("--allow-credentials", action="store_true",
                         help="these pages may send cookies and keys (ALLOW_CREDENTIALS)")
     return parser
+
+
+def add_one(parser: argparse.ArgumentParser, flag: str) -> None:
+    """Add one of the flags to a parser."""
+    setting, takes, what = _FLAGS[flag]
+    parser.add_argument(flag, metavar=takes, help=f"{what} ({setting})")
 
 
 def read(arguments: Sequence[str]) -> dict[str, str]:

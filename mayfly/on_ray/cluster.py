@@ -4,10 +4,12 @@ for its door. Calls go there by themselves (`lines.py`)."""
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -96,7 +98,10 @@ class Cluster:
         self._connected = False
         self._trouble = ""
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray", daemon=True).start()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray",
+                                        daemon=True)
+        self._thread.start()
 
     def add(self, name: str, model: str, kind: str, at_once: int, *, stays: bool) -> Deployed:
         """Return a lane that is deployed soon, or, unless it stays, when it is wanted."""
@@ -114,23 +119,30 @@ class Cluster:
         with self._lock:
             return [name for name, lane in self._lanes.items() if lane.lines.names()]
 
-    def dismiss(self, name: str) -> None:
-        """Have a lane leave that doesn't stay."""
+    def dismiss(self, name: str, patience: float = 0.0) -> None:
+        """Have a lane leave that doesn't stay; wait so long (s) for Ray to be told."""
         lane = self._lanes.get(name)
         if lane is not None and not lane.stays:
             lane.wanted = False
-            self._loop.call_soon_threadsafe(lambda: self._loop.run_in_executor(None, self._delete, lane))
+            told = asyncio.run_coroutine_threadsafe(asyncio.to_thread(self._delete, lane), self._loop)
+            concurrent.futures.wait([told], patience)
+
+    def close(self) -> None:
+        """Leave the cluster, which may end then."""
+        self._closing = True
+        self._thread.join(_ANSWERS)
+        ray.shutdown()
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        while not self._connected:
+        while not self._connected and not self._closing:
             try:
                 await asyncio.to_thread(self._connect)
             except Exception as exc:  # Ray raises anything here; the next try may be better
                 self._trouble = f"the Ray cluster can't be reached: {' '.join(str(exc).split())[:300]}"
                 await asyncio.sleep(_TRY_AGAIN)
-        while True:
+        while not self._closing:
             try:
                 await self._turn()
                 self._trouble = ""
@@ -140,6 +152,7 @@ class Cluster:
 
     def _connect(self) -> None:
         _close_token_file()
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         if not ray.is_initialized():
             ray.init(address=self._settings.ray_address, namespace="mayfly", log_to_driver=False,
                      logging_level="ERROR")
@@ -221,8 +234,9 @@ class Cluster:
         return serve.run_many([target], wait_for_applications_running=False)[0]
 
     def _delete(self, lane: Deployed) -> None:
-        lane.handle = None
-        serve.delete(lane.app, _blocking=False)
+        if lane.handle is not None:
+            lane.handle = None
+            serve.delete(lane.app, _blocking=False)
 
 
 def _said(lane: Deployed, application: Any) -> dict[str, Any]:

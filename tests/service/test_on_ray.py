@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import scripts
 from ray_cluster import RayCluster
@@ -71,7 +73,9 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     slowly = scripts.slowly("slowly", SLOW_PIECES / 10, pieces=SLOW_PIECES)
     chat = scripts.write(models, {"when": "die", "do": "crash"}, slowly, scripts.slowly("counting", 0.2), name="chat")
     scripts.write(models, {"when": "", "do": "answer", "pieces": ["Another."]}, name="other")
-    cluster = RayCluster(folder, cores=3)
+    scripts.write(models, {"when": "poison", "do": "crash"}, {"when": "", "do": "answer", "seconds": 0.002},
+                  name="slow vectors", kind="embedding")
+    cluster = RayCluster(folder, cores=4)
     try:
         service = Service(
             folder / "service",
@@ -159,6 +163,37 @@ def test_who_hangs_up_frees_the_replica(on_ray: OnRay) -> None:
         on_ray.get(leave)
     assert on_ray.get(lambda: on_ray.service.complete("Hello"))["response"] == "Hello there."
     until(lambda: on_ray.health()["lanes"]["completion"]["active"] == 0)
+
+
+def test_a_file_of_texts_gets_all_vectors_though_the_command_is_killed(on_ray: OnRay, tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(3000)]
+    texts[1234] = "poison"
+    source, output = tmp_path / "texts.jsonl", tmp_path / "vectors.npy"
+    source.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in texts))
+    models = on_ray.service.folder.parent / "models"
+    command = [*on_ray.cluster.within(), sys.executable, "-m", "mayfly", "embed-file", str(source), str(output),
+               "--embed-model", "slow vectors.script.json", "--address", on_ray.cluster.address]
+    environ = {**on_ray.cluster.environ, "MODEL_PATH": str(models), "MAYFLY_HOME": str(tmp_path)}
+    part = tmp_path / "vectors.npy.part"
+
+    def written() -> int:
+        return part.stat().st_size if part.exists() else 0
+
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as first:
+        until(lambda: written() > 100_000 or first.poll() is not None, within=60, what="the first vectors")
+        first.kill()
+    before = written()
+    assert before > 100_000 and not output.exists()
+    second = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert second.returncode == 1 and "line 1235 has no vector" in second.stderr, second.stderr
+    vectors = np.load(output)
+    assert [row for row in range(len(texts)) if not np.isfinite(vectors[row]).all()] == [1234]
+    hashed = [np.frombuffer(hashlib.shake_256(text.encode()).digest(vectors.shape[1]), np.uint8) - np.float32(127.5)
+              for text in texts]
+    expected = np.stack([numbers / np.linalg.norm(numbers) for numbers in hashed])
+    expected[1234] = np.nan
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert not part.exists()
 
 
 def test_a_persona_moves_only_if_its_replica_does() -> None:

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "places", "settings", "spelling", "listening", "models.ensure", "models.inventory"},
     "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
-                 "doctor", "tune", "watchdog"},
+                 "doctor", "tune", "on_ray.bulk", "watchdog"},
     "tune": {"errors", "places", "settings", "compat", "engines.llamacpp.library", "engines.llamacpp.tuned",
              "models.inventory"},
     # What processes say to one another; nothing that runs.
@@ -56,6 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "on_ray": {"errors", "places", "settings", "compat.sockets", "lanes", "wire", "supervision.lane_host",
                "supervision.refusals", "supervision.run_folder"},
     "on_ray.node": {"compat"},
+    "on_ray.bulk": {"errors", "flow", "settings", "lanes", "wire", "models.inventory", "on_ray"},
+    "on_ray.files": {"errors", "compat.files"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
