@@ -4,9 +4,10 @@
 
 In turn, in one run: a persona of 300 tokens that is used again with another question each time; and the last turn of a
 conversation of 8 turns, some 2,000 tokens at its end, in which each server has the answers that it gave. Turns follow
-one another at once, as a script's do, and after a pause, as those of people who read. Without the store (PREFIX_MEMORY=none) the same last request is sent again. The
-service's answers with and without are compared byte by byte, there and over more conversations of two turns: so many at
-temperature 0, and so many with a seed. Models: SmolLM2-135M, and a llama of TinyLlama's shape with random weights.
+one another at once, as a script's do, and after a pause, as those of people who read. Without the store
+(PREFIX_MEMORY=none) the same last request is sent again. The service's answers with and without are compared byte by
+byte, there and over more conversations of two turns: so many at temperature 0, and so many with a seed. Models:
+SmolLM2-135M, and a llama of TinyLlama's shape with random weights.
 """
 
 from __future__ import annotations
