@@ -74,7 +74,7 @@ def test_what_is_wrong_is_an_error_with_its_text(client: Any) -> None:
 def test_a_crash_in_mid_stream_is_an_error_with_its_text(client: Any) -> None:
     parts = client.chat("played", [{"role": "user", "content": "crash"}], stream=True)
     assert next(parts).message.content + next(parts).message.content == "ab"
-    with pytest.raises(ollama.ResponseError, match="the model process died while it answered this request"):
+    with pytest.raises(ollama.ResponseError, match="The model process died while it answered this request"):
         next(parts)
 
 

@@ -41,7 +41,7 @@ await assert.rejects(client.chat({ model: "nobody", messages: count }), /^Respon
 await assert.rejects(async () => {
   for await (const part of await client.chat({ model: "played", messages: [{ role: "user", content: "crash" }],
     stream: true })) assert.ok(part.message);
-}, /the model process died/);
+}, /The model process died/);
 
 const options = { Authorization: `Bearer ${process.env.MAYFLY_KEY}` };
 const keeper = new Ollama({ host: process.env.MAYFLY_URL, headers: options });

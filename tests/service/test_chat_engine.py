@@ -114,7 +114,7 @@ def test_a_file_that_could_not_be_loaded_is_listed_with_llamacpps_own_reason_unt
 
     assert listed()["usable"] is True
     refused = service.post("/gpt4all_api", {"model": "cut", "prompt": "Hello"})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_unusable")
     assert listed()["usable"] is False
     assert "llama.cpp can't load cut.gguf: " in listed()["reason"]
     assert "'blk.1.attn_q.weight' not found" in listed()["reason"]

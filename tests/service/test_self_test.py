@@ -73,7 +73,7 @@ def test_callers_of_a_damaged_model_are_told_so_and_others_are_served(
              ("/v1/embeddings", "blank", "input")]
     for path, model, field in calls:
         answer = requests.post(service.url + path, json={"model": model, field: "Hello"})
-        assert answer.status_code == 503, answer.text
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_unusable"), answer.text
         message = answer.json()["error"]["message"]
         assert "fails its self-test" in message and str(model_path) not in message
     for path, model, field in (("/v1/completions", "tiny-llama", "prompt"), ("/v1/embeddings", "", "input")):
