@@ -12,6 +12,9 @@ COPY . ./
 # gpt4all's libraries for CUDA are most of its size; without them it computes on the processor, as here.
 RUN /opt/mayfly/bin/pip install --no-cache-dir --no-deps . \
     && rm -f /opt/mayfly/lib/python3*/site-packages/gpt4all/llmodel_DO_NOT_MODIFY/build/*cuda*.so
+# yes: for deploy/kubernetes/ray.
+ARG RAY=no
+RUN if [ "$RAY" = yes ]; then /opt/mayfly/bin/pip install --no-cache-dir -r requirements-ray.txt; fi
 # build: the default models are in the image. first-start: they are fetched into the volume when there are none.
 ARG MODELS=first-start
 RUN mkdir /models /data \
@@ -20,6 +23,8 @@ RUN mkdir /models /data \
 FROM ${BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/mayfly /opt/mayfly
+# KubeRay looks for it by a login shell, whose PATH is another.
+RUN ln -s /opt/mayfly/bin/ray /usr/local/bin/ray
 COPY --from=build --chown=10001:10001 /models /models
 COPY --from=build --chown=10001:10001 /data /data
 ENV PATH=/opt/mayfly/bin:$PATH \

@@ -30,6 +30,8 @@ DOCKERFILE = re.sub(r"\\\n\s*", "", (PROJECT / "Dockerfile").read_text(encoding=
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))
 OBJECTS = [each for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
            for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+RAY_CLUSTER, *AROUND_RAY = yaml.safe_load_all(
+    (DEPLOY / "kubernetes" / "ray" / "raycluster.yaml").read_text(encoding="utf-8"))
 UNIT = (DEPLOY / "mayfly.service").read_text(encoding="utf-8")
 PLIST = plistlib.loads((DEPLOY / "mayfly.plist").read_bytes())
 
@@ -175,6 +177,44 @@ def test_the_parts_on_kubernetes_find_one_another() -> None:
     claimed = [volume["persistentVolumeClaim"]["claimName"] for volume in POD["spec"]["volumes"]
                if "persistentVolumeClaim" in volume]
     assert claimed == [one("PersistentVolumeClaim")["metadata"]["name"]]
+
+
+RAY_PODS = {group.get("groupName", "head"): group["template"] for group in (
+    RAY_CLUSTER["spec"]["headGroupSpec"], *RAY_CLUSTER["spec"]["workerGroupSpecs"])}
+FRONT = RAY_PODS["services"]["spec"]["containers"][1]
+
+
+def test_kubernetes_takes_what_ray_runs_on() -> None:
+    """There is no schema of a RayCluster to be had as a package; that of KubeRay's repository was used by hand."""
+    pods = [{"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {**pod["metadata"], "name": name}}
+            for name, pod in RAY_PODS.items()]
+    for made in [*AROUND_RAY, *pods]:
+        assert kubernetes_validate.validate(made, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_on_kubernetes_ray_is_for_its_own_pods_alone_and_tells_nobody() -> None:
+    assert RAY_CLUSTER["spec"]["authOptions"]["mode"] == "token"
+    (version,) = re.findall(r"^ray\[serve\]==(\S+)$", (PROJECT / "requirements-ray.txt").read_text(), re.MULTILINE)
+    assert RAY_CLUSTER["spec"]["rayVersion"] == version
+    inner, outer = (each["spec"] for each in AROUND_RAY if each["kind"] == "NetworkPolicy")
+    own = inner["podSelector"]["matchLabels"]
+    assert inner["ingress"] == [{"from": [{"podSelector": {"matchLabels": own}}]}]
+    assert [port["port"] for port in outer["ingress"][0]["ports"]] == [int(PORT)] == [
+        port["containerPort"] for port in FRONT["ports"]]
+    services = RAY_PODS["services"]["metadata"]["labels"]
+    (service,) = (each for each in AROUND_RAY if each["kind"] == "Service")
+    assert service["spec"]["selector"] == outer["podSelector"]["matchLabels"] == services
+    for pod in RAY_PODS.values():
+        assert own.items() <= pod["metadata"]["labels"].items()
+        for container in pod["spec"]["containers"]:
+            assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert RAY_PODS["services"]["spec"]["shareProcessNamespace"] is True
+    head = f"{RAY_CLUSTER['metadata']['name']}-head-svc:6379"
+    assert FRONT["args"][-1] == head and callable(parser().parse_args(FRONT["args"]).run)
+    environ = {entry["name"]: entry["value"] for entry in FRONT["env"] if entry["name"] in FIELDS}
+    settings.parse({**environ, "API_KEYS": KEY, "SERVE_ON": "ray", "RAY_ADDRESS": head})
+    assert RAY_PODS["services"]["spec"]["terminationGracePeriodSeconds"] >= seconds(IMAGE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
