@@ -131,9 +131,11 @@ class ModelUnusable(InvalidRequest):
 
     code = "model_unusable"
 
-    def __init__(self, model: str, why: str) -> None:
-        super().__init__(f"The model '{model}' can't be used: {why}. Name another, or put a good file in its place.",
-                         param="model")
+    @classmethod
+    def of(cls, model: str, why: str) -> ModelUnusable:
+        """Return the error for a model."""
+        return cls(f"The model '{model}' can't be used: {why}. Name another, or put a good file in its place.",
+                   param="model")
 
 
 class NotFound(InvalidRequest):

@@ -39,11 +39,9 @@ from mayfly.wire.calls import (
 from mayfly.wire.codec import NoMessage, from_wire
 
 # How often a call that hasn't begun looks whether its lane has failed, and how soon it tries to connect again (s).
-_LOOK = 0.25
-_TRY_AGAIN = 0.05
+_LOOK, _TRY_AGAIN = 0.25, 0.05
 # Bytes read at once, and how often in a row before others have their turn.
-_READ = 1 << 18
-_MOST_READS = 8
+_READ, _MOST_READS = 1 << 18, 8
 # A lane that opens on demand is asked for this often while it isn't there.
 _ASK_AGAIN = 1.0
 # What is said for this process alone.
@@ -169,12 +167,11 @@ class SocketLane:
             self.served.first_token.add(seconds)
 
     def unavailable(self, reason: str) -> CallError:
-        """Return the error for a call that the lane can't serve: 400 if its caller has named a file that can't be used.
-        A configured model that can't be is the service's fault."""
-        said = self.said()
+        """Return the error for a call that the lane can't serve: that of a file which its caller has named is his."""
+        said, reason = self.said(), f"{reason}{_report(self.said())}"
         if said.get("unusable") and self._address is None:
-            return ModelUnusable(str(said.get("model")), f"{reason}{_report(said)}")
-        return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(said)}", retry_after=5)
+            return ModelUnusable.of(str(said.get("model")), reason)
+        return LaneUnavailable(f"the {self._spoken} is not available: {reason}", retry_after=5)
 
 
 class SocketCall:

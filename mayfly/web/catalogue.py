@@ -274,7 +274,7 @@ class Catalogue:
         if kind is None:
             return model
         if not model.lane and model.file is not None:
-            raise ModelUnusable(model.id, model.file.unusable)
+            raise ModelUnusable.of(model.id, model.file.unusable)
         if model.kind != kind:
             raise InvalidRequest(f"The model '{model.id}' makes {model.kind}s, not {kind}s: name another, or leave "
                                  "'model' out.", param="model", code="wrong_kind_of_model")

@@ -40,14 +40,14 @@ class Vocabularies:
         # A file that has changed is another Model.
         model = self._inventory.find(name)
         if model is None or model.unusable or model.kind is None:
-            raise ModelUnusable(name, model.unusable if model is not None else "it is gone")
+            raise ModelUnusable.of(name, model.unusable if model is not None else "it is gone")
         if model not in self._open:
             templates = self._templates if model == self._inventory.find(self._configured) else ("", "")
             try:
                 self._open[model] = choose.open_tokenizer(model.backend(model.kind), model.path, model.kind,
                                                           model.vocabulary_size, *templates)
             except ModelUnavailable as exc:
-                raise ModelUnusable(name, f"its tokens can't be counted: {exc}") from exc
+                raise ModelUnusable.of(name, f"its tokens can't be counted: {exc}") from exc
             while len(self._open) > _KEPT:
                 self._open.popitem(last=False)
         self._open.move_to_end(model)

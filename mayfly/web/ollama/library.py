@@ -147,7 +147,7 @@ def _rounded(parameters: int) -> str:
 def _shown(service: Service, model: Model) -> dict[str, Any]:
     file = model.file
     if file is None:
-        raise ModelUnusable(model.id, "it has no file, whatever MODEL_NAME or EMBED_MODEL says")
+        raise ModelUnusable.of(model.id, "it has no file, whatever MODEL_NAME or EMBED_MODEL says")
     arch = file.architecture
     # The window is the one that there is, for clients fill it.
     info = {"general.architecture": arch, "general.basename": model.id, "general.parameter_count": file.parameter_count,
