@@ -24,6 +24,9 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if CAN_SEA
 
 # Of Linux 5.14 and later; Python doesn't name it.
 _MADV_POPULATE_READ = 22
+_MADV_DONTNEED, _MADV_NOHUGEPAGE = 4, 15
+_LARGE_PAGE = 2 << 20
+_FIELDS_WITHOUT_NAME = 5
 _MAPPED_AT_ONCE = 32 << 20
 
 
@@ -119,6 +122,30 @@ def sealed_content(descriptor: int) -> Any:
     return (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
+def release_zeros() -> None:
+    """Give back what this process has written nothing but zeros to, where the system can; it stays zeros.
+
+    An engine clears its window when it makes it, so all of it is in memory though nothing is in it. Its forks take what
+    they fill, in small pages: of large ones the first token would take two megabytes in each layer.
+    """
+    with contextlib.suppress(OSError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        zeros = ctypes.create_string_buffer(_LARGE_PAGE)
+        there = ctypes.create_string_buffer(_LARGE_PAGE // mmap.PAGESIZE)
+        length = ctypes.c_size_t(_LARGE_PAGE)
+        for fields in map(str.split, Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()):
+            # Memory of its own, and neither a file's nor the stack or the small things of Python.
+            if fields[1] != "rw-p" or len(fields) > _FIELDS_WITHOUT_NAME:
+                continue
+            start, end = _ends(fields[0])
+            for at in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
+                place = ctypes.c_void_p(at)
+                if libc.mincore(place, length, there) == 0 and 0 not in there.raw and not libc.memcmp(
+                        place, zeros, length):
+                    libc.madvise(place, length, _MADV_NOHUGEPAGE)
+                    libc.madvise(place, length, _MADV_DONTNEED)
+
+
 def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
     """Have the pages of the files that are mapped from a folder in this process's page tables, where the system can.
 
@@ -132,7 +159,7 @@ def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
     with contextlib.suppress(OSError):
         libc = ctypes.CDLL(None, use_errno=True)
         maps = Path("/proc/self/maps").read_text(errors="surrogateescape")
-        for start, end in (_ends(line) for line in maps.splitlines() if _mapped_file(line).parent == folder):
+        for start, end in (_ends(line.split()[0]) for line in maps.splitlines() if _mapped_file(line).parent == folder):
             for at in range(start, end, _MAPPED_AT_ONCE):
                 if not go_on():
                     return
@@ -143,14 +170,14 @@ def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
                     libc.madvise(place, length, _MADV_POPULATE_READ)
 
 
-def _ends(line: str) -> tuple[int, int]:
-    start, end = line.partition(" ")[0].split("-")
+def _ends(span: str) -> tuple[int, int]:
+    start, end = span.split("-")
     return int(start, 16), int(end, 16)
 
 
 def _mapped_file(line: str) -> Path:
     fields = line.split(maxsplit=5)
-    return Path(fields[5] if len(fields) == 6 else "")
+    return Path(fields[5] if len(fields) > _FIELDS_WITHOUT_NAME else "")
 
 
 def _windows_memory_size() -> int:

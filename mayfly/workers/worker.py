@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from mayfly.compat.memory import release_zeros
 from mayfly.engines import choose
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.wire import exits
@@ -59,6 +60,7 @@ def load_completions(spec: Spec, note: Callable[[str], None]) -> CompletionEngin
     engine = choose.load_completions(spec.model_file, settings.threads, settings.n_ctx, settings.device, spec.model,
                                      *spec.templates(), engine=settings.chat_engine, note=note)
     if spec.role == "template":
+        release_zeros()
         forks.see_through(engine.self_test)
     else:
         engine.self_test()

@@ -1,4 +1,4 @@
-"""The pages of mapped files are put into a process's page tables before it needs them."""
+"""Memory that is mapped is in a process's page tables before it needs it, and memory that holds nothing isn't there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.compat.memory import map_pages
+from mayfly.compat.memory import map_pages, release_zeros
 
 SIZE = 48 << 20
+LINUX = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system tells nothing of its page tables")
 
 
 def in_page_tables(file: Path) -> int:
@@ -21,7 +22,7 @@ def in_page_tables(file: Path) -> int:
     return int(found[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system tells nothing of its page tables")
+@LINUX
 def test_the_pages_of_a_folders_files_are_mapped_until_told_to_stop(tmp_path: Path) -> None:
     folder = tmp_path.resolve()
     inside, outside = folder / "models" / "a b.gguf", folder / "other"
@@ -39,3 +40,20 @@ def test_the_pages_of_a_folders_files_are_mapped_until_told_to_stop(tmp_path: Pa
     assert len(asked) == 2
     for memory in maps:
         memory.close()
+
+
+@LINUX
+def test_what_holds_zeros_alone_is_given_back_and_nothing_changes() -> None:
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.write(bytes(SIZE))
+        memory[SIZE // 2] = 7
+        content = bytes(memory)
+        before = resident()
+        release_zeros()
+        assert resident() < before - 0.8 * SIZE
+        assert bytes(memory) == content
+
+
+def resident() -> int:
+    """Return this process's memory in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
