@@ -9,9 +9,11 @@ allows it in a network namespace: no network is measured, and nothing here shows
     throughput   8 clients, 8 texts of 8 words, no two alike: texts/s of a service with two threads, and of two replicas
                  of one each
     cost         8 clients, one text, a scripted model that takes no time: CPU ms a call, by what spends them
-    bulk         embed-file with two replicas of one thread, and two processes that compute with the bare engine: texts/s
+    bulk         texts/s of embed-file with two replicas of one thread, and of the bare engine in two processes
     linear       a scripted model that sleeps: completions/s of 16 replicas, beside 16 times those of one; and what
                  the head spends on 1 and on 16 replicas that nobody asks (CPU s a second)
+    growth       only if it is asked for: what nodes, replicas and services cost that nobody asks, and what choosing one
+                 of 100 replicas takes
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import json
 import os
 import random
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -29,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -43,6 +46,8 @@ from ray_cluster import RayCluster  # noqa: E402
 from service import Service, until  # noqa: E402
 
 from mayfly.models.defaults import MINILM  # noqa: E402
+from mayfly.on_ray.lines import Known, Lines  # noqa: E402
+from mayfly.wire.calls import MOST_CALLS_HELD  # noqa: E402
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "old"]
 REPLICAS = 16
@@ -64,6 +69,9 @@ def main() -> None:
     found: dict[str, Any] = {"load_before": os.getloadavg()}
     with tempfile.TemporaryDirectory(prefix="mrb-") as temporary:
         folder = Path(temporary)
+        if "growth" in wanted:
+            print(json.dumps({**_growth(folder), **_choosing()}, indent=1))
+            return
         cluster = RayCluster(folder, cores=REPLICAS // 2 + 1)  # Serve's controller is on one of them
         try:
             if {"latency", "throughput"} & set(wanted):
@@ -169,6 +177,51 @@ def _linear(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]
             "linear": round(rates[REPLICAS] / rates[1] / REPLICAS, 3),
             "idle_cpu": {replicas: {what: round(seconds / 10.0, 4) for what, seconds in each.items()}
                          for replicas, each in idle.items()}}
+
+
+# Nodes, replicas and services.
+_SIZES = ((2, 1, 1), (2, 16, 1), (2, 16, 3), (10, 16, 1), (10, 40, 1))
+
+
+def _growth(folder: Path) -> dict[str, Any]:
+    found = {}
+    models = folder / "models"
+    models.mkdir()
+    vectors = scripts.write(models, name="vectors", kind="embedding")
+    for nodes, replicas, services in _SIZES:
+        place = folder / f"{nodes}-{replicas}-{services}"
+        place.mkdir()
+        cluster = RayCluster(place, nodes=nodes, cores=replicas // nodes + 2)
+        try:
+            with ExitStack() as running:
+                for number in range(services):
+                    running.enter_context(_service(cluster, place / str(number), replicas, MODEL_PATH=models,
+                                                   EMBED_MODEL=vectors, MODEL_NAME="none"))
+                spent = _spent(cluster, lambda: time.sleep(15.0))[0]
+        finally:
+            cluster.stop()
+        found[f"{nodes} nodes, {replicas} replicas, {services} services"] = {
+            what: round(1000 * seconds / 15.0, 1) for what, seconds in spent.items()}
+        print(list(found.items())[-1], os.getloadavg(), file=sys.stderr, flush=True)
+    return {"idle_cpu_ms_a_second": found}
+
+
+def _choosing() -> dict[str, Any]:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+    lines = Lines(MOST_CALLS_HELD)
+    lines.change([Known(str(number), "127.0.0.1", listener.getsockname()[1], "0" * 64, number)
+                  for number in range(100)], set())
+    found = {}
+    for key in ("", "a persona"):
+        began = time.process_time()
+        for _ in range(1000):
+            line = lines.connect(key, in_pieces=False)
+            assert line is not None
+            line.close()
+            listener.accept()[0].close()
+        found[f"connecting to one of 100, {'by persona' if key else 'any'}, CPU ms"] = round(
+            time.process_time() - began, 3)
+    return found
 
 
 # Computes the texts of a file in batches, with one thread, once it is told to.

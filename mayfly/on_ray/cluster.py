@@ -18,7 +18,7 @@ from typing import Any
 
 from mayfly.on_ray.node import ENVIRONMENT
 from mayfly.places import ABOVE
-from mayfly.settings import Settings
+from mayfly.settings import Settings, parse
 from mayfly.wire.codec import plain
 
 # What a front and a replica say to Serve needs one thread in each; the controller hears each second how many calls are
@@ -256,11 +256,20 @@ def _said(lane: Deployed, application: Any) -> dict[str, Any]:
     return said
 
 
+# What is no matter of a replica: services that differ in this alone share them.
+_OF_FRONTS = ("listen_ip", "listen_port", "ollama_compat_port", "route", "authorized_urls", "require_key",
+              "allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials", "run_folder_name",
+              "model_aliases", "replicas", "request_timeout", "receive_timeout", "connection_limit",
+              "lame_duck_seconds", "max_body", "max_texts")
+
+
 def _settings_for(settings: Settings, lane: Deployed) -> Settings:
     """Return what a lane's replicas are told: no key, and no other model."""
     configured = lane.stays and lane.kind == "completion"
+    usual = parse({})
     return dataclasses.replace(
-        settings, api_keys=(), hf_token="", threads=settings.replica_threads, serve_on="this", ray_address="",
+        settings, **{name: getattr(usual, name) for name in _OF_FRONTS},
+        api_keys=(), hf_token="", threads=settings.replica_threads, serve_on="this", ray_address="",
         embed_model=lane.model if lane.kind == "embedding" else "",
         model_name=lane.model if lane.kind == "completion" else "",
         prompt_template=settings.prompt_template if configured else "",

@@ -116,6 +116,18 @@ def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
     assert (on_ray.cluster.replicas("embedding"), on_ray.cluster.replicas("completion")) == before
 
 
+def test_services_that_differ_in_what_the_web_process_needs_share_replicas() -> None:
+    from mayfly.on_ray.cluster import Deployed, _settings_for
+    from mayfly.on_ray.lines import Lines
+    from mayfly.settings import parse
+
+    def told(**values: str) -> object:
+        return _settings_for(parse(values), Deployed("embedding", "vectors", "embedding", 1, True, Lines(1)))
+
+    assert told() == told(LISTEN_PORT="7000", RUN_FOLDER_NAME="elsewhere", API_KEYS="a" * 40, REPLICAS="1-9")
+    assert told() != told(QUEUE_LIMIT="7")
+
+
 def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
     answer = on_ray.get(lambda: on_ray.service.complete("Hello", model="other"))
     assert answer["response"] == "Another."
