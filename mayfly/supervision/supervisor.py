@@ -155,7 +155,7 @@ class Supervisor:
         elif isinstance(event, CannotLoad):
             process.reason, process.unusable = event.reason, event.unusable
         elif isinstance(event, Served):
-            lane.use.note(told.at)
+            lane.use.note(event.when or told.at)
             lane.use.expected = 0.0
             for server in (process, lane.generations.get(event.generation)):
                 if server is not None:

@@ -55,13 +55,19 @@ class Exited:
 
 @dataclass(frozen=True)
 class Served:
-    """A worker has served a call, or several: then it doesn't say how."""
+    """A worker has served a call, or several: then it doesn't say how.
+
+    Attributes:
+        when: it was done, before the caller knew: the worker may be kept from telling this until the caller has asked
+            for another model. 0 is when this is told.
+    """
 
     generation: int
     outcome: str = ""
     seconds: float = 0.0
     tokens: int = 0
     calls: int = 1
+    when: float = 0.0
 
 
 @dataclass(frozen=True)

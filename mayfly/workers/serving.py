@@ -62,7 +62,7 @@ class Completer:
 
     def serve(self, line: Line, request: Request) -> Served:
         """Answer one call and close its connection."""
-        started = time.monotonic()
+        started, done = time.monotonic(), 0.0
         outcome: Outcome = "cancelled"
         answer = _Answer(line, lambda: self._step(line, request.deadline))
         with line.connection:
@@ -79,11 +79,11 @@ class Completer:
                     made, dropped = self._generate(call, answer)
                     reason = answer.finish(made)
                     self._said = answer.said() if not dropped and reason != "tool_calls" else ""
-                    now = time.monotonic()
-                    evaluated = answer.began or now
+                    done = time.monotonic()
+                    evaluated = answer.began or done
                     line.send(Finished(reason, self._engine.model, self._generation, made.prompt_tokens,
                                        made.completion_tokens, answer.mean_logprob(), dropped,
-                                       round(evaluated - started, 6), round(now - evaluated, 6),
+                                       round(evaluated - started, 6), round(done - evaluated, 6),
                                        answer.stopped if answer.stopped in call.sampling.stop else ""))
                     outcome = "answered"
                 finally:
@@ -92,7 +92,7 @@ class Completer:
                 outcome = line.refuse(exc)
             except Gone:
                 pass
-        return Served(self._generation, outcome, round(time.monotonic() - started, 4), answer.tokens)
+        return Served(self._generation, outcome, round(time.monotonic() - started, 4), answer.tokens, when=done)
 
     def hand_back(self) -> None:
         """After a call, when its caller waits for nothing more: leave for later ones what it has evaluated."""

@@ -133,7 +133,9 @@ def test_padding_changes_no_vector(fast: openvino.OpenVinoEmbeddings, tokens: in
     chunk = [101, *range(2000, 1998 + tokens), 102]
     bare = fast._current().compute(np.array([chunk], np.int32), np.ones((1, tokens), np.float32))[0]
     alone, beside = fast.compute([chunk])[0], fast.compute([chunk, [101, 2000, 102]])[0]
-    assert min(float(bare @ alone), float(bare @ beside)) >= 0.999999
+    # A sum of other lengths is rounded otherwise, in bf16 to 8 bits.
+    least = 0.99999 if fast.facts["precision"] == "bf16" else 0.999999
+    assert min(float(bare @ alone), float(bare @ beside)) >= least
 
 
 def test_a_models_window_bounds_the_padding(fast: openvino.OpenVinoEmbeddings, monkeypatch: pytest.MonkeyPatch) -> None:

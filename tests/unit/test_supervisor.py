@@ -515,14 +515,17 @@ def test_the_least_recently_used_model_leaves_for_the_next(many: Rig) -> None:
     assert many.reports() == []
 
 
-def test_the_least_recently_used_model_is_told_by_when_it_was_used_and_not_by_when_that_was_heard(many: Rig) -> None:
+@pytest.mark.parametrize("kept", ["on the way", "before it was sent"])
+def test_the_least_recently_used_model_is_told_by_when_it_was_used_and_not_by_when_that_was_heard(
+        many: Rig, kept: str) -> None:
     for name in ("a", "b"):
         many.want(name)
         many.rest(3)
     for stem in ("model1", "model2"):
         many.come_up(stem)
     for stem, ago in (("model1", 0.1), ("model2", 0.2)):
-        many.send(many.spawner.latest(stem)[0], Served(1, "answered", 0.1, 1), ago)
+        when = many.now - ago if kept == "before it was sent" else 0.0
+        many.send(many.spawner.latest(stem)[0], Served(1, "answered", 0.1, 1, when=when), 0.0 if when else ago)
     many.want("c")
     assert many.lanes() == {"a"}
 
