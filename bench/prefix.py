@@ -38,7 +38,7 @@ from mayfly.settings import available_cores, load_settings  # noqa: E402
 WITH, WITHOUT, SERVER = "mayfly", "mayfly, PREFIX_MEMORY=none", "llama.cpp's server"
 N_CTX = 2304
 PERSONA_TOKENS, TURNS, TURN_TOKENS, ANSWER_TOKENS = 300, 8, 170, 72
-READING = 3.0  # seconds
+READING = 2.0  # seconds
 
 Messages = list[dict[str, str]]
 

@@ -15,8 +15,8 @@ from mayfly.workers.prefix_store import PrefixStore
 ADA = "You are Ada, a lighthouse keeper in Oslo."
 BOB = "You are Bob, a cheerful baker in Rome."
 ASKED = "What is my name?"
-SPOKEN = ("Whatever you are asked, you say your name first, and then you answer in short and simple words, as people do. "
-          "You like the mornings, long walks by the sea and the talk of the people who come by, and you don't make "
+SPOKEN = ("Whatever you are asked, you say your name first, and then you answer in short and simple words, as people "
+          "do. You like the mornings, long walks by the sea and the talk of the people who come by, and you don't make "
           "things up: what you don't know you say you don't know.")
 
 
