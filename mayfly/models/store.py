@@ -159,7 +159,7 @@ def is_name(name: str) -> bool:
 
 def _relative(name: str) -> str:
     """Return the relative path that `name` means; ModelUnavailable if it can't be a model's name."""
-    if not name:
+    if not name.strip():
         raise ModelUnavailable("no model is named: set MODEL_NAME or EMBED_MODEL to a file in MODEL_PATH")
     # Judged by both systems' rules, so that a name means the same on each.
     windows = PureWindowsPath(name)

@@ -42,7 +42,7 @@ def refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...
         return missing(param, allowed)
     if problem.endswith("_type"):
         # What follows in a description tells of values of the right kind.
-        allowed = f"{re.split(', wh(?:ere|ich) ', allowed)[0]}, not {kind(value)}"
+        allowed = f"{re.split(', wh(?:ere|ich) |; ', allowed)[0]}, not {kind(value)}"
     return InvalidRequest(f"'{param}' has to be {allowed}.", param=param)
 
 

@@ -163,7 +163,7 @@ def test_a_server_that_always_begins_anew_is_given_up(server: FileServer, models
     assert len(ranges(server)) < 10
 
 
-@pytest.mark.parametrize("name", ["../" + NAME, "/etc/passwd", "..", "x\0y", "", "hf:../x"])
+@pytest.mark.parametrize("name", ["../" + NAME, "/etc/passwd", "..", "x\0y", "", " ", "hf:../x"])
 def test_what_can_be_no_name_is_refused_without_asking_anybody(server: FileServer, models: Path, name: str) -> None:
     with pytest.raises(NotOffered, match=r"can't be the name of a model|isn't a name of the hub"):
         fetch(server, models, name)

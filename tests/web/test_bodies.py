@@ -153,6 +153,8 @@ def test_message_says_what_is_allowed(service: Service) -> None:
     assert error["message"] == "'repeat_last_n' has to be a whole number from 0 to 512 (N_CTX)."
     error = refused(service, "/gpt4all_api", {"prompt": "x", "temp": "hot"})
     assert error["message"] == "'temp' has to be a number from 0 to 2, not a string."
+    error = refused(service, "/gpt4all_api", {"prompt": "x", "max_tokens": "5"})
+    assert error["message"] == "'max_tokens' has to be a whole number from 1 on, not a string."
     error = refused(service, "/gpt4all_api", {"prompt": "x", "max_tokens": 10 ** 24})
     assert error["message"].endswith(", not a number beyond 64 bits.")
     error = refused(service, "/embed", {"input": ["a", 1]})

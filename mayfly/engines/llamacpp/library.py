@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,13 @@ _FUNCTIONS: Mapping[str, tuple[Any, list[Any]]] = {
 
 # What llama.cpp has said of an error since somebody began to listen.
 _errors: list[str] = []
+#: Set once llama.cpp has been told to end what it computes, which it calls an error.
+ending = threading.Event()
 
 
 def _note(level: int, text: bytes, data: int | None) -> None:
+    if ending.is_set():
+        return
     if level == _ERROR:
         _errors.append(text.decode(errors="replace"))
     if level == _ERROR or (level == _CONTINUED and _errors):

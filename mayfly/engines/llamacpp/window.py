@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mayfly.compat.memory import sealed_content, sealed_memory
-from mayfly.engines.llamacpp.library import Abort, reason
+from mayfly.engines.llamacpp.library import Abort, ending, reason
 from mayfly.engines.prefixes import Prefixes
 from mayfly.errors import EngineFailed
 from mayfly.prompts.segments import Segment
@@ -159,6 +159,7 @@ class Window:
         finally:
             # Between the nodes of a single token there is no time to ask.
             self._llama.llama_set_abort_callback(self._context, None, None)
+            ending.clear()
 
     def _clear(self) -> None:
         if not self._fresh:
@@ -228,7 +229,9 @@ class _Asking:
             going_on = self._on_progress()
         except BaseException as exc:
             self.failure = exc
-            return True
+            going_on = False
+        if not going_on:
+            ending.set()
         self._next = time.monotonic() + _LOOK_INTERVAL
         return not going_on
 
