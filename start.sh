@@ -67,8 +67,7 @@ usage: start.sh [--OPTION ...]    set up what is missing, then run the service; 
        start.sh key add NAME      make a key for callers from elsewhere; key list, key remove NAME
        start.sh embed-file IN OUT    set up, then write the vectors of a file's texts, on a Ray cluster
        start.sh tune              compile llama.cpp for this processor, and use it if it is faster
-       start.sh doctor            tell what is in place and what is missing; changes nothing
-       start.sh --help            show this
+       start.sh doctor            tell what is in place and what is missing; changes nothing (--version, --help)
 """
 
 # Files of ours inside the environment: whoever removes that removes all we believe about it.
@@ -76,8 +75,7 @@ UNFINISHED, MADE, STAMP = ".mayfly-unfinished", ".mayfly-made", ".mayfly-install
 # As python-dotenv reads it, but for escapes in quotes.
 VENV_LINE = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?VENV_NAME[ \t]*=(?:[ \t]+\#.*|[ \t]*(?:
     (['"])(?P<quoted>[^'"\n]*)\1[ \t]*(?:\#.*)? | (?!['"])(?P<plain>.*?)(?:[ \t]+\#.*)?[ \t]* ))$""", re.VERBOSE)
-# Words of pip and its urllib3 for "no connection", of several versions; and those of faults that may follow a
-# connection that was only slow at first.
+# What pip and its urllib3 say without a connection, and what of faults that may follow one that was only slow.
 NETWORK_FAULT = re.compile(
     "after connection broken by|Max retries exceeded|(?:NewConnection|NameResolution|ConnectTimeout|ReadTimeout|Proxy"
     "|Protocol)Error|IncompleteRead|Failed to (?:connect|resolve|establish)|Temporary failure in name resolution")
@@ -114,8 +112,7 @@ def environment_version(folder):
 
 
 def environment_fault(folder):
-    """Return why the environment can't be used as it is, or None. One that can't, and isn't ours to make anew, which
-    empties it, ends the start."""
+    """Return why the environment can't be used as it is, or None; end the start if it isn't ours to make anew."""
     if ACTIVE:
         return None
     if not os.path.isdir(folder) or not os.listdir(folder):
@@ -269,8 +266,8 @@ def main(arguments):
         sys.stderr.write("start.sh: there is no command %r\n%s" % (action, USAGE))
         return 2
     rest = arguments[1:] if arguments[:1] == [action] else arguments
-    if action == "key":
-        hand_over([sys.executable, MAYFLY, action] + rest)  # needs no package, and prints the key alone
+    if action == "key" or arguments[:1] == ["--version"]:
+        hand_over([sys.executable, MAYFLY] + arguments)  # needs no package, and prints the key alone
     folder = environment_folder()
     on_ray = "--on=ray" in rest or ("--on", "ray") in zip(rest, rest[1:])
     files = (["requirements.txt"] + ["requirements-dev.txt"] * (action == "test")

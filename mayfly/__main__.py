@@ -33,7 +33,7 @@ from pathlib import Path
 if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
-from mayfly import flags, places, settings
+from mayfly import __version__, flags, places, settings
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.keys import env_file, ring
 
@@ -66,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
                         description="Local embeddings and completions behind one HTTP port.",
                         epilog="Settings are in .env, in the folder that MAYFLY_HOME names, else in ~/.mayfly; in a "
                                "clone they are in the clone.")
-    commands = made.add_subparsers(required=True, metavar="serve|ensure|pull|key|tune|doctor")
+    made.add_argument("--version", action="version", version=f"mayfly {__version__}")
+    commands = made.add_subparsers(required=True, metavar="serve|ensure|pull|key|embed-file|tune|doctor")
     for name, run, what in (("serve", _serve, "run the service"),
                             ("ensure", _ensure, "make the models ready, if they aren't")):
         flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)

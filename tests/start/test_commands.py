@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from start_tree import ROOT, Tree
 
+import mayfly
+
 pytest_plugins = ["start_fixtures"]
 
 
@@ -45,6 +47,13 @@ def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: l
     # What is possible in its place is named.
     meant = {("nonsense",): "doctor", ("key",): "remove", ("--prot", "7000"): "is --port meant?"}
     assert meant.get(tuple(arguments), "") in result.err
+    assert names(real_tree.folder) == before
+
+
+def test_the_version_is_told_before_anything_is_installed(real_tree: Tree) -> None:
+    before = names(real_tree.folder)
+    result = real_tree.run("--version")
+    assert (result.code, result.out, result.err) == (0, f"mayfly {mayfly.__version__}\n", "")
     assert names(real_tree.folder) == before
 
 
