@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"compat", "errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
     "doctor": {"errors", "places", "settings", "spelling", "listening", "models.ensure", "models.inventory"},
-    "__main__": {"errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
+    "__main__": {"", "errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "tune", "on_ray.bulk", "watchdog"},
     "tune": {"errors", "places", "settings", "compat", "engines.llamacpp.library", "engines.llamacpp.tuned",
              "models.inventory"},
