@@ -146,7 +146,7 @@ def release_zeros() -> None:
                     libc.madvise(place, length, _MADV_DONTNEED)
 
 
-def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
+def map_pages(folder: Path, go_on: Callable[[], bool]) -> bool:
     """Have the pages of the files that are mapped from a folder in this process's page tables, where the system can.
 
     A fork begins without them, and has them put there, some at a time, whenever it comes to one that isn't. What isn't
@@ -155,6 +155,9 @@ def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
     Args:
         folder: without links in its path.
         go_on: called before each 32 MB; False ends it.
+
+    Returns:
+        Whether it came to its end.
     """
     with contextlib.suppress(OSError):
         libc = ctypes.CDLL(None, use_errno=True)
@@ -162,12 +165,13 @@ def map_pages(folder: Path, go_on: Callable[[], bool]) -> None:
         for start, end in (_ends(line.split()[0]) for line in maps.splitlines() if _mapped_file(line).parent == folder):
             for at in range(start, end, _MAPPED_AT_ONCE):
                 if not go_on():
-                    return
+                    return False
                 size = min(_MAPPED_AT_ONCE, end - at)
                 there = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
                 place, length = ctypes.c_void_p(at), ctypes.c_size_t(size)
                 if libc.mincore(place, length, there) == 0 and 0 not in there.raw:
                     libc.madvise(place, length, _MADV_POPULATE_READ)
+    return True
 
 
 def _ends(span: str) -> tuple[int, int]:

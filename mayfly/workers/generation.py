@@ -60,10 +60,11 @@ class Generation:
     def live(self, channel: socket.socket) -> int:
         """Wait for the parent to hand a connection over, and serve it; return the exit code."""
         self._come_up(channel)
-        # While nobody waits: what a fork pays for its weights' pages is paid before its call comes.
-        map_pages(self._spec.model_file.resolve().parent, functools.partial(self._unasked, channel))
+        folder, idle, mapped = self._spec.model_file.resolve().parent, functools.partial(self._idle, channel), False
         while not readable(channel, TICK):
             self._sentinel.beat()
+            # What a fork pays for its weights' pages is paid before its call comes, and while nobody computes.
+            mapped = mapped or map_pages(folder, idle)
         message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")
@@ -126,14 +127,10 @@ class Generation:
             completer.look_ahead(call, functools.partial(self._idle, channel))
             self._sentinel.remove()
 
-    def _unasked(self, channel: socket.socket) -> bool:
-        """Beat, and tell whether the parent wants nothing."""
-        self._sentinel.beat()
-        return not readable(channel)
-
     def _idle(self, channel: socket.socket) -> bool:
-        """Beat, and tell whether nobody computes and the parent is there: what is done for later calls delays none."""
-        return self._unasked(channel) and not self._table.busy()
+        """Beat, and tell whether nobody computes, and the parent wants nothing: later calls' work delays no call."""
+        self._sentinel.beat()
+        return not self._table.busy() and not readable(channel)
 
     def _lend(self, channel: socket.socket) -> Lend | None:
         most = self._spec.settings.prefix_memory

@@ -32,10 +32,10 @@ def test_the_pages_of_a_folders_files_are_mapped_until_told_to_stop(tmp_path: Pa
         file.write_bytes(b"x" * SIZE)
         with file.open("rb") as opened:
             maps.append(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-    map_pages(inside.parent, lambda: False)
+    assert not map_pages(inside.parent, lambda: False)
     assert in_page_tables(inside) == 0
     asked: list[None] = []
-    map_pages(inside.parent, lambda: asked.append(None) is None)
+    assert map_pages(inside.parent, lambda: asked.append(None) is None)
     assert (in_page_tables(inside), in_page_tables(outside)) == (SIZE >> 10, 0)
     assert len(asked) == 2
     for memory in maps:
