@@ -294,7 +294,7 @@ def test_without_a_log_folder_the_service_answers_and_says_so_once(
     assert logs.read_bytes() == VICTIM
     # As soon as there is a folder, it is used.
     logs.unlink()
-    logs.mkdir()
+    logs.mkdir(exist_ok=True)  # the service may have been there first
     with _answering(service):
         until(lambda: (logs / "access.log").exists() and (logs / "watchdog.log").exists())
     assert service.post("/gpt4all_api", {"prompt": "crash"}).status_code == 500

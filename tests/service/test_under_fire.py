@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 CLIENTS = 8
 REQUESTS = 160
+MOST_ASKED = 6 * REQUESTS
 # While any model process is hit, and not only one that serves: this many requests, and so many must get a 200.
 STRUCK = {"fork": 48, "respawn": 16}  # respawn starts a process for each completion
 STRUCK_SERVED = 7 / 8
@@ -47,11 +48,17 @@ def test_clients_get_json_while_busy_processes_are_killed(start: Callable[..., S
     service = start(LOG_KEEP=10_000)
     right = dict(zip(TEXTS, service.embed(TEXTS), strict=True))
     clients = [_Client(service, right, seed) for seed in range(CLIENTS)]
-    killed, answers = _ask_while_killing(clients, REQUESTS, lambda over: _kill_whoever_is_busy(service, over))
-    lanes = service.health()["lanes"]
-    retried = {name: lane["retried"] for name, lane in lanes.items()}
-    print(f"killed: {dict(killed)}; answers: {dict(answers)}; retried: {retried}")
-    assert sum(answers.values()) == REQUESTS
+    killed: Counter[str] = Counter()
+    retried: dict[str, int] = {}
+    # Vectors are computed so fast that a process may have answered just before it is hit: then nothing is retried.
+    asked = 0
+    while not asked or (asked < MOST_ASKED and not all(retried.values())):
+        asked += REQUESTS
+        hit, answers = _ask_while_killing(clients, REQUESTS, lambda over: _kill_whoever_is_busy(service, over))
+        killed += hit
+        retried = {name: lane["retried"] for name, lane in service.health()["lanes"].items()}
+        print(f"killed: {dict(killed)}; answers: {dict(answers)}; retried: {retried}")
+    assert sum(answers.values()) == asked
     # Anything else than an answer is a request that was hit twice.
     assert {what for what in answers if "200" not in what} <= {"500 model_crashed", "stream broken off"}
     assert answers["200 vectors"] and answers["200 completion"] and answers["200 stream"]
