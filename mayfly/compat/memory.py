@@ -9,7 +9,7 @@ import mmap
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if CAN_SEA
 _MADV_POPULATE_READ = 22
 _MADV_DONTNEED, _MADV_NOHUGEPAGE = 4, 15
 _LARGE_PAGE = 2 << 20
-_FIELDS_WITHOUT_NAME = 5
 _MAPPED_AT_ONCE = 32 << 20
 
 
@@ -129,19 +128,15 @@ def release_zeros() -> None:
     they fill, in small pages: of large ones the first token would take two megabytes in each layer.
     """
     with contextlib.suppress(OSError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        zeros = ctypes.create_string_buffer(_LARGE_PAGE)
-        there = ctypes.create_string_buffer(_LARGE_PAGE // mmap.PAGESIZE)
-        length = ctypes.c_size_t(_LARGE_PAGE)
-        for fields in map(str.split, Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()):
+        libc = ctypes.CDLL(None)
+        zeros, length = ctypes.create_string_buffer(_LARGE_PAGE), ctypes.c_size_t(_LARGE_PAGE)
+        for start, end, rights, name in _mappings():
             # Memory of its own, and neither a file's nor the stack or the small things of Python.
-            if fields[1] != "rw-p" or len(fields) > _FIELDS_WITHOUT_NAME:
+            if rights != "rw-p" or name:
                 continue
-            start, end = _ends(fields[0])
             for at in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
                 place = ctypes.c_void_p(at)
-                if libc.mincore(place, length, there) == 0 and 0 not in there.raw and not libc.memcmp(
-                        place, zeros, length):
+                if _in_memory(libc, at, _LARGE_PAGE) and not libc.memcmp(place, zeros, length):
                     libc.madvise(place, length, _MADV_NOHUGEPAGE)
                     libc.madvise(place, length, _MADV_DONTNEED)
 
@@ -160,28 +155,35 @@ def map_pages(folder: Path, go_on: Callable[[], bool]) -> bool:
         Whether it came to its end.
     """
     with contextlib.suppress(OSError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        maps = Path("/proc/self/maps").read_text(errors="surrogateescape")
-        for start, end in (_ends(line.split()[0]) for line in maps.splitlines() if _mapped_file(line).parent == folder):
+        libc = ctypes.CDLL(None)
+        for start, end, _, name in _mappings():
+            if Path(name).parent != folder:
+                continue
             for at in range(start, end, _MAPPED_AT_ONCE):
                 if not go_on():
                     return False
                 size = min(_MAPPED_AT_ONCE, end - at)
-                there = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-                place, length = ctypes.c_void_p(at), ctypes.c_size_t(size)
-                if libc.mincore(place, length, there) == 0 and 0 not in there.raw:
-                    libc.madvise(place, length, _MADV_POPULATE_READ)
+                if _in_memory(libc, at, size):
+                    libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _MADV_POPULATE_READ)
     return True
 
 
-def _ends(span: str) -> tuple[int, int]:
-    start, end = span.split("-")
-    return int(start, 16), int(end, 16)
+def _mappings() -> Iterator[tuple[int, int, str, str]]:
+    """Yield what this process has mapped: where it begins and ends, with what rights, and the file's name or "".
+
+    Raises:
+        OSError: this system doesn't tell.
+    """
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+        span, rights, _, _, _, *name = line.split(maxsplit=5)
+        start, end = span.split("-")
+        yield int(start, 16), int(end, 16), rights, "".join(name)
 
 
-def _mapped_file(line: str) -> Path:
-    fields = line.split(maxsplit=5)
-    return Path(fields[5] if len(fields) > _FIELDS_WITHOUT_NAME else "")
+def _in_memory(libc: ctypes.CDLL, at: int, size: int) -> bool:
+    """Tell whether all pages of a mapped place are in memory."""
+    there = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+    return libc.mincore(ctypes.c_void_p(at), ctypes.c_size_t(size), there) == 0 and 0 not in there.raw
 
 
 def _windows_memory_size() -> int:

@@ -168,10 +168,10 @@ class SocketLane:
 
     def unavailable(self, reason: str) -> CallError:
         """Return the error for a call that the lane can't serve: that of a file which its caller has named is his."""
-        said, reason = self.said(), f"{reason}{_report(self.said())}"
+        said = self.said()
         if said.get("unusable") and self._address is None:
-            return ModelUnusable.of(str(said.get("model")), reason)
-        return LaneUnavailable(f"the {self._spoken} is not available: {reason}", retry_after=5)
+            return ModelUnusable.of(str(said.get("model")), f"{reason}{_report(said)}")
+        return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(said)}", retry_after=5)
 
 
 class SocketCall:

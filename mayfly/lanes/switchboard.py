@@ -91,17 +91,19 @@ class Switchboard:
 
     def all_lanes(self) -> dict[str, Lane]:
         """Return all lanes that were ever there, by name."""
+        return self._all(self._known())
+
+    def open_lanes(self) -> dict[str, Lane]:
+        """Return the lanes that are there now, by name."""
         known = self._known()
+        return {name: lane for name, lane in self._all(known).items() if name in self.configured or name in known}
+
+    def _all(self, known: Mapping[str, str]) -> dict[str, Lane]:
         with self._lock:
             for name, kind in known.items():
                 if kind and name not in self.configured and name not in self._lanes:
                     self._lanes[name] = self._new(name, name.partition(":")[2], kind)
             return {**self.configured, **self._lanes}
-
-    def open_lanes(self) -> dict[str, Lane]:
-        """Return the lanes that are there now, by name."""
-        known = self._known()
-        return {name: lane for name, lane in self.all_lanes().items() if name in self.configured or name in known}
 
 
 def supervised(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> Switchboard:

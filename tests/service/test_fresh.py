@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from processes import runs
@@ -76,6 +78,33 @@ def test_personas_that_are_used_again_and_again_never_mix(start: Callable[..., S
            for _ in range(10)]
     assert len(set(hot)) == 10
     assert service.reports() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system tells nothing of its page tables")
+def test_the_process_ahead_has_its_weights_mapped_and_an_empty_window_takes_no_memory(
+        start: Callable[..., Service], smollm2: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
+    own = {}
+    for window in (512, 8192):
+        service = start(folder=str(window), MODEL_PATH=smollm2.parent, MODEL_NAME=smollm2.name, EMBED_MODEL="none",
+                        N_CTX=window).wait_ready()
+        own[window] = _in_memory(service.pid("completion"), "RssAnon")
+        template, ahead = service.pid("completion"), service.pid(_the_one_ahead(service))
+        until(lambda one=template, other=ahead: _mapped(other, smollm2) >= _mapped(one, smollm2) > 0)
+        service.stop()
+    # A token takes 23 kB, and 7,680 more of them would take 177 MB.
+    assert own[8192] - own[512] < 40 << 10
+
+
+def _in_memory(pid: int, kind: str) -> int:
+    """Return what a process has in memory, in kB, of a kind of `/proc/PID/status`."""
+    return int(re.findall(rf"^{kind}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0])
+
+
+def _mapped(pid: int, file: Path) -> int:
+    """Return how much of a file is in a process's page tables, in kB."""
+    told = Path(f"/proc/{pid}/smaps").read_text()
+    return sum(map(int, re.findall(rf" {re.escape(str(file.resolve()))}\n(?:.*\n)*?Rss: +(\d+) kB", told)))
 
 
 def _the_one_ahead(service: Service) -> str:

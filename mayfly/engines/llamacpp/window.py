@@ -71,7 +71,7 @@ class Window:
         # What a recurrent network remembers can't be cut back to where a message ended.
         self._cuts_back = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
         self._fresh = True
-        # What was evaluated last, and how many tokens of it are still there.
+        # The prompt that was evaluated to its end, and how many tokens of it are still there.
         self._pieces: Sequence[array[int]] = ()
         self._left = 0
 
@@ -166,6 +166,7 @@ class Window:
             # Not the cache itself: what is in it isn't looked at, and writing to it all takes its time.
             self._llama.llama_memory_clear(self._memory, False)
         self._fresh = False
+        self._pieces, self._left = (), 0
 
     # -- states -------------------------------------------------------------------------------------------------------
 
