@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import scripts
 from service import PROJECT, Service
 
 from mayfly import keys
@@ -178,6 +179,7 @@ def test_it_is_said_when_the_environment_hides_the_file(env: Path) -> None:
     assert "wins over .env" in run(env, "add", "one", API_KEYS="other-key-1").stderr
 
 
+@pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
 def test_an_added_key_lets_a_caller_from_elsewhere_in_and_is_written_nowhere(
         start: Callable[..., Service], env: Path) -> None:
     env.write_text("")
