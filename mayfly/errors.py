@@ -196,6 +196,12 @@ class LaneUnavailable(CallError):
     status = 503
     code = "model_unavailable"
 
+    @classmethod
+    def of(cls, model: str, why: str) -> LaneUnavailable:
+        """Return the error for a configured model whose file can't be used, which isn't its callers' to mend."""
+        return cls(f"The model '{model}' can't be used: {why}. Put a good file in its place, which is noticed in a few "
+                   "seconds, or configure another (MODEL_NAME, EMBED_MODEL).", retry_after=5)
+
 
 class DeadlinePassed(CallError):
     """The call took longer than REQUEST_TIMEOUT."""

@@ -169,8 +169,9 @@ class SocketLane:
     def unavailable(self, reason: str) -> CallError:
         """Return the error for a call that the lane can't serve: that of a file which its caller has named is his."""
         said = self.said()
-        if said.get("unusable") and self._address is None:
-            return ModelUnusable.of(str(said.get("model")), f"{reason}{_report(said)}")
+        if said.get("unusable"):
+            of = ModelUnusable.of if self._address is None else LaneUnavailable.of
+            return of(str(said.get("model")), f"{reason}{_report(said)}")
         return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(said)}", retry_after=5)
 
 
@@ -195,9 +196,8 @@ class SocketCall:
         self._died: int | None = None  # the generation whose death ends the call, once its report is there
         self._report_due = 0.0
         self._failure: CallError | None = None
-        self._ask_at = self._retry_at = 0.0
+        self._ask_at = self._retry_at = self._due = 0.0
         self._closed = self._answered = False
-        self._due = 0.0
 
     @property
     def watched(self) -> socket.socket | None:

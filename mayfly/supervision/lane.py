@@ -129,6 +129,12 @@ class Lane:
 
     def __post_init__(self) -> None:
         self.stem = self.stem or self.name
+        self._setting = self.wanted_engine
+
+    def start_over(self) -> None:
+        """Forget how starts have failed: what failed was another file."""
+        self.starts = Starts(succeeded=self.starts.succeeded)
+        self.wanted_engine = self._setting
 
     @property
     def spec(self) -> LaneSpec:

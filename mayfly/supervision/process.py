@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mayfly.models import parts
 from mayfly.settings import Settings
 from mayfly.supervision import policy
 from mayfly.supervision.child import Handle
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # So long (s) a process has to end when it is asked to, or to write its stacks; and so often it is killed then.
 _PATIENCE = 1.0
+# So long (s) a file has to have stayed as it is before it is taken for whole: it may be being copied.
+_RESTS = 1.0
 
 
 @dataclass(eq=False)
@@ -126,6 +129,7 @@ class Position:
         role: "app", or the role of a worker.
         places: where its process computes, in the thread budget (a template's generations share them).
         start_at: when the next one is due, while there is none.
+        tried: what its last process was started with, of its model's files; `seen` is what was there since `seen_at`.
     """
 
     name: str
@@ -135,3 +139,19 @@ class Position:
     backoff: Backoff = field(default_factory=Backoff)
     process: Process | None = None
     start_at: float = 0.0
+    tried: parts.Mark = ()
+    seen: parts.Mark = ()
+    seen_at: float = 0.0
+
+    def take_mark(self) -> None:
+        """Take note of what a process is started with."""
+        if self.lane is not None:
+            self.tried = parts.mark(self.lane.model_file)
+
+    def mended(self, now: float) -> bool:
+        """Tell whether its model's files are others than those its last process was started with, and rest: then that
+        one's failure says nothing of the next."""
+        there = parts.mark(self.lane.model_file) if self.lane is not None else ()
+        if there != self.seen:
+            self.seen, self.seen_at = there, now
+        return bool(there) and there != self.tried and now - self.seen_at >= _RESTS

@@ -79,7 +79,7 @@ class Records:
         if verdict == "failed_start":
             lane.starts.fail(process.reason or (
                 f"the process that loads {lane.model} died at its start ({failure.how()}); the model file may be "
-                "damaged"), now, unusable=process.unusable)
+                "damaged: put a good one in its place"), now, unusable=process.unusable)
             if (lane.wanted_engine == AUTO and exits.died_in_native_code(code) and not process.reason
                     and lane.kind != "vocabulary"):
                 setting = SETTINGS[lane.kind]

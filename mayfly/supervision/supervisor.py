@@ -17,6 +17,7 @@ from mayfly.settings import Settings
 from mayfly.supervision.child import Handle
 from mayfly.supervision.forks import Forks
 from mayfly.supervision.lane import Lane
+from mayfly.supervision.policy import Backoff
 from mayfly.supervision.process import Position, Process
 from mayfly.supervision.records import Records
 from mayfly.supervision.residency import Residency, Sockets
@@ -217,6 +218,10 @@ class Supervisor:
     def _look(self, position: Position, now: float) -> None:
         process = position.process
         if process is None:
+            if position.lane is not None and position.mended(now):
+                self._records.journal.event(f"{position.name}: its model's file is another one now; trying that")
+                position.lane.start_over()
+                position.backoff, position.start_at = Backoff(), now
             if now >= position.start_at:
                 self._start(position, now)
             return
@@ -237,6 +242,7 @@ class Supervisor:
         name = f"{position.name}-{number}" if position.role == "once" else position.name
         process = Process(name, lane, number, self._run_folder / f"{name}.watchdog", now, turn=position.role != "once")
         sentinel.Sentinel(process.sentinel).remove()
+        position.take_mark()
         try:
             process.handle = self._spawner.start(position, process, lambda told: self._inbox.put((process, told)))
         except OSError as exc:

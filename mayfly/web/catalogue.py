@@ -130,6 +130,7 @@ class Catalogue:
         Raises:
             NotFound: there is no such model.
             InvalidRequest: the model is of another kind, or can't be used.
+            LaneUnavailable: it is a configured one that can't be used.
         """
         aliases = self.aliases.all()
         spelt = self._spelt(name, aliases)
@@ -243,6 +244,7 @@ class Catalogue:
         Raises:
             NotFound: there is no such model.
             InvalidRequest: it can't be used.
+            LaneUnavailable: nor can it, and it is a configured one.
         """
         if name == "":
             configured = [self._default(kind) for kind in reversed(self._configured) if self._configured[kind]]
@@ -274,6 +276,8 @@ class Catalogue:
         if kind is None:
             return model
         if not model.lane and model.file is not None:
+            if self.setting_of(model.file):
+                raise LaneUnavailable.of(model.id, model.file.unusable)
             raise ModelUnusable.of(model.id, model.file.unusable)
         if model.kind != kind:
             raise InvalidRequest(f"The model '{model.id}' makes {model.kind}s, not {kind}s: name another, or leave "

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -270,6 +271,27 @@ def test_a_malformed_completion_model_is_a_503_with_the_reason_and_embeddings_go
     assert REASONS[how] in report.read_text()
     assert "cause:           failed_start" in report.read_text()
     _check_health_of_failing(service)
+
+
+def test_whoever_asks_a_broken_configured_model_is_told_the_same_and_a_good_file_in_its_place_is_served(
+        start: Callable[..., Service], model_path: Path) -> None:
+    (model_path / "tiny-llama.gguf").rename(model_path / "good.gguf")
+    (model_path / "tiny-llama.gguf").write_text("no model")
+    service = start(EMBED_MODEL="none", wait=False)
+    service.wait_listening()
+    told = set()
+    for path, field in ((ASK, "prompt"), ("/v1/completions", "prompt"), ("/v1/tokenize", "input")):
+        for model in ({}, {"model": "tiny-llama"}):
+            answer = service.post(path, {field: "Hello", **model})
+            error = _error(answer, 503)
+            assert error["code"] == "model_unavailable" and int(answer.headers["Retry-After"]) >= 1
+            told.add(error["message"].partition(" (report: ")[0])
+    assert len({message.partition(". Put ")[0] for message in told}) == 1, told
+    assert "isn't a GGUF file" in told.pop()
+    assert "Put a good file in its place" in error["message"] and "MODEL_NAME" in error["message"]
+    shutil.copyfile(model_path / "good.gguf", model_path / "tiny-llama.gguf")
+    until(lambda: service.post(ASK, {"prompt": "Hello"}).status_code == 200, what="the mended file")
+    assert service.post("/v1/tokenize", {"input": "Hello"}).status_code == 200
 
 
 def test_the_minute_begins_with_a_503_that_names_the_report(aborting: Service) -> None:

@@ -58,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "on_ray.node": {"compat"},
     "on_ray.bulk": {"errors", "flow", "settings", "lanes", "wire", "models.inventory", "on_ray"},
     "on_ray.files": {"errors", "compat.files"},
-    "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory"},
+    "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory",
+                    "models.parts"},
     # The server knows nothing of the application, nor the application of the server: app joins them.
     "http": {"settings", "compat", "listening", "flow", "problem", "draining"},
     "web": {"", "flow", "problem", "draining", "errors", "places", "settings", "keys", "listening", "wire.calls",

@@ -100,7 +100,8 @@ class PlayedSockets:
     def open(self, name: str, model: str) -> Lane:
         memory = self.memory(model)
         self.opened.append(name)
-        return Lane(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address=LaneAddress(name))
+        return Lane(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address=LaneAddress(name),
+                    model_file=Path("/absent.gguf"))
 
     def version(self, model: str) -> object:
         return self.versions.get(model)
@@ -125,7 +126,8 @@ class Rig:
         self.table = Table.make()
         self.sockets = PlayedSockets(models or {})
         isolations = {"embedding": "none", "completion": settings.isolation}
-        lanes = {name: Lane(name, f"{name}-model", isolation) for name, isolation in isolations.items()}
+        lanes = {name: Lane(name, f"{name}-model", isolation, model_file=folder / f"{name}.gguf")
+                 for name, isolation in isolations.items()}
         self.supervisor = Supervisor(
             settings, lanes, spawner=self.spawner, run_folder=folder / "run", table=self.table, sockets=self.sockets,
             records=Records(Journal(folder / "logs"), Reports(folder / "logs", 50)))
@@ -162,12 +164,13 @@ class Rig:
                     Sentinel(watched.sentinel).write({"pid": process.pid})
             self.tick(0.5)
 
-    def fail(self, name: str, reason: str = "the file is no model") -> None:
-        """Have the latest process of a position say that it can't load its model, and start the next one."""
+    def fail(self, name: str, reason: str = "the file is no model") -> float:
+        """Have the latest process of a position say that it can't load its model, and start the next one; return how
+        long that took."""
         watched, process = self.spawner.latest(name)
         self.send(watched, CannotLoad(reason=reason))
         process.code = exits.CANNOT_LOAD
-        self.restart(name)
+        return self.restart(name)
 
     def restart(self, name: str) -> float:
         """Let time pass in which everybody else beats, until a position has its next process; return how much."""
@@ -311,6 +314,31 @@ def test_a_lane_is_given_up_after_three_starts_in_a_row_that_failed_by_themselve
     for state in ("restarting", "restarting", "failing"):
         rig.fail("completion")
         assert rig.board("completion")["state"] == state
+
+
+def test_a_mended_file_ends_the_pause_after_failed_starts_once_it_rests_and_is_tried_as_if_none_had_failed(
+        rig: Rig) -> None:
+    file = rig.folder / "embedding.gguf"
+    file.write_bytes(b"broken")
+    rig.supervisor.lanes["embedding"].wanted_engine = "gpt4all"  # what auto has become since the first one died
+    for _ in range(10):
+        rig.fail("embedding")
+    watched, process = rig.spawner.latest("embedding")
+    rig.send(watched, CannotLoad(reason="the file is no model"))
+    process.code = exits.CANNOT_LOAD
+    rig.tick()
+    tried = rig.spawner.count("embedding")
+    for size in range(1, 20):  # it is being copied
+        file.write_bytes(b"good" * size)
+        rig.tick(0.25)
+    assert rig.spawner.count("embedding") == tried
+    assert rig.board("embedding")["state"] == "failing"
+    assert rig.restart("embedding") < 1.5
+    assert rig.supervisor.lanes["embedding"].wanted_engine == ""
+    rig.tick()
+    assert rig.board("embedding")["state"] == "loading" and "reason" not in rig.board("embedding")
+    # Nor does the next pause begin where the last one ended.
+    assert rig.fail("embedding") < 1
 
 
 def test_a_start_that_was_killed_is_no_verdict_and_does_not_end_the_row(rig: Rig) -> None:
