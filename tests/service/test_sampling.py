@@ -13,6 +13,7 @@ import tiny_llama
 from service import Service
 
 from mayfly.engines import backends
+from mayfly.models.header import read_header
 
 # As free as it gets: every token may be drawn, and none is penalised.
 FREELY = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "max_tokens": 24}
@@ -185,8 +186,23 @@ def test_a_bias_makes_a_token_certain_or_impossible(service: Service, ask: Any) 
     [token] = said["tokens"][-1:]
     assert free[0] not in ask(service, {**GREEDY, "logit_bias": {str(token): -100}}).split()
     assert set(ask(service, {**FREELY, "logit_bias": {str(token): 100}}).split()) == {free[0]}
-    # One that the vocabulary hasn't biases nothing.
-    assert ask(service, {**GREEDY, "logit_bias": {"999999999": 100}}).split() == free
+
+
+@WITH_SEEDS
+@pytest.mark.parametrize(("path", "body"), [
+    ("/gpt4all_api", {"prompt": PROMPT}), ("/v1/completions", {"prompt": PROMPT}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": PROMPT}]})])
+def test_a_bias_for_what_is_no_token_of_the_model_is_refused(service: Service, tiny_model: Path, path: str,
+                                                             body: dict[str, Any]) -> None:
+    size = read_header(tiny_model).vocabulary_size
+    for token, stream in itertools.product((size - 1, size, 999999999), (False, True)):
+        biased = {**body, "max_tokens": 1, "stream": stream, "logit_bias": {"5": 1, str(token): -1}}
+        answer = service.post(path, biased)
+        assert answer.status_code == (200 if token < size else 400), answer.text
+        if token >= size:
+            error = answer.json()["error"]
+            assert (error["param"], error["type"]) == ("logit_bias", "invalid_request_error")
+            assert f"0 to {size - 1}" in error["message"] and str(token) in error["message"]
 
 
 @WITH_SEEDS

@@ -18,7 +18,7 @@ from mayfly.engines import self_test
 from mayfly.engines.base import Generated, OnToken
 from mayfly.engines.llamacpp.library import load_model, open_library, reason
 from mayfly.engines.llamacpp.likelihood import Scorer
-from mayfly.engines.llamacpp.sampling import Chain
+from mayfly.engines.llamacpp.sampling import Chain, require_tokens
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
@@ -150,6 +150,7 @@ class LlamaCompletions:
         steady: int | None = None,
     ) -> Generated:
         """See CompletionEngine."""
+        require_tokens(sampling.logit_bias, len(self._vocabulary), self.model)
         held = self._forms.held(sampling.form, on_progress) if sampling.form is not None else None
         # The context's memory is there since the load, and a fork copies the pages that its tokens are written to. So a
         # smaller window needs no context of its own.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import secrets
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from mayfly.engines.llamacpp.library import ChainParams, LogitBias, TokenData, TokenDataArray, logits_of
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
+from mayfly.errors import InvalidRequest
 from mayfly.wire.calls import Sampling
 
 if TYPE_CHECKING:  # not needed by calls without a form
@@ -22,10 +23,23 @@ _SEEDS = (1 << 32) - 1
 _BREAKERS = (b"\n", b":", b'"', b"*")
 
 
+def require_tokens(ids: Iterable[str], size: int, model: str) -> None:
+    """Check that the tokens of a `logit_bias` are a model's, whose vocabulary has so many.
+
+    Raises:
+        InvalidRequest: one isn't.
+    """
+    strange = next((token for token in ids if int(token) >= size), None)
+    if strange is not None:
+        raise InvalidRequest(f"'logit_bias' names the token {strange}, but those of '{model}' are 0 to {size - 1}: "
+                             "leave it out, or take ids that /v1/tokenize gives.", param="logit_bias")
+
+
 class Chain:
     """The samplers of one call.
 
     Args:
+        sampling: how; the tokens of its `logit_bias` are the vocabulary's, see `require_tokens`.
         prompt: its ids; what is repeated may be of the prompt.
         window: tokens that prompt and answer share.
     """
@@ -63,7 +77,7 @@ class Chain:
     def _weighing(self, sampling: Sampling, prompt: array[int], window: int) -> Iterator[int]:
         """Yield what makes tokens likelier or less likely."""
         llama, size = self._llama, len(self._vocabulary)
-        biases = [LogitBias(int(token), bias) for token, bias in sampling.logit_bias.items() if int(token) < size]
+        biases = [LogitBias(int(token), bias) for token, bias in sampling.logit_bias.items()]
         if biases:
             yield llama.llama_sampler_init_logit_bias(size, len(biases), (LogitBias * len(biases))(*biases))
         if sampling.repeat_penalty != 1 and sampling.repeat_last_n:
