@@ -88,6 +88,9 @@ CODING_NOT_IMPLEMENTED = Problem(501, "Transfer-Encoding has to be chunked, or a
 # What comes in another version of HTTP may be the beginning of HTTP/2.
 VERSION_NOT_SUPPORTED = Problem(505, "This port speaks HTTP/1.1: send the request in that version.",
                                 code="http_version_not_supported")
+# What it asks for isn't here, so there is no other method for it either.
+NO_PROXY = Problem(405, "CONNECT asks for a tunnel to another host, and this service is no proxy: call it by its own "
+                   "address, and don't name it in HTTPS_PROXY.", code="method_not_allowed", allow="")
 NO_SPACE = Problem(503, "The service has no room to receive this body: try again later.", "server_error", "no_space")
 CROWDED_OUT = Problem(503, "Too many connections are open, and this one's request arrived too slowly: try again.",
                       "server_error", "too_many_connections")

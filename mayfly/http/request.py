@@ -2,8 +2,9 @@
 
 Beside what waitress checks: a body's limit counts the body alone and not the framing of its chunks; lines inside a
 chunked body are bounded; what two servers in a row could read differently is refused (a Content-Length beside a
-Transfer-Encoding, any Transfer-Encoding but one `chunked`, folded lines, more or less than one Host); bytes that can't
-become HTTP (a TLS handshake) are answered at once; and no input raises. RFC 9112 is meant where a status is chosen.
+Transfer-Encoding, any Transfer-Encoding but one `chunked`, folded lines, lines that end in LF or CR alone, more or less
+than one Host); bytes that can't become HTTP (a TLS handshake) are answered at once; and no input raises. RFC 9112 is
+meant where a status is chosen.
 
 A client that can send no header sends its key before the path, as /k/<key>/v1/chat/completions. It is taken off here,
 before anybody looks at the path or writes it down, and put into the header in which others send theirs.
@@ -47,6 +48,8 @@ _REQUEST_LINE = re.compile(rb"(?P<before>[!#$%&'*+\-.^_`|~0-9A-Za-z]+ (?P<target
 _TARGET = re.compile(rb"/|\*$|https?://", re.IGNORECASE)
 # Whoever puts it there twice doesn't want the second one written down either.
 _PATH_KEY = re.compile(rb"([^ \r\n]+ (?i:https?://[^/?# \r\n]*)?)(?:/+(?:k|%6[bB])/+([^/?# \r\n]+))+")
+# What servers differ in: some take it for a line's end (RFC 9112, section 2.2), and waitress looks for CR LF alone.
+_HALF_LINE_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 _CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _QUOTED = re.compile(r'"[^"]*"')
 
@@ -60,8 +63,12 @@ class Refused(Error):  # type: ignore[misc]
         self.problem = problem
 
 
-class _Unsupported(Exception):
-    """The request is in a version of HTTP that this server doesn't speak."""
+class _Unserved(Exception):
+    """The request is HTTP, and nothing that this server serves."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
 
 
 class Request(HTTPRequestParser):  # type: ignore[misc]
@@ -100,16 +107,26 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
                     self.refuse(problems.malformed("it begins with bytes that no method has; this port speaks plain "
                                                    "HTTP, not HTTPS"))
                     return len(data)
+            if not self.headers_finished and self._has_half_line_end(data):
+                self.refuse(problems.malformed("a line of its head ends in LF or CR alone; each has to end in CR LF"))
+                return len(data)
             consumed: int = super().received(data)
             return consumed
         except OSError:
             # A large body goes through a temporary file.
             self.refuse(problems.NO_SPACE)
-        except _Unsupported:
-            self.refuse(problems.VERSION_NOT_SUPPORTED)
+        except _Unserved as exc:
+            self.refuse(exc.problem)
         except (ValueError, IndexError, OverflowError, RecursionError):
             self.refuse(problems.malformed("its request line or headers can't be read"))
         return len(data)
+
+    def _has_half_line_end(self, data: bytes) -> bool:
+        """Tell whether a line of the head ends so in these bytes: whose end is waited for by CR LF might never come."""
+        before = self.header_plus[-3:]  # what ends the head, or a line of it, may have begun there
+        head = before + data
+        end = head.find(b"\r\n\r\n")
+        return _HALF_LINE_END.search(head, max(0, len(before) - 1), len(head) if end < 0 else end) is not None
 
     def _received_chunked(self, data: bytes) -> int:
         receiver = self.body_rcv
@@ -134,15 +151,17 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
 
         Raises:
             ParsingError: they aren't HTTP; the message holds nothing that the client sent.
-            TransferEncodingNotImplemented, _Unsupported: they are, but in a way that isn't served.
+            TransferEncodingNotImplemented, _Unserved: they are, but in a way that isn't served.
         """
         header_plus, key = _without_key(header_plus)
         first = header_plus.partition(b"\r\n")[0]
         match = _REQUEST_LINE.fullmatch(first)
+        if match is not None and match["before"].startswith(b"CONNECT "):
+            raise _Unserved(problems.NO_PROXY)
         if match is None or not _TARGET.match(match["target"]):
             raise ParsingError("its first line isn't a method, a path and a version, with one blank between them")
         if match["major"] != b"1":
-            raise _Unsupported
+            raise _Unserved(problems.VERSION_NOT_SUPPORTED)
         if match["minor"] > b"1":
             # Whoever speaks a later HTTP/1 understands this one.
             header_plus = match["before"] + b"1.1" + header_plus[len(first):]

@@ -7,8 +7,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from waitress.adjustments import Adjustments
 from web_rig import KEY, Service, answers, eventually, http_post, one_answer, read_all, serving
 
+from mayfly.http.request import Request
 from mayfly.http.server import MAX_HEADERS
 
 MAX_BODY = 4096
@@ -38,6 +40,13 @@ MALFORMED = {
     "non-ASCII target": (b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
     "bare CR": (b"GET / HTTP/1.1\r\nHost: local\rhost\r\n\r\n", 400),
     "bare LF": (b"GET / HTTP/1.1\nHost: localhost\n\n\r\n\r\n", 400),
+    # Such heads never end for whoever looks for CR LF; what isn't answered before is a 408.
+    "nothing but LF": (b"GET / HTTP/1.1\nHost: localhost\n\n", 400),
+    "nothing but LF, and a body": (b"POST /embed HTTP/1.1\nHost: localhost\nContent-Length: 2\n\n{}", 400),
+    "nothing but CR": (b"GET / HTTP/1.1\rHost: localhost\r\r", 400),
+    "LF in a later line": (b"GET / HTTP/1.1\r\nHost: localhost\nX: y\r\n", 400),
+    "a tunnel": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n", 405),
+    "a tunnel to a path": (b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     "header without colon": (b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
     "blank before colon": (b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
     "empty header name": (b"GET / HTTP/1.1\r\n: localhost\r\n\r\n", 400),
@@ -111,6 +120,27 @@ def test_malformed_request_is_not_echoed(service: Service) -> None:
     for data in (b"get /S3CRET HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX S3CRET\r\n\r\n",
                  b"GET / HTTP/1.1\r\nX: a\rS3CRET\r\n\r\n", b"GET / HTTP/1.1\r\n S3CRET\r\n\r\n"):
         assert b"S3CRET" not in service.raw(data)
+
+
+@pytest.mark.parametrize(("head", "right"), [
+    (b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n", True),
+    (b"POST /embed HTTP/1.1\r\nHost: localhost\nContent-Length: 4\r\n\r\n", False),
+    (b"POST /embed HTTP/1.1\r\nHost: localhost\rContent-Length: 4\r\n\r\n", False)], ids=["CR LF", "LF", "CR"])
+def test_a_half_line_end_is_found_wherever_the_head_is_cut_and_is_no_fault_of_a_body(head: bytes, right: bool) -> None:
+    data = head + b"\n{\r}"
+    for cut in range(1, len(data)):
+        request = Request(Adjustments(max_request_body_size=100))
+        parts = [data[:cut], data[cut:]]
+        while parts and not request.completed:
+            parts[0] = parts[0][request.received(parts[0]):]
+            parts = [part for part in parts if part]
+        assert request.completed and (request.error is None) is right, cut
+
+
+def test_whoever_takes_the_service_for_a_proxy_is_told_that_it_is_none(service: Service) -> None:
+    answer = one_answer(service.raw(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"))
+    assert answer.error()["code"] == "method_not_allowed" and answer.headers["allow"] == ""
+    assert "CONNECT" in answer.error()["message"] and "no proxy" in answer.error()["message"]
 
 
 def chunked(body: bytes, size: int) -> bytes:
