@@ -73,8 +73,8 @@ def size(low: int, high: int) -> Callable[[str], int]:
 
 
 def share_of_memory(text: str) -> int:
-    """Accept a part of this machine's memory, or a size; return bytes, 0 for none."""
-    if text.lower() in ("0", "none"):
+    """Accept a part of this machine's memory, a size, or `none`, which is no limit; return bytes, 0 for none."""
+    if text.lower() == "none":
         return 0
     if match := re.fullmatch(r"([1-9]\d?|100)%", text):
         return memory_size() * int(match[1]) // 100
@@ -82,6 +82,11 @@ def share_of_memory(text: str) -> int:
         return size(1 << 20, 1 << 50)(text)
     except Refused:
         raise Refused("none, a part of this machine's memory such as 80%, or a size such as 12GB") from None
+
+
+def share_of_memory_or_nothing(text: str) -> int:
+    """Accept the same of what is kept, where none is nothing: 0 too."""
+    return 0 if text == "0" else share_of_memory(text)
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:

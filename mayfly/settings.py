@@ -48,9 +48,12 @@ def _library(text: str) -> str:
 def _threads(text: str) -> int:
     # More threads than cores is never right: gpt4all's threads spin while they wait for one another.
     cores = available_cores()
-    if text in ("", "0", "auto"):
+    if text.lower() == "auto":
         return cores
-    return forms.integer(1, cores)(text)
+    try:
+        return forms.integer(1, cores)(text)
+    except forms.Refused as exc:
+        raise forms.Refused(f"auto, or {exc}") from None
 
 
 def _setting(default: str, parse: Callable[[str], Any], doc: str, *, verbatim: bool = False, secret: bool = False
@@ -112,7 +115,7 @@ class Settings:
         "What all loaded models together may take: a part of this machine's memory, a size, or none. Estimated from "
         "the files' sizes and N_CTX.")
     prefix_memory: int = _setting(
-        "5%", forms.share_of_memory,
+        "5%", forms.share_of_memory_or_nothing,
         "What each completion model may keep of prompts that it has evaluated, so that a persona or the turns of a "
         "conversation aren't evaluated again: a part of this machine's memory, a size, or none. Beside MEMORY_LIMIT. "
         "llamacpp's alone, and not in respawn isolation.")
