@@ -157,7 +157,7 @@ def read_contents(path: Path) -> Contents:
             raise Malformed(f"it is part {of.number} of {of.count} of a model that is split, which is known by the "
                             f"name of its first part, {of.name(1)}")
         first = _read(path, _Reading.first)
-        return first if of is None else _with_parts(path, of, first)
+        return _believed(first if of is None else _with_parts(path, of, first))
     except Malformed as exc:
         raise FileUnusable(f"{path.name} can't be used as a model: {exc}") from exc
     except OSError as exc:
@@ -201,6 +201,19 @@ def _with_parts(path: Path, of: parts.Part, first: Contents) -> Contents:
         raise Malformed(f"its parts are of different models: they hold {len(tensors)} tensors instead of "
                          f"{first.numbers['split.tensors.count']}")
     return Contents(replace(first.header, **_totals(tensors)), first.numbers, tensors)
+
+
+def _believed(contents: Contents) -> Contents:
+    """Return what a file holds, once the numbers of which memory is reckoned fit its weights."""
+    header, tensors = contents.header, contents.tensors.values()
+    widest = max(max(tensor.shape, default=1) for tensor in tensors)
+    for name, claimed, most in (
+            ("block_count", header.block_count, len(tensors)), ("embedding_length", header.embedding_length, widest),
+            ("attention.head_count_kv", header.head_count_kv or 0, header.head_count or math.inf)):
+        if claimed > most:
+            raise Malformed(f"its header says {header.architecture}.{name} is {claimed}, which the rest of the file "
+                            f"allows to be {most} at most")
+    return contents
 
 
 def _totals(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_a_model_that_aborts_its_process_is_unavailable_and_the_rest_goes_on(
 
 
 @pytest.mark.parametrize(("numbers", "told"), [
-    ({"llama.block_count": 40}, (400, "model_unusable")), ({"llama.expert_count": 4096}, (503, "model_unavailable"))],
+    ({"llama.block_count": 12}, (400, "model_unusable")), ({"llama.expert_count": 4096}, (503, "model_unavailable"))],
     ids=["says so", "aborts"])
 def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
         start: Callable[..., Service], model_path: Path, numbers: dict[str, int], told: tuple[int, str]) -> None:

@@ -177,8 +177,8 @@ def test_what_only_an_engine_runs_that_is_not_installed_is_unusable(
 def write_weights(path: Path, kind: gguf.GGMLQuantizationType, block: int) -> None:
     """Write a file that has weights of a type, two blocks of so many bytes, and nothing else of a llama."""
     writer = gguf.GGUFWriter(path, "llama")
-    for name in ("context_length", "embedding_length", "block_count"):
-        writer.add_uint32(f"llama.{name}", 8)
+    for name, number in {"context_length": 8, "embedding_length": 8, "block_count": 1}.items():
+        writer.add_uint32(f"llama.{name}", number)
     writer.add_tensor("weights", np.ones((2, block), np.uint8), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

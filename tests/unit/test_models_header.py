@@ -156,6 +156,9 @@ def test_a_malformed_file_is_refused_with_the_reason(tmp_path: Path, how: str, r
         ("llama.context_length", 0, "says no llama.context_length"),
         ("llama.block_count", 2.5, "llama.block_count isn't a whole number"),
         ("llama.embedding_length", "four", "says no llama.embedding_length"),
+        ("llama.block_count", 3, "llama.block_count is 3, which the rest of the file allows to be 2 at most"),
+        ("llama.block_count", (1 << 32) - 1, "allows to be 2 at most"),
+        ("llama.embedding_length", (1 << 32) - 1, "allows to be 7 at most"),
         ("general.alignment", 3, "alignment is 3"),
         ("general.alignment", 0, "alignment is 0"),
         ("tokenizer.chat_template", 5, "tokenizer.chat_template isn't a text"),
@@ -175,6 +178,15 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = small(tmp_path / "twice.gguf", lambda writer: writer.add_uint32("llama.block_counX", 1))
     path.write_bytes(path.read_bytes().replace(b"llama.block_counX", b"llama.block_count"))
     assert "the key 'llama.block_count' twice" in refused(path)
+
+
+def test_a_claim_of_which_memory_is_reckoned_is_held_against_all_parts_of_a_model(tmp_path: Path) -> None:
+    several = tiny_llama.make(tmp_path / "large.gguf", blocks=6, tensors_a_part=3)
+    assert not several.exists()
+    assert read_header(tmp_path / "large-00001-of-00019.gguf").block_count == 6
+    shared = tiny_llama.make(tmp_path / "shared.gguf", numbers={"llama.attention.head_count_kv": (1 << 32) - 1})
+    assert "llama.attention.head_count_kv is 4294967295, which the rest of the file allows to be 4 at most" in (
+        refused(shared))
 
 
 def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
