@@ -9,7 +9,7 @@
     python -m mayfly doctor                  tell what is in place and what is missing; changes nothing
 
 Exit code 0: done. 1: not done; one line on stderr says why. 2: used wrongly. 130, 143: interrupted, terminated. That of
-`serve` is the watchdog's.
+`serve` is the watchdog's, once there is one.
 
 What is imported at the top needs no package: `key` works without any, and start.sh has the command line looked at
 before it installs them.

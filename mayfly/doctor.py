@@ -13,6 +13,8 @@ from typing import Any
 
 from mayfly import listening, places, settings, spelling
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
+from mayfly.models import store
+from mayfly.models.defaults import RECIPES
 from mayfly.models.ensure import absent
 from mayfly.models.inventory import Inventory, Model
 from mayfly.settings import Settings
@@ -71,7 +73,7 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
             yield True, f"no {kind} model is configured ({none}"
             continue
         if kind in to_make:
-            yield False, f"{kind} model {name}: the next start makes it"
+            yield False, f"{kind} model {name}: {_how_made(kind, name, found)}"
             continue
         try:
             model = inventory.require(name)
@@ -79,6 +81,15 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
             yield False, f"{kind} model: {exc}"
             continue
         yield from _model(model, kind, found)
+
+
+def _how_made(kind: str, name: str, found: Settings) -> str:
+    """Say what the next start needs to make a model that isn't there."""
+    recipe = RECIPES.get(store.file_name(name))
+    what = f"of which it fetches {recipe.megabytes} MB" if recipe else "if gpt4all's list (MODEL_LIST) has it"
+    without = "ends with exit code 1" if kind == "embedding" else "embeds only"
+    return (f"the next start makes it, {what}; for that it needs a network, and {without} where it can't. Or put the "
+            f"file into {found.model_path}")
 
 
 def _model(model: Model, kind: str, found: Settings) -> Iterator[tuple[bool, str]]:

@@ -107,7 +107,9 @@ def test_it_says_what_is_missing(examine: Doctor, tmp_path: Path) -> None:
     code, lines = examine(MODEL_PATH=str(folder), MODEL_NAME="some.gguf")
     assert code == 1
     assert [line[:2] for line in lines[-3:]] == ["NO", "NO", "ok"]
-    assert lines[-3] == f"NO  embedding model {MINILM.file_name}: the next start makes it"
+    assert lines[-3] == (f"NO  embedding model {MINILM.file_name}: the next start makes it, of which it fetches "
+                         f"{MINILM.megabytes} MB; for that it needs a network, and ends with exit code 1 where it "
+                         f"can't. Or put the file into {folder}")
     assert "start.sh pull" in lines[-2] and "'some.gguf'" in lines[-2]
     assert list(folder.iterdir()) == []
 
@@ -179,7 +181,10 @@ def test_it_knows_that_a_model_may_be_none_and_how_the_default_one_is_had(examin
         assert any("(EMBED_MODEL=none): the service completes only" in line for line in lines)
     code, lines = examine(MODEL_PATH=str(tmp_path), EMBED_MODEL="none", MODEL_NAME="")
     [line] = [line for line in lines if line.startswith("NO")]
-    assert code == 1 and line.endswith(f"{SMOLLM2.file_name}: the next start makes it")
+    assert code == 1 and f"{SMOLLM2.file_name}: the next start makes it" in line and "and embeds only where" in line
+    code, lines = examine(MODEL_PATH=str(tmp_path), EMBED_MODEL="theirs.gguf", MODEL_NAME="none")
+    [line] = [line for line in lines if line.startswith("NO")]
+    assert code == 1 and "makes it, if gpt4all's list (MODEL_LIST) has it; for that it needs a network" in line
 
 
 class Health(BaseHTTPRequestHandler):
