@@ -33,7 +33,7 @@ from pathlib import Path
 if not __package__:  # called by the folder's path: in it are modules that have names of the standard library's
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
-from mayfly import __version__, flags, places, settings
+from mayfly import __version__, flags, keys, places, settings
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.keys import env_file, ring
 
@@ -182,18 +182,22 @@ def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
 def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:
     _make_env_file()
     path = settings.env_file()
+    advice = "the keys in it are those that count"
     if chosen.action == "list":
         print("\n".join(ring.describe(path) or ["no keys"]))
-        return
-    if chosen.action == "add":
+    elif chosen.action == "add":
         # The key alone goes to stdout, so that a script can take it.
-        print(ring.add(path, chosen.name))
+        key = ring.add(path, chosen.name)
+        print(key)
         print("This key is shown only now; .env has its hash.", file=sys.stderr)
+        where = ring.file_of(settings.in_environment("API_KEYS")) or "API_KEYS there"
+        advice = f"this key works once {keys.entry(chosen.name, key)} stands in {where}"
     else:
         ring.remove(path, chosen.name)
-    print("Start the service again to have it know.", file=sys.stderr)
     if settings.in_environment("API_KEYS"):
-        print("The environment sets API_KEYS too, and that wins over .env.", file=sys.stderr)
+        print(f"The environment sets API_KEYS too, and that wins over .env: {advice}.", file=sys.stderr)
+    if chosen.action != "list":
+        print("Start the service again to have it know.", file=sys.stderr)
 
 
 def _doctor(_: argparse.Namespace, __: Sequence[str]) -> int:

@@ -287,9 +287,9 @@ def env_file(environ: Mapping[str, str] | None = None) -> Path:
     return Path(environ.get("MAYFLY_ENV") or places.home() / ".env")
 
 
-def in_environment(name: str) -> bool:
-    """Tell whether the environment sets a setting, by its environment name."""
-    return bool(os.environ.get(name, "").strip())
+def in_environment(name: str) -> str:
+    """Return what the environment sets a setting to, by its environment name; "" if it doesn't."""
+    return os.environ.get(name, "").strip()
 
 
 def written(environ: Mapping[str, str] | None = None) -> dict[str, str]:

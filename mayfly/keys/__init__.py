@@ -65,4 +65,9 @@ def digest(key: bytes) -> bytes:
 def make(name: str) -> tuple[str, str]:
     """Make a random key; return it, and the entry that API_KEYS needs."""
     key = secrets.token_urlsafe(32)
-    return key, f"{name}:{_HASHED}{digest(key.encode()).hex()}"
+    return key, entry(name, key)
+
+
+def entry(name: str, key: str) -> str:
+    """Return the entry that keeps of a key its hash."""
+    return f"{name}:{_HASHED}{digest(key.encode()).hex()}"

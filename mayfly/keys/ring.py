@@ -57,6 +57,12 @@ def describe(path: Path) -> list[str]:
     return lines
 
 
+def file_of(text: str) -> str:
+    """Return the path of the file that a value of API_KEYS names; "" if it names none."""
+    entries = [entry.strip() for entry in text.split(",")]
+    return next((entry[1:] for entry in entries if entry.startswith(keys.FILE)), "")
+
+
 def _name(entry: str) -> str:
     key = keys.parse(entry)
     return key.name if key is not None else ""

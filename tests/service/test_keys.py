@@ -176,7 +176,26 @@ def test_commands_at_once_lose_no_key(env: Path) -> None:
 
 
 def test_it_is_said_when_the_environment_hides_the_file(env: Path) -> None:
-    assert "wins over .env" in run(env, "add", "one", API_KEYS="other-key-1").stderr
+    for command in (["add", "one"], ["list"], ["remove", "one"]):
+        assert "wins over .env" not in run(env, *command).stderr
+        assert "wins over .env" in run(env, *command[:1], *(["two"] if command[1:] else []), API_KEYS="other-1").stderr
+
+
+def test_an_added_key_works_where_it_is_said_to_belong(env: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "keys"
+    kept.write_text("other-key-1\n")
+    for told, value in ((str(kept), f"@{kept}"), (str(kept), f"one-key-1, @{kept}"), ("API_KEYS there", "other-key-1")):
+        name = f"n{len(describe(env))}"
+        made = run(env, "add", name, API_KEYS=value)
+        [line] = [line for line in made.stderr.splitlines() if "wins over .env" in line]
+        entry, where = re.findall(r"works once (\S+) stands in (.*)\.$", line)[0]
+        assert where == told
+        if where == str(kept):
+            kept.write_text(kept.read_text() + entry + "\n")
+        else:
+            value += "," + entry
+        access = Access.of(parse({"API_KEYS": value, "REQUIRE_KEY": "always"}))
+        access.check({"HTTP_AUTHORIZATION": f"Bearer {made.stdout.strip()}", "REMOTE_ADDR": "127.0.0.1"})
 
 
 @pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
