@@ -6,13 +6,15 @@ A model file whose name ends in `.script.json` is played by this engine:
      "load": "ok" | "fail" | "abort" | "hang",
      "context_length": 2048,
      "template": "a chat template",
-     "rules": [{"when": "text that the prompt holds", "do": "answer" | "crash" | "hang" | "error" | "garbage",
+     "rules": [{"when": "text that the prompt holds", "do": "answer" | "crash" | "hang" | "error" | "garbage"
+                | "crash ahead",
                 "pieces": ["Hel", "lo"], "seconds": 0.01, "after": 3, "times": 1}, ...]}
 
-The first rule whose `when` is found is played ("" matches everything). `pieces` are the tokens of an answer
-(base64 after "base64:" for bytes that are no text), `seconds` the time each takes, `after` how many tokens come before
-the crash, hang or error, `times` how often the rule is played before it no longer matches (counted in a file beside the
-script, because processes that crash remember nothing).
+The first rule whose `when` is found is played ("" matches everything). `pieces` are the tokens of an answer (base64
+after "base64:" for bytes that are no text), `seconds` the time each takes, `after` how many tokens come before the
+crash, hang or error, `times` how often the rule is played before it no longer matches (counted in a file beside the
+script, because processes that crash remember nothing). "crash ahead" answers, and crashes when what the conversation
+has said is evaluated for its next turn.
 """
 
 from __future__ import annotations
@@ -125,7 +127,10 @@ class ScriptedCompletions:
         """Nothing is random here."""
 
     def evaluate_ahead(self, beginning: Sequence[Segment], on_progress: Callable[[], bool], prefixes: Prefixes) -> None:
-        """It keeps nothing of a prompt."""
+        """It keeps nothing of a prompt, but may die of it."""
+        said = "".join(segment.text for segment in beginning)
+        if any(rule.get("do") == "crash ahead" and rule["when"] in said for rule in self._script.get("rules", [])):
+            _misbehave("crash")
 
     def set_threads(self, threads: int) -> None:
         """Nothing is computed here."""

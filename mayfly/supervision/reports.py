@@ -18,6 +18,7 @@ from typing import Any
 
 from mayfly.compat.files import replace_file
 from mayfly.compat.process import signal_name
+from mayfly.wire.sentinel import AHEAD
 
 _SUFFIX = "_watchdog_error.log"
 
@@ -76,8 +77,11 @@ class Failure:
             times: how often this death has occurred, and `first` when it did for the first time.
         """
         request = self.sentinel.get("request")
+        what = _CAUSES.get(self.cause, self.cause)
+        if self.cause == "crashed" and request is not None:
+            what += " without completing its request"
         lines = [
-            f"{self.name} {_CAUSES.get(self.cause, self.cause)}",
+            f"{self.name} {what}",
             "",
             f"when:            {time.strftime('%Y-%m-%d %H:%M:%S %z')}",
             f"cause:           {self.cause}",
@@ -96,13 +100,15 @@ class Failure:
             "last heartbeat:  " + (f"{self.heartbeat_age:.1f} s before" if self.heartbeat_age is not None else "none"),
             "request:         " + (_request(request) if isinstance(request, dict) else "none"),
         ]
+        if self.sentinel.get("doing") == AHEAD:
+            lines.append("doing:           its answer was out; it evaluated that for the next turn, and nobody waited")
         if self.lost:
             lines.append("lost with it:    generation " + ", ".join(map(str, self.lost)))
         return "\n".join([*lines, "", "last lines of its stderr:", *(f"  {line}" for line in self.tail), ""])
 
 
 _CAUSES = {
-    "crashed": "died without completing its request",
+    "crashed": "died",
     "hung": "stopped beating and was killed",
     "failed_start": "did not come up",
 }

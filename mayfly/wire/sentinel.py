@@ -24,6 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+#: What a sentinel says that its process is `doing` after its request: evaluating the answer ahead.
+AHEAD = "ahead"
+
 # A beat is a system call; more often than this tells the watchdog nothing new.
 _BEAT_INTERVAL = 0.1
 _LARGEST = 64 * 1024

@@ -21,7 +21,7 @@ from mayfly.engines.base import CompletionEngine
 from mayfly.wire import exits
 from mayfly.wire.calls import CompletionCall, Request
 from mayfly.wire.events import EventPipe, Forked
-from mayfly.wire.sentinel import Sentinel
+from mayfly.wire.sentinel import AHEAD, Sentinel
 from mayfly.wire.spec import Spec
 from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import TICK, Gone, Line
@@ -123,7 +123,7 @@ class Generation:
         completer.hand_back()
         channel.send(DONE)
         if isinstance(call, CompletionCall):
-            self._sentinel.write(self._facts)
+            self._sentinel.write({**self._facts, "doing": AHEAD})
             completer.look_ahead(call, functools.partial(self._idle, channel))
             self._sentinel.remove()
 

@@ -72,6 +72,22 @@ def test_a_crash_amid_a_stream_is_an_error_event_and_the_end(start: Callable[...
     assert list(service.stream("and on it goes"))[-1] == "[DONE]"
 
 
+def test_a_death_after_the_answer_is_no_request_s_and_its_report_says_what_was_done(
+        start: Callable[..., Service], model_path: Path) -> None:
+    poison = {"when": "poison", "do": "crash ahead", "pieces": ["Thanks."]}
+    service = start(MODEL_NAME=scripts.write(model_path, poison))
+    turns = [{"role": role, "content": text} for role, text in (
+        ("user", "A drink?"), ("assistant", "Water."), ("user", "Rather poison."))]
+    answer = service.post("/v1/chat/completions", {"messages": turns})
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "Thanks."
+    (report,) = until(service.reports, what="a report")
+    text = report.read_text()
+    assert "without completing its request" not in text and "request:         none" in text
+    assert "doing:           its answer was out; it evaluated that for the next turn" in text
+    assert "killed by SIGSEGV" in text and "poison" not in text
+    assert _counted(service, spent=0, crashed=1) and service.lane("completion")["retried"] == 0
+
+
 def test_a_request_survives_the_death_of_its_template(start: Callable[..., Service], model_path: Path) -> None:
     service = start(MODEL_NAME=scripts.write(model_path, scripts.slowly("slow", 1.5)))
     with ThreadPoolExecutor(1) as pool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.supervision.reports import Failure, Reports
+from mayfly.wire.sentinel import AHEAD
 
 
 def failure(**changes: object) -> Failure:
@@ -25,6 +26,14 @@ def test_a_report_says_what_died_how_and_what_it_was_serving(tmp_path: Path) -> 
     for part in ("killed by SIGSEGV", "generation:      17", "0.3 s before", "req_abc characters=12 messages=1",
                  "Segmentation fault"):
         assert part in text
+
+
+def test_a_death_without_a_request_is_none_of_a_request_and_what_it_was_doing_is_said(tmp_path: Path) -> None:
+    assert failure().text().startswith("completion-17 died without completing its request\n")
+    for sentinel, doing in (({}, False), ({"doing": AHEAD}, True), ({"doing": "x\nforged"}, False)):
+        text = failure(sentinel=sentinel).text()
+        assert text.startswith("completion-17 died\n") and "request:         none" in text
+        assert ("doing:           its answer was out" in text) == doing and "forged" not in text
 
 
 def test_a_garbage_sentinel_smuggles_no_text_into_a_report() -> None:
