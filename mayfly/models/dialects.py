@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mayfly.models import gaps
 from mayfly.models.call_forms import MARKS
 
 #: Pieces that end a turn, in whatever model has them, also where its file names another token as the end. (The same
@@ -97,7 +98,7 @@ DIALECTS = (
 GPT4ALL = DIALECTS[-1]
 
 #: What is looked for in a vocabulary.
-PIECES = (MARKS | frozenset(TURN_ENDS)).union(*(dialect.pieces for dialect in DIALECTS))
+PIECES = (MARKS | gaps.PIECES | frozenset(TURN_ENDS)).union(*(dialect.pieces for dialect in DIALECTS))
 
 
 def dialect_of(architecture: str, pieces: Iterable[str]) -> Dialect:

@@ -17,7 +17,8 @@ from mayfly.errors import ModelUnavailable
 from mayfly.models import parts, store
 from mayfly.models.call_forms import form_of, thought_of
 from mayfly.models.dialects import dialect_of
-from mayfly.models.header import Header, read_header
+from mayfly.models.gaps import fills_gaps
+from mayfly.models.header import Header, read_contents
 from mayfly.settings import Settings
 
 # A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
@@ -48,6 +49,7 @@ class Model:
             the one that models of its kind are taken to know.
         tools: how a completion model is told of tools: "native", by its template, or "generic", in words; "" of others.
         thinks: its template tells what it thinks from what it answers.
+        fills_gaps: it has tokens for filling the gap between two texts.
         engines: the names of those that can take it.
         unusable: why it can't be used, or "".
     """
@@ -68,6 +70,7 @@ class Model:
     chat_template: str = ""
     tools: str = ""
     thinks: bool = False
+    fills_gaps: bool = False
     engines: tuple[str, ...] = ()
     unusable: str = ""
 
@@ -213,9 +216,10 @@ def _describe(model: Model) -> Model:
             template, completes = told.get("template"), told["kind"] == "completion"
             facts = {name: value for name, value in told.items() if name != "template"}
             return replace(described, **facts, **_answering(template, completes))
-        header = read_header(model.path)
+        contents = read_contents(model.path)
     except (ModelUnavailable, OSError, ValueError) as exc:
         return replace(described, unusable=str(exc))
+    header = contents.header
     kind = backends.kind_of(header.architecture, header.pooling)
     completes = kind == "completion"
     objections = {backend.name: backend.objection(kind, header.architecture, header.tensor_types, header.pooling)
@@ -228,6 +232,7 @@ def _describe(model: Model) -> Model:
         context_length=header.context_length if completes else header.embedding_window,
         cache_token_bytes=_cache_token_bytes(header) if completes else 0,
         chat_template=_chat_template(header) if completes else "",
+        fills_gaps=completes and fills_gaps(contents.numbers, header.pieces),
         **_answering(header.chat_template, completes),
         **{name: getattr(header, name) for name in _TOLD})
 

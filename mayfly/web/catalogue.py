@@ -107,6 +107,12 @@ class Catalogue:
             return ""
         return "generic" if model.chat_template == "setting" else model.file.tools
 
+    def fills_gaps(self, model: Model) -> bool:
+        """Tell whether a model fills the gap between two texts, and its engine can have it do that."""
+        if model.file is None or not model.lane or not model.file.fills_gaps:
+            return False
+        return "suffix" in self._backend(model.lane, model.file).features
+
     def _failure(self, model: Model, status: Mapping[str, Any]) -> str:
         """Return why a model couldn't be loaded when that was last tried, if its file is still the same, or ""."""
         now = _Failure(model.file, str(status.get("reason", "")), status.get("generation"))

@@ -26,6 +26,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gaps")
     tiny_llama.make(folder / "coder.gguf", control=dict.fromkeys(MARKS.values(), -30.0), ids=MARKS, pre="qwen2",
                     add_bos=False)
+    # Its header names no such token: they are known by their spelling.
+    tiny_llama.make(folder / "speller.gguf", control=dict.fromkeys(MARKS.values(), -30.0), pre="qwen2", add_bos=False)
     tiny_llama.make(folder / "talker.gguf")
     return folder
 
@@ -80,6 +82,16 @@ def test_a_model_without_such_tokens_says_so(service: Service) -> None:
         answer = service.post(path, {"model": "talker", "suffix": AFTER, **body})
         assert answer.status_code == 400, answer.text
         assert "'suffix' has to be left out: 'talker' has no tokens for filling gaps" in answer.text
+
+
+def test_the_models_that_fill_gaps_are_those_of_which_ollamas_routes_say_so(service: Service) -> None:
+    models = service.session.get(service.url + "/api/tags").json()["models"]
+    listed = {each["name"]: each["capabilities"] for each in models}
+    for name in ("coder", "speller", "talker"):
+        shown = service.post("/api/show", {"model": name}).json()["capabilities"]
+        answer = service.post("/v1/completions", {"model": name, "prompt": BEFORE, "suffix": AFTER, **GREEDY})
+        assert ("insert" in shown) == (answer.status_code == 200) == (name != "talker"), answer.text
+        assert listed[f"{name}:latest"] == shown
 
 
 def test_probabilities_of_an_echoed_prompt_and_a_gap_exclude_each_other(service: Service) -> None:

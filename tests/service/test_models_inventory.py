@@ -214,8 +214,8 @@ def test_a_header_is_read_again_only_when_its_file_has_changed(
     import mayfly.models.inventory as module
 
     read: list[str] = []
-    real = module.read_header
-    monkeypatch.setattr(module, "read_header", lambda path: (read.append(path.name), real(path))[1])
+    real = module.read_contents
+    monkeypatch.setattr(module, "read_contents", lambda path: (read.append(path.name), real(path))[1])
     inventory = Inventory(model_path)
     assert inventory.models() == inventory.models()
     assert sorted(read) == sorted([MINILM.file_name, "tiny-llama.gguf"])

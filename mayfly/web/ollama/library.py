@@ -106,7 +106,8 @@ def _tags(service: Service) -> list[dict[str, Any]]:
 
 def _capabilities(service: Service, model: Model) -> list[str]:
     """Return what a model can, in Ollama's words."""
-    able = {"tools": bool(service.catalogue.tools(model)), "thinking": model.file is not None and model.file.thinks}
+    able = {"tools": bool(service.catalogue.tools(model)), "insert": service.catalogue.fills_gaps(model),
+            "thinking": model.file is not None and model.file.thinks}
     return [*([model.kind] if model.kind else []), *(name for name, can in able.items() if can)]
 
 
