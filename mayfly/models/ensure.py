@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 
 from mayfly.compat.files import folder_lock
@@ -9,7 +11,7 @@ from mayfly.engines.backends import GGUF, Kind
 from mayfly.errors import ModelUnavailable
 from mayfly.models import store
 from mayfly.models.defaults import RECIPES
-from mayfly.settings import Settings
+from mayfly.settings import Settings, parse
 
 
 def absent(settings: Settings) -> dict[Kind, str]:
@@ -34,6 +36,7 @@ def ensure(settings: Settings) -> None:
     if settings.embed_model and "embedding" not in absent(settings):
         _check(store.find(settings.model_path, settings.embed_model))
     for kind, name in absent(settings).items():
+        _make_folder(settings.model_path)
         try:
             with folder_lock(settings.model_path):  # of two first starts the second finds what the first has made
                 if _is_absent(settings.model_path, name):
@@ -42,6 +45,14 @@ def ensure(settings: Settings) -> None:
             reasons.append(str(exc))
     if reasons:
         raise ModelUnavailable("; ".join(reasons))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of models, and say so if it was named: a misspelt one is better noticed before it is filled."""
+    with contextlib.suppress(OSError):  # whoever writes there says it
+        folder.mkdir(parents=True)
+        if folder != parse({}).model_path:
+            print(f"mayfly: made the folder {folder}, which MODEL_PATH names and which wasn't there", file=sys.stderr)
 
 
 def _is_absent(model_path: Path, name: str) -> bool:

