@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from mayfly.errors import DeadlinePassed, QueueFull
@@ -42,10 +42,11 @@ class Choices:
         deadline: that of all calls together, on the clock of `time.monotonic`.
         at_once: how many may run side by side.
         in_pieces: whether the completions are given piece by piece; then those side by side come interleaved.
+        on_first: called when the first part has come, before that is returned.
     """
 
-    def __init__(self, lane: Lane, calls: Sequence[CompletionCall], deadline: float, *, at_once: int, in_pieces: bool
-                 ) -> None:
+    def __init__(self, lane: Lane, calls: Sequence[CompletionCall], deadline: float, *, at_once: int, in_pieces: bool,
+                 on_first: Callable[[], None]) -> None:
         self._lane = lane
         self._calls = calls
         self._deadline = deadline
@@ -55,6 +56,8 @@ class Choices:
         self._unfinished = len(calls)
         self._running: dict[int, LaneCall] = {}
         self._retry_at = 0.0
+        self._on_first = on_first
+        self._begun = False
 
     def advance(self, now: float) -> list[Part]:
         """Go on as far as that needs no waiting; return what has come.
@@ -74,6 +77,9 @@ class Choices:
                     self._running.pop(index).close()
                     self._retry_at = now
                 parts.append(Part(index, item, last=self._unfinished == 0))
+        if parts and not self._begun:
+            self._begun = True
+            self._on_first()
         return parts
 
     def completions(self) -> Generator[Wait, None, list[Completion]]:

@@ -47,23 +47,29 @@ class Source(Protocol):
 
 
 class FlowResponse(Response):
-    """The answer to a request that isn't known yet: a flow makes it."""
+    """The answer to a request that isn't known yet: a flow makes it.
 
-    def __init__(self, flow: Flow, request_id: str, path: str) -> None:
+    Args:
+        headers: of the answer; the flow adds to them until it answers.
+    """
+
+    def __init__(self, flow: Flow, request_id: str, path: str, headers: list[tuple[str, str]]) -> None:
         super().__init__()
+        self._told = headers
         self.flow = guarded(flow, request_id, path)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Hand the flow to the server, or drive it here if the server can't."""
-        own = [(name, value) for name, value in self.headers if name not in ("Content-Type", "Content-Length")]
+        told = self._told
+        told.extend((name, value) for name, value in self.headers if name not in ("Content-Type", "Content-Length"))
         take_over = environ.get(TAKE_OVER)
         if take_over is not None:
-            take_over(self.flow, own)
+            take_over(self.flow, told)
             return ()
         steps = drive(self.flow)
         answer = next(steps)
         assert isinstance(answer, Answer)
-        start_response(answer.status, [*answer.headers, *own])
+        start_response(answer.status, [*answer.headers, *told])
         return [answer.body] if answer.body is not None else cast("Iterator[bytes]", steps)
 
 

@@ -13,7 +13,7 @@ from mayfly.web.flows import as_json, stream
 from mayfly.web.openai_answers import usage
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import CompletionBody, EmbedBody, validate
-from mayfly.web.seeds import seeded
+from mayfly.web.seeds import seeded, tell, used
 from mayfly.web.service import Service
 from mayfly.wire.calls import Completion, CompletionCall, Finished, Piece
 
@@ -45,10 +45,11 @@ def routes(service: Service) -> list[Route]:
         call = CompletionCall(asked.id, messages=body.messages(), sampling=body.sampling(settings.n_ctx),
                               features=body.features(), template_kwargs=body.template_kwargs(),
                               namespace=service.gate.access.namespace(asked.environ))
-        [call] = seeded(asked, model, [call])
-        choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1,
-                          in_pieces=body.stream)
-        answer = functools.partial(_answer, seed=call.sampling.seed)
+        [call] = seeded(model, [call])
+        lane = service.switchboard.lane(model.lane)
+        choices = Choices(lane, [call], asked.deadline, at_once=1, in_pieces=body.stream,
+                          on_first=functools.partial(tell, asked, lane, call))
+        answer = functools.partial(_answer, functools.partial(used, lane, call))
         made = stream(choices, functools.partial(_events, answer), asked.id) if body.stream else _whole(
             choices, answer)
         return catalogue.naming("prompt", model, made)
@@ -70,7 +71,8 @@ def _reasoning(made: Completion | Piece) -> dict[str, Any]:
     return {"reasoning": made.reasoning} if made.reasoning else {}
 
 
-def _answer(text: str, finished: Finished, seed: int | None) -> dict[str, Any]:
+def _answer(seed_used: Callable[[], int | None], text: str, finished: Finished) -> dict[str, Any]:
+    seed = seed_used()
     return {
         "response": text,
         "model": finished.model,

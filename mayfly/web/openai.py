@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from mayfly.web.openai_answers import Chunks, Form, Shown, answer, ranked
 from mayfly.web.openai_schemas import ChatBody, EmbeddingsBody, TextBody, refuse_token_ids
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
-from mayfly.web.seeds import seeded
+from mayfly.web.seeds import seeded, tell
 from mayfly.web.service import Service
 from mayfly.wire.calls import CompletionCall
 
@@ -96,12 +97,13 @@ def _complete(service: Service, form: Form, asked: Asked, calls: Sequence[Comple
               candidates: int, prompts: Sequence[str]) -> Flow:
     found = service.catalogue.completing(body)
     include_usage = body.include_usage()
-    calls = seeded(asked, found, calls, candidates)
+    calls = seeded(found, calls, candidates)
     if candidates > body.n:
         calls = ranked(found, calls)
     shown = Shown(form, prompts, candidates, body.echoes(), logprobs=body.alternatives() is not None)
-    choices = Choices(service.switchboard.lane(found.lane), calls, asked.deadline, in_pieces=body.stream,
-                      at_once=service.settings.chat_processes)
+    lane = service.switchboard.lane(found.lane)
+    choices = Choices(lane, calls, asked.deadline, in_pieces=body.stream, at_once=service.settings.chat_processes,
+                      on_first=functools.partial(tell, asked, lane, calls[0]))
     if body.stream:
         chunks = Chunks(shown, found.id, len(calls), include_usage=include_usage)
         made = stream(choices, chunks.render, asked.id)

@@ -32,7 +32,7 @@ class Asked:
         deadline: when its answer has to be there, on the clock of `time.monotonic`.
         trusted: whether its caller may use everything.
         ignored: the view adds the names of fields that mean nothing here.
-        headers: the view adds those of the answer.
+        headers: the view adds those of the answer, and its flow does until it answers.
     """
 
     id: str
@@ -101,9 +101,7 @@ def _flask_view(route: Route, service: Service) -> Callable[..., Response]:
         made = route.view(asked, **parameters)
         if isinstance(made, Answer):
             return Response(made.body, status=made.status, headers=made.headers)
-        response = FlowResponse(made, asked.id, request.path)
-        response.headers.extend(asked.headers)
-        return response
+        return FlowResponse(made, asked.id, request.path, asked.headers)
 
     return view
 
@@ -134,9 +132,9 @@ class AtOnce:
         trusted = self._service.gate.admit(environ, is_open=route.key == "never")
         # A small body can't hold too many values.
         sent = parsed(body, len(body)) if route.body is not None else {}
-        asked = Asked(name, environ, sent, self._service.deadline(), trusted)
+        asked = Asked(name, environ, sent, self._service.deadline(), trusted, headers=headers)
         made = route.view(asked)
-        headers.extend((*self._service.ignored.headers(asked.ignored), *asked.headers))
+        headers.extend(self._service.ignored.headers(asked.ignored))
         if isinstance(made, Answer):
             yield made
         else:

@@ -5,6 +5,7 @@ what is checked further and what makes the call. What is wrong with it is said i
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from mayfly.web.openai import chat_call
 from mayfly.web.openai_schemas import ChatBody
 from mayfly.web.routes import Asked
 from mayfly.web.schemas import validate
-from mayfly.web.seeds import seeded
+from mayfly.web.seeds import seeded, tell
 from mayfly.web.service import Service
 from mayfly.wire.calls import Completion, CompletionCall
 
@@ -73,9 +74,11 @@ class Translated:
             InvalidRequest: something is wrong with it.
         """
         call, model = self.call(service, asked)
-        [call] = seeded(asked, model, [call])
+        [call] = seeded(model, [call])
         in_pieces = self.told.get("stream", False)
-        choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=in_pieces)
+        lane = service.switchboard.lane(model.lane)
+        choices = Choices(lane, [call], asked.deadline, at_once=1, in_pieces=in_pieces,
+                          on_first=functools.partial(tell, asked, lane, call))
         answer = shown(model.id)
         made = stream(choices, answer.render, asked.id, answer.form()) if in_pieces else _whole(choices, answer)
         return self.naming(service, model, made)

@@ -102,6 +102,22 @@ def test_a_model_that_nobody_has_loaded_refuses_what_the_engine_lacks_that_then_
     assert service.post(path, asked).status_code == 200
 
 
+def test_no_seed_is_told_of_an_answer_that_was_made_without_one(
+        start: Callable[..., Service], model_path: Path, tmp_path: Path) -> None:
+    """As a model is loaded shows which engine serves it, and the first call has come before."""
+    service = start(LLAMA_LIBRARY=tmp_path, EMBED_MODEL="none")
+    turns = [{"role": "user", "content": "Hello"}]
+    for number, (path, body) in enumerate([
+            ("/gpt4all_api", {"prompt": "Hello"}), ("/gpt4all_api", {"prompt": "Hello", "stream": True}),
+            ("/v1/completions", {"prompt": "Hello"}), ("/v1/chat/completions", {"messages": turns, "stream": True}),
+            ("/v1/messages", {"messages": turns}), ("/api/chat", {"messages": turns, "stream": False})]):
+        os.link(model_path / "tiny-llama.gguf", model_path / f"model-{number}.gguf")
+        answer = service.post(path, {"model": f"model-{number}", "max_tokens": 4, **body})
+        assert answer.status_code == 200 and "X-Seed" not in answer.headers, answer.headers
+        assert '"seed"' not in answer.text
+        assert service.lane(f"model:model-{number}")["engine"] == "gpt4all"
+
+
 def test_a_file_that_could_not_be_loaded_is_listed_with_llamacpps_own_reason_until_it_is_another(
         start: Callable[..., Service], model_path: Path) -> None:
     whole = (model_path / "tiny-llama.gguf").read_bytes()

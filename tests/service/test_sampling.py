@@ -145,6 +145,8 @@ def test_an_answer_names_the_seed_that_makes_it_again(service: Service) -> None:
         assert len({str({**choice, "index": 0}) for choice in drawn.json()["choices"]}) == 3
         streamed_answer = service.post(path, {**asked, "stream": True, "seed": 5})
         assert streamed_answer.headers["X-Seed"] == "5"
+        # What isn't answered was made with none.
+        assert "X-Seed" not in service.post(path, {**asked, "logit_bias": {"999999999": 1}}).headers
 
 
 @WITH_SEEDS

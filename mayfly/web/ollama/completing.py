@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from mayfly.web.openai import call_of
 from mayfly.web.openai_schemas import TextBody
 from mayfly.web.routes import Asked, Route
 from mayfly.web.schemas import validate
-from mayfly.web.seeds import seeded
+from mayfly.web.seeds import seeded, tell
 from mayfly.web.service import Service
 from mayfly.web.translating import Translated, in_words
 from mayfly.wire.calls import CompletionCall, Finished, Sampling
@@ -66,8 +67,10 @@ def _answer(service: Service, asked: Asked, body: GenerateBody | OllamaChatBody,
     if isinstance(body, OllamaChatBody) and body.tools and not service.catalogue.tools(model):
         raise body.lacking("tools", "tools")
     call, model = _call(service, asked, body)
-    [call] = seeded(asked, model, [call])
-    choices = Choices(service.switchboard.lane(model.lane), [call], asked.deadline, at_once=1, in_pieces=body.stream)
+    [call] = seeded(model, [call])
+    lane = service.switchboard.lane(model.lane)
+    choices = Choices(lane, [call], asked.deadline, at_once=1, in_pieces=body.stream,
+                      on_first=functools.partial(tell, asked, lane, call))
     made = _streamed(choices, lines, asked.id) if body.stream else _whole(choices, lines, asked.id)
     made = kept(service, model, body.keeps(), made)
     made = service.catalogue.naming("prompt" if isinstance(body, GenerateBody) else "messages", model, made)
