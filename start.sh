@@ -274,8 +274,8 @@ def main(arguments):
              + ["requirements-ray.txt"] * (action == "embed-file" or action == "serve" and on_ray))
     fault = environment_fault(folder)
     if fault or not all(os.path.exists(stamp(folder, name)) for name in files):
-        if action != "test":  # a command line that isn't understood shouldn't take a minute to be refused
-            runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["parser"]().parse_args([action] + rest)
+        if action != "test":  # what isn't understood shouldn't take a minute to be refused
+            runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["look_at"]([action] + rest)
         if action == "doctor":
             sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (
                 folder, fault or "its packages aren't those of requirements.txt"))

@@ -103,6 +103,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def look_at(arguments: Sequence[str]) -> None:
+    """End with a sentence and exit code 2 if a command can't be meant so, before start.sh installs anything."""
+    chosen = parser().parse_args(arguments)
+    try:
+        if chosen.run is _serve:
+            settings.refuse_early(flags.read(arguments[1:]))
+    except SettingError as exc:
+        for line in str(exc).splitlines():
+            print(f"mayfly: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def _serve(_: argparse.Namespace, arguments: Sequence[str]) -> int:
     _make_env_file()
     with contextlib.suppress(SettingError):  # the watchdog says what is wrong, and more

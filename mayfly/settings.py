@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,9 +243,34 @@ def parse(values: Mapping[str, str]) -> Settings:
     Raises:
         SettingError: a value isn't allowed; the message has a line for each that isn't.
     """
+    parsed, wrong = _parsed(values, dataclasses.fields(Settings))
+    if not wrong:
+        settings = Settings(**parsed)
+        wrong.extend(_conflicts(settings))
+    if wrong:
+        raise SettingError("\n".join(wrong))
+    return settings
+
+
+def refuse_early(flags: Mapping[str, str]) -> None:
+    """Check what the environment sets, as far as that can be done before there are packages to read `.env` with: each
+    value by itself, but for those that flags stand instead of, and secrets, which may be files' names.
+
+    Raises:
+        SettingError: as `parse`.
+    """
+    of_themselves = [entry for entry in dataclasses.fields(Settings) if in_environment(entry.name.upper())
+                     and entry.name.upper() not in flags and not entry.metadata["secret"]]
+    _, wrong = _parsed(os.environ, of_themselves)
+    if wrong:
+        raise SettingError("\n".join(wrong))
+
+
+def _parsed(values: Mapping[str, str], entries: Iterable[dataclasses.Field[Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the checked values of some settings by their fields' names, and a line for each that isn't allowed."""
     parsed: dict[str, Any] = {}
     wrong: list[str] = []
-    for entry in dataclasses.fields(Settings):
+    for entry in entries:
         name = entry.name.upper()
         text = values.get(name, "")
         text = (text if entry.metadata["verbatim"] else text.strip()) if text.strip() else entry.metadata["default"]
@@ -254,12 +279,7 @@ def parse(values: Mapping[str, str]) -> Settings:
         except forms.Refused as exc:
             shown = "(not shown)" if entry.metadata["secret"] else repr(text)
             wrong.append(f"{name} is {shown}; allowed: {exc}")
-    if not wrong:
-        settings = Settings(**parsed)
-        wrong.extend(_conflicts(settings))
-    if wrong:
-        raise SettingError("\n".join(wrong))
-    return settings
+    return parsed, wrong
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:

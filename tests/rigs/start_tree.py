@@ -28,9 +28,9 @@ else:
     BASE_PYTHON = os.path.join(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 MAYFLY = """\
-import os, sys, types
-def parser():
-    return types.SimpleNamespace(parse_args=lambda arguments: None)
+import os, sys
+def look_at(arguments):
+    pass
 if __name__ == "__main__":
     import tiny_package
     print("mayfly", tiny_package.VERSION, sys.prefix, os.getcwd(), sys.argv[1:])

@@ -50,6 +50,15 @@ def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: l
     assert names(real_tree.folder) == before
 
 
+def test_a_wrong_setting_in_the_environment_is_told_before_anything_is_installed(real_tree: Tree) -> None:
+    before = names(real_tree.folder)
+    result = real_tree.run(THREADS="0", N_CTX="many")
+    assert (result.code, result.out) == (2, "")
+    assert [line.partition(";")[0] for line in result.err.splitlines()] == [
+        "mayfly: THREADS is '0'", "mayfly: N_CTX is 'many'"]
+    assert names(real_tree.folder) == before
+
+
 def test_the_version_is_told_before_anything_is_installed(real_tree: Tree) -> None:
     before = names(real_tree.folder)
     result = real_tree.run("--version")

@@ -14,9 +14,9 @@ from start_tree import ROOT, Tree
 pytest_plugins = ["start_fixtures"]
 
 MAYFLY = """\
-import sys, types
-def parser():
-    return types.SimpleNamespace(parse_args=lambda arguments: None)
+import sys
+def look_at(arguments):
+    pass
 if __name__ == "__main__":
     import dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, requests, tqdm, waitress
     for module in (dotenv, flask, gguf, gpt4all, jinja2, numpy, orjson, pydantic, requests, tqdm, waitress):
