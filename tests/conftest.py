@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -31,7 +32,9 @@ from mayfly.settings import available_cores  # noqa: E402
 # Where the tests are that start no service.
 QUICK = ("unit", "web")
 # What takes longest, and waits meanwhile: at the end of a run all others would be over and wait for it.
-FIRST = ("start", "test_under_fire.py")
+FIRST = {"start", "test_under_fire.py"}
+# Fixtures of which each test has its own, and which take a second or more.
+ALONE = {"start", "fresh_tree", "ready_tree"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,9 +47,38 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if slow and collection_path.name not in (*QUICK, "fidelity", "rigs") else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    items.sort(key=lambda item: item.path.name not in FIRST and item.path.parent.name not in FIRST)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal the tests out to the workers: each begins with whole files of those that start services, whose tests share
+    some, and ends with small tests, which whoever is done first takes from the others."""
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    groups: dict[Path, list[pytest.Item]] = {}
+    small = []
+    for item in items:
+        if item.path.parent.name in QUICK:
+            small.append(item)
+        else:
+            # Those of the clients share a service, and packages that take seconds to load.
+            together = item.path.parent if item.path.parent.name == "clients" else item.path
+            groups.setdefault(together, []).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    costs = [0] * workers
+    for group in sorted(groups.values(), key=_cost, reverse=True):
+        least = costs.index(min(costs))
+        shares[least] += group
+        costs[least] += _cost(group)
+    # xdist cuts what is here into pieces of one size, a piece a worker.
+    room = len(items) // workers
+    for share in shares:
+        share.sort(key=lambda item: not {item.path.name, item.path.parent.name} & FIRST)
+        taken = max(0, room - len(share))
+        share += small[:taken]
+        del small[:taken]
+    items[:] = [*itertools.chain(*shares), *small]
+
+
+def _cost(tests: list[pytest.Item]) -> int:
+    """Return about what tests cost: most of it are services, or environments, that one of them has alone."""
+    return 10 + sum(10 if ALONE.intersection(getattr(test, "fixturenames", ())) else 1 for test in tests)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -34,30 +34,30 @@ EXAMPLES = [pytest.param(route, value, id=f"{route.path} {title}") for route in 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, embedding_model: Any, tiny_model: Any) -> Any:
-    """A service with real models."""
+    """A service with real models and a key."""
     folder = tmp_path_factory.mktemp("real")
     for model in (embedding_model, tiny_model):
         (folder / model.name).write_bytes(model.read_bytes())
-    service = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": tiny_model.name})
+    service = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": tiny_model.name, "API_KEYS": KEY})
     service.wait_ready()
     yield service
     service.stop()
 
 
-def test_every_route_is_in_the_document_and_nothing_else_is(served: Service) -> None:
+def test_every_route_is_in_the_document_and_nothing_else_is(real: Service) -> None:
     app = build(web(SETTINGS))
     routed = {(re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method.lower())
               for rule in app.url_map.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     routed = {(path, method) for path, method in routed if path not in UNDOCUMENTED}
     documented = {(path, method) for path, methods in document(SETTINGS)["paths"].items() for method in methods}
     assert documented == routed
-    answer = requests.get(served.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
+    answer = requests.get(real.url + "/openapi.json", headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
     assert answer.json() == document(SETTINGS)
     # Each way to send a key that it names is one.
     for scheme in answer.json()["components"]["securitySchemes"].values():
         name, value = (scheme["name"], KEY) if scheme["type"] == "apiKey" else ("Authorization", f"Bearer {KEY}")
         for headers, status in (({name: value}, 200), ({name: f"{value}x"}, 401)):
-            assert requests.get(served.url + "/v1/models", headers={**headers, "X-Forwarded-For": "203.0.113.9"},
+            assert requests.get(real.url + "/v1/models", headers={**headers, "X-Forwarded-For": "203.0.113.9"},
                                 timeout=120).status_code == status
     assert document(SETTINGS)["security"] == [{}, {"key": []}, {"keyAlone": []}]
 
@@ -82,25 +82,25 @@ def test_the_answers_without_a_body_have_the_documented_form(real: Service) -> N
             openapi.FORMS[route.answer].model_validate(answer.json(), strict=True)
 
 
-def test_the_page_loads_nothing_from_elsewhere(served: Service) -> None:
-    page = requests.get(served.url + "/docs/", timeout=120)
+def test_the_page_loads_nothing_from_elsewhere(real: Service) -> None:
+    page = requests.get(real.url + "/docs/", timeout=120)
     assert page.status_code == 200 and page.headers["Content-Type"].startswith("text/html")
     assert "://" not in page.text
     loaded = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
     assert len(loaded) == 3
     for path in loaded:
-        file = requests.get(served.url + path, timeout=120)
+        file = requests.get(real.url + path, timeout=120)
         assert file.status_code == 200 and file.content
-    script = requests.get(served.url + "/docs/page.js", timeout=120).text
+    script = requests.get(real.url + "/docs/page.js", timeout=120).text
     assert re.findall(r'url: "([^"]+)"', script) == ["/openapi.json"]
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert requests.get(served.url + "/docs/secret", timeout=120).status_code == 404
-    assert requests.get(served.url + "/docs/..%2f..%2fapp.py", timeout=120).status_code == 404
+    assert requests.get(real.url + "/docs/secret", timeout=120).status_code == 404
+    assert requests.get(real.url + "/docs/..%2f..%2fapp.py", timeout=120).status_code == 404
 
 
-def test_strangers_see_neither_the_page_nor_the_document(served: Service) -> None:
+def test_strangers_see_neither_the_page_nor_the_document(real: Service) -> None:
     for path in ("/docs", "/openapi.json", "/docs/page.js"):
-        assert requests.get(served.url + path, headers={"X-Forwarded-For": "203.0.113.9"},
+        assert requests.get(real.url + path, headers={"X-Forwarded-For": "203.0.113.9"},
                             timeout=120).status_code == 401
 
 
