@@ -258,8 +258,8 @@ def _said(lane: Deployed, application: Any) -> dict[str, Any]:
 
 # What is no matter of a replica: services that differ in this alone share them.
 _OF_FRONTS = ("listen_ip", "listen_port", "ollama_compat_port", "route", "authorized_urls", "require_key",
-              "allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials", "run_folder_name",
-              "model_aliases", "replicas", "request_timeout", "receive_timeout", "connection_limit",
+              "allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials", "model_list", "hf_endpoint",
+              "venv_name", "model_aliases", "replicas", "request_timeout", "receive_timeout", "connection_limit",
               "lame_duck_seconds", "max_body", "max_texts")
 
 
@@ -269,6 +269,8 @@ def _settings_for(settings: Settings, lane: Deployed) -> Settings:
     usual = parse({})
     return dataclasses.replace(
         settings, **{name: getattr(usual, name) for name in _OF_FRONTS},
+        # Each node has these for itself.
+        run_folder_name=Path(), log_folder_name=Path(),
         api_keys=(), hf_token="", threads=settings.replica_threads, serve_on="this", ray_address="",
         embed_model=lane.model if lane.kind == "embedding" else "",
         model_name=lane.model if lane.kind == "completion" else "",

@@ -23,7 +23,7 @@ from mayfly.errors import LaneUnavailable
 from mayfly.lanes.client import SocketLane
 from mayfly.on_ray.door import Door
 from mayfly.on_ray.scaling import CALLS
-from mayfly.settings import Settings
+from mayfly.settings import Settings, parse, written
 from mayfly.supervision.lane_host import LaneHost
 from mayfly.supervision.refusals import Refused
 from mayfly.supervision.run_folder import RunFolder
@@ -91,9 +91,7 @@ class _Host(threading.Thread):
 
     def __init__(self, settings: Settings, name: str) -> None:
         super().__init__(name="lane host", daemon=True)
-        # The nodes of one machine, and the service itself, may have the same folder.
-        self._settings = dataclasses.replace(
-            settings, log_folder_name=settings.log_folder_name / "replicas" / f"{name}-{os.getpid()}")
+        self._settings = settings
         self._name = name
         _sweep()
         self._path = Path(tempfile.mkdtemp(prefix=_FOLDERS))
@@ -117,8 +115,10 @@ class _Host(threading.Thread):
     def run(self) -> None:
         """Host the lane until `stop`."""
         try:
+            # The nodes of one machine, and the service itself, may have the same folder.
+            logs = _log_folder() / "replicas" / f"{self._name}-{os.getpid()}"
             with contextlib.closing(RunFolder(self._path)) as folder:
-                host = LaneHost(self._settings, folder)
+                host = LaneHost(dataclasses.replace(self._settings, log_folder_name=logs), folder)
                 try:
                     self._open(host)
                     while not self._stopping.is_set():
@@ -146,6 +146,16 @@ class _Host(threading.Thread):
         self._lane = SocketLane(self._name, lambda: board.lane(self._name), address=spec.address,
                                 queue_limit=self._settings.queue_limit, served_at_once=spec.served_at_once)
         self._made.set()
+
+
+def _log_folder() -> Path:
+    """Return where the logs of this node are, by its own environment or `.env`: no front knows its folders.
+
+    Raises:
+        SettingError: that can't be read, or is no path.
+    """
+    name = "LOG_FOLDER_NAME"
+    return parse({name: os.environ.get(name, "").strip() or written().get(name, "")}).log_folder_name
 
 
 def _sweep() -> None:

@@ -24,17 +24,19 @@ class RayCluster:
     """A head that holds no replicas, and nodes that do.
 
     Args:
-        folder: where the token is kept.
+        folder: where the token is kept, and logs.
         nodes: how many, beside the head.
         cores: that each says it has.
     """
 
     def __init__(self, folder: Path, *, nodes: int = 2, cores: int = 2) -> None:
+        self.logs = folder / "logs of nodes"
         token = folder / "ray_token"
         token.write_text("0" * 64)
         token.chmod(0o600)
         self.environ = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
-                        "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PROJECT)}
+                        "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PROJECT),
+                        "LOG_FOLDER_NAME": str(self.logs)}
         apart = subprocess.run(["unshare", "-n", "true"], check=False).returncode == 0 if shutil.which(
             "unshare") else False
         self._process = subprocess.Popen(

@@ -21,8 +21,6 @@ import pytest
 import scripts
 from service import Service, until
 
-pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
-
 EXIT_SECOND, EXIT_ADDRESS, EXIT_FOLDER = 3, 4, 5
 VICTIM = b"somebody else's file, every byte of it\n"
 
@@ -38,9 +36,10 @@ def _refusal(service: Service, code: int) -> str:
 
 @pytest.fixture
 def scripted(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service whose completions crash when told to."""
+    """Start a service whose completions crash when told to; its embeddings are scripted too."""
     model = scripts.write(model_path, {"when": "crash", "do": "crash"}, {"when": "", "pieces": ["Hello", " there."]})
-    return lambda **settings: start(**{"MODEL_NAME": model, **settings})
+    vectors = scripts.write(model_path, name="vectors", kind="embedding")
+    return lambda **settings: start(**{"MODEL_NAME": model, "EMBED_MODEL": vectors, **settings})
 
 
 @contextlib.contextmanager

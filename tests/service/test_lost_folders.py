@@ -22,16 +22,15 @@ import scripts
 from processes import state
 from service import PROJECT, Service, until
 
-pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
-
 EXIT_SECOND, EXIT_FOLDER = 3, 5
 
 
 @pytest.fixture
 def scripted(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service whose completions are scripted."""
+    """Start a service whose completions are scripted; so are its embeddings."""
     model = scripts.write(model_path, scripts.slowly("slow", 3.0), {"when": "", "pieces": ["Hello", " there."]})
-    return lambda **settings: start(**{"MODEL_NAME": model, **settings})
+    vectors = scripts.write(model_path, name="vectors", kind="embedding")
+    return lambda **settings: start(**{"MODEL_NAME": model, "EMBED_MODEL": vectors, **settings})
 
 
 def _answers(service: Service) -> None:

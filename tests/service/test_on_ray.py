@@ -24,6 +24,7 @@ import scripts
 from ray_cluster import RayCluster
 from service import PROJECT, Service, until
 
+from mayfly import places
 from mayfly.on_ray.door import hello
 from mayfly.wire import framing
 from mayfly.wire.calls import EmbedCall, Request
@@ -112,20 +113,25 @@ def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
         assert error["code"] == "model_crashed"
         name = re.search(r"report: ([^)]+)\)", error["message"])
         assert name, error
-        assert list(on_ray.service.log_folder.glob(f"replicas/*/**/{Path(name[1]).name}"))
+        assert list(on_ray.cluster.logs.glob(f"replicas/*/**/{Path(name[1]).name}"))
     assert (on_ray.cluster.replicas("embedding"), on_ray.cluster.replicas("completion")) == before
 
 
-def test_services_that_differ_in_what_the_web_process_needs_share_replicas() -> None:
+def test_services_that_differ_in_what_the_web_process_needs_share_replicas(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mayfly.on_ray.cluster import Deployed, _settings_for
     from mayfly.on_ray.lines import Lines
     from mayfly.settings import parse
 
     def told(**values: str) -> object:
-        return _settings_for(parse(values), Deployed("embedding", "vectors", "embedding", 1, True, Lines(1)))
+        return _settings_for(parse({"MODEL_PATH": "/models", **values}),
+                             Deployed("embedding", "vectors", "embedding", 1, True, Lines(1)))
 
-    assert told() == told(LISTEN_PORT="7000", RUN_FOLDER_NAME="elsewhere", API_KEYS="a" * 40, REPLICAS="1-9")
-    assert told() != told(QUEUE_LIMIT="7")
+    one = told()
+    assert one != told(QUEUE_LIMIT="7")
+    monkeypatch.setattr(places, "home", lambda: tmp_path)
+    assert one == told(LISTEN_PORT="7000", RUN_FOLDER_NAME="here", LOG_FOLDER_NAME="there", API_KEYS="a" * 40,
+                       REPLICAS="1-9")
 
 
 def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
