@@ -13,9 +13,11 @@ import logging
 import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+from mayfly import __version__
 from mayfly.on_ray.node import ENVIRONMENT
 from mayfly.places import ABOVE
 from mayfly.settings import Settings, parse
@@ -40,6 +42,8 @@ _LOOK = 0.5
 _TRY_AGAIN = 2.0
 # A replica that doesn't say in so long (s) where its door is, is asked again.
 _ANSWERS = 5.0
+# How often (s) the replicas of a configured model are asked again, which tells them that somebody may need them.
+_ASKS_AGAIN = 20.0
 _REASON = re.compile(re.escape(REASON) + "(.*)")
 _DEPLOYMENT = "lane"
 # Texts are computed side by side: so many calls at once, of those that a replica holds, are what it is scaled for.
@@ -56,10 +60,11 @@ class Deployed:
         name: of the lane.
         model, kind: what it serves, "embedding" or "completion".
         at_once: calls that a replica serves at the same time.
-        stays: it is one of the configured models', and keeps a replica at least.
+        stays: it is one of the configured models', and keeps its replicas as long as there is a service.
         lines: to its replicas.
         handle: to ask it by, once it is deployed.
         waiting: for any replica: as long as Serve sees that, it starts one if there is none.
+        asking: those that are known, again.
         said: how it is.
         wanted: somebody asks for it.
     """
@@ -72,6 +77,8 @@ class Deployed:
     lines: Lines
     handle: Any = None
     waiting: asyncio.Task[Any] | None = None
+    asking: asyncio.Task[Any] | None = None
+    asked: float = 0.0
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     wanted: bool = True
@@ -190,6 +197,9 @@ class Cluster:
             lane.wanted = lane.stays
         elif lane.wanted and lane.handle is not None and not waits:
             lane.waiting = asyncio.create_task(self._any(lane.handle))
+        if lane.stays and time.monotonic() - lane.asked >= _ASKS_AGAIN:
+            lane.asked = time.monotonic()
+            lane.asking = asyncio.create_task(self._ask_again(lane, known & serving))
 
     async def _door(self, lane: Deployed, replica: str) -> Known | None:
         try:
@@ -199,6 +209,9 @@ class Cluster:
         lane.facts = {name: fact for name, fact in told.pop("facts").items()
                       if name not in ("pid", "queue", "active", "retried")}
         return Known(replica, **told)
+
+    async def _ask_again(self, lane: Deployed, replicas: set[str]) -> None:
+        await asyncio.gather(*(self._door(lane, replica) for replica in replicas))
 
     @staticmethod
     async def _any(handle: Any) -> None:
@@ -214,10 +227,11 @@ class Cluster:
             "max_ongoing_requests": _MOST_FRONTS,
             "request_router_config": {"request_router_class": Roster},
             "autoscaling_config": {
-                "min_replicas": fewest if lane.stays else 0, "initial_replicas": max(1, fewest), "max_replicas": most,
+                "min_replicas": 0, "initial_replicas": max(1, fewest), "max_replicas": most,
                 "policy": {
                     "policy_function": Scaling,
-                    "policy_kwargs": {"target": lane.at_once if lane.kind == "completion" else _EMBED_CALLS}},
+                    "policy_kwargs": {"target": lane.at_once if lane.kind == "completion" else _EMBED_CALLS,
+                                      "fewest": fewest if lane.stays else 0}},
                 "upscale_delay_s": 3.0, "downscale_delay_s": 120.0, "look_back_period_s": 5.0,
                 "metrics_interval_s": 1.0},
             "health_check_period_s": 2.0, "health_check_timeout_s": 10.0, "graceful_shutdown_wait_loop_s": 0.2,
@@ -226,7 +240,7 @@ class Cluster:
                 "num_cpus": self._settings.replica_threads,
                 "runtime_env": {"env_vars": {"PYTHONPATH": str(ABOVE), **_OF_SERVE}}},
             # What is the same needs no new replicas, whichever front says it.
-            "version": hashlib.sha256(told.encode()).hexdigest()[:16], "_internal": True,
+            "version": hashlib.sha256(f"{__version__} {told}".encode()).hexdigest()[:16], "_internal": True,
         }
         deployment = serve.deployment(Replica).options(**options)
         target = serve.RunTarget(deployment.bind(told, lane.kind), name=lane.app, route_prefix=None,

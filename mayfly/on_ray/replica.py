@@ -22,7 +22,7 @@ import ray.serve._private.replica as serving
 from mayfly.errors import LaneUnavailable
 from mayfly.lanes.client import SocketLane
 from mayfly.on_ray.door import Door
-from mayfly.on_ray.scaling import CALLS
+from mayfly.on_ray.scaling import CALLS, WANTED
 from mayfly.settings import Settings, parse, written
 from mayfly.supervision.lane_host import LaneHost
 from mayfly.supervision.refusals import Refused
@@ -36,6 +36,8 @@ _LOOK = 0.02
 _FOLDERS = "mayfly-lane-"
 # A folder that is younger (s) may be of a replica that hasn't locked it yet.
 _NEW = 60.0
+# A service asks more often (s) than this.
+_WANTED = 60.0
 
 
 class Replica:
@@ -62,6 +64,7 @@ class Replica:
                 raise RuntimeError(f"{REASON}{said.get('reason') or 'its process is not ready in START_SECONDS'}\n")
             time.sleep(_LOOK)
         self._grace = made.grace_seconds
+        self._asked = time.monotonic()
         self._door = Door(self._lane, ray.util.get_node_ip_address())
 
     def __del__(self) -> None:
@@ -79,11 +82,12 @@ class Replica:
 
     def door(self, replica: str) -> str:
         """Return, as JSON, where calls are taken; `replica` is the id of this one (`Roster`)."""
+        self._asked = time.monotonic()
         return json.dumps({**self._door.told(), "facts": self._lane.status()})
 
     def record_autoscaling_stats(self) -> dict[str, int]:
-        """Return how many calls are held: what the lane is scaled by."""
-        return {CALLS: self._door.held}
+        """Return what the lane is scaled by (`Scaling`)."""
+        return {CALLS: self._door.held, WANTED: int(time.monotonic() - self._asked < _WANTED)}
 
 
 class _Host(threading.Thread):

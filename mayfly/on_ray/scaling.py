@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Under this name a replica says how many calls it holds.
-CALLS = "calls"
+#: Under these names a replica says how many calls it holds, and whether a service has asked for it lately.
+CALLS, WANTED = "calls", "wanted"
 
 
 class Scaling:
-    """Wants as many replicas as it takes for each to hold `target` calls, and one for whoever waits for any."""
+    """Wants as many replicas as it takes for each to hold `target` calls, one for whoever waits for any, and `fewest`
+    as long as there is a service: however the last one has ended, the replicas leave after it."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, fewest: int) -> None:
         self._target = target
+        self._fewest = fewest
 
     def __call__(self, context: Any) -> tuple[float, dict[str, Any]]:
         """See ray.serve.config.AutoscalingPolicy."""
-        held = (context.aggregated_metrics or {}).get(CALLS, {})
-        return max(sum(held.values()) / self._target, 1.0 if context.total_num_requests else 0.0), {}
+        said = context.aggregated_metrics or {}
+        waits = 1.0 if context.total_num_requests else 0.0
+        fewest = self._fewest if waits or any(said.get(WANTED, {}).values()) else 0.0
+        return max(sum(said.get(CALLS, {}).values()) / self._target, waits, fewest), {}

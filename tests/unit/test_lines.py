@@ -126,6 +126,15 @@ def test_a_deadline_is_one_on_the_callers_clock(tmp_path: Path) -> None:
 
 def test_as_many_replicas_are_wanted_as_hold_the_calls_and_one_for_who_waits() -> None:
     def wanted(held: dict[str, float] | None, waiting: float = 0.0) -> float:
-        return Scaling(4)(SimpleNamespace(aggregated_metrics=held and {"calls": held}, total_num_requests=waiting))[0]
+        return Scaling(4, 0)(SimpleNamespace(aggregated_metrics=held and {"calls": held, "wanted": {"one": 1.0}},
+                                             total_num_requests=waiting))[0]
 
     assert [wanted(None), wanted(None, 1.0), wanted({"one": 4.0, "two": 6.0}), wanted({"one": 0.0})] == [0, 1, 2.5, 0]
+
+
+def test_a_configured_model_keeps_its_replicas_as_long_as_there_is_a_service() -> None:
+    def wanted(services: float, calls: float = 0.0, waiting: float = 0.0) -> float:
+        said = {"calls": {"one": calls, "two": 0.0}, "wanted": {"one": services, "two": 0.0}}
+        return Scaling(4, 2)(SimpleNamespace(aggregated_metrics=said, total_num_requests=waiting))[0]
+
+    assert [wanted(1), wanted(1, 20), wanted(0, waiting=1), wanted(0), wanted(0, 4)] == [2, 5, 2, 0, 1]
