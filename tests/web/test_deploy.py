@@ -203,7 +203,11 @@ def test_on_kubernetes_ray_is_for_its_own_pods_alone_and_tells_nobody() -> None:
         port["containerPort"] for port in FRONT["ports"]]
     services = RAY_PODS["services"]["metadata"]["labels"]
     (service,) = (each for each in AROUND_RAY if each["kind"] == "Service")
-    assert service["spec"]["selector"] == outer["podSelector"]["matchLabels"] == services
+    (budget,) = (each for each in AROUND_RAY if each["kind"] == "PodDisruptionBudget")
+    (spread,) = RAY_PODS["services"]["spec"]["topologySpreadConstraints"]
+    assert service["spec"]["selector"] == outer["podSelector"]["matchLabels"] == services == (
+        budget["spec"]["selector"]["matchLabels"]) == spread["labelSelector"]["matchLabels"]
+    assert RAY_PODS["services"]["metadata"]["annotations"] == POD["metadata"]["annotations"]
     for pod in RAY_PODS.values():
         assert own.items() <= pod["metadata"]["labels"].items()
         for container in pod["spec"]["containers"]:
