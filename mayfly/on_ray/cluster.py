@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly import __version__
+from mayfly.compat.process import keep_sigterm
 from mayfly.on_ray.node import ENVIRONMENT
 from mayfly.places import ABOVE
 from mayfly.settings import Settings, parse
@@ -161,8 +162,9 @@ class Cluster:
         _close_token_file()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         if not ray.is_initialized():
-            ray.init(address=self._settings.ray_address, namespace="mayfly", log_to_driver=False,
-                     logging_level="ERROR")
+            with keep_sigterm():  # Ray would end the process at once
+                ray.init(address=self._settings.ray_address, namespace="mayfly", log_to_driver=False,
+                         logging_level="ERROR")
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
         self._connected = True
 

@@ -72,7 +72,8 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     models.mkdir()
     embed = scripts.write(models, {"when": "poison", "do": "crash"}, name="vectors", kind="embedding")
     slowly = scripts.slowly("slowly", SLOW_PIECES / 10, pieces=SLOW_PIECES)
-    chat = scripts.write(models, {"when": "die", "do": "crash"}, slowly, scripts.slowly("counting", 0.2), name="chat")
+    chat = scripts.write(models, {"when": "die", "do": "crash"}, slowly, scripts.slowly("counting", 0.2),
+                         scripts.slowly("a while", 3.0), name="chat")
     scripts.write(models, {"when": "", "do": "answer", "pieces": ["Another."]}, name="other")
     scripts.write(models, {"when": "poison", "do": "crash"}, {"when": "", "do": "answer", "seconds": 0.002},
                   name="slow vectors", kind="embedding")
@@ -281,3 +282,13 @@ def test_no_call_is_lost_when_replicas_and_nodes_die(on_ray: OnRay) -> None:
     print(json.dumps({"calls": len(seconds), "kills": KILLS, "lost": len(lost), "slowest": max(seconds)}))
     assert lost == []
     assert len(seconds) >= CALLS
+
+
+def test_a_service_that_is_told_to_stop_answers_what_it_has(on_ray: OnRay) -> None:
+    """Last of all: Ray, too, listens to SIGTERM, which would end the process at once."""
+    service = on_ray.service
+    answering = on_ray.pool.submit(service.complete, "a while", max_tokens=50)
+    until(lambda: on_ray.health()["lanes"]["completion"]["active"] == 1)
+    assert service.stop() == 0
+    assert answering.result(60)["response"] == scripts.counted()
+    assert "app crashed" not in service.output()

@@ -54,8 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     "workers.trial": {"errors", "settings", "compat", "engines", "models.inventory"},
     "workers.yardstick": {"errors", "compat", "engines", "prompts.segments", "wire.calls"},
     # Lanes on a Ray cluster, for the web process; a node of one, for the watchdog.
-    "on_ray": {"", "errors", "places", "settings", "compat.sockets", "lanes", "wire", "supervision.lane_host",
-               "supervision.refusals", "supervision.run_folder"},
+    "on_ray": {"", "errors", "places", "settings", "compat.process", "compat.sockets", "lanes", "wire",
+               "supervision.lane_host", "supervision.refusals", "supervision.run_folder"},
     "on_ray.node": {"compat"},
     "on_ray.bulk": {"errors", "flow", "settings", "lanes", "wire", "models.inventory", "on_ray"},
     "on_ray.files": {"errors", "compat.files"},
