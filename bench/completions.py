@@ -1,6 +1,6 @@
 """mayfly's completions beside what people would use instead: servers over HTTP, and the libraries in process.
 
-    python bench/completions.py [--rounds 3] [--models smollm2,gemma,random] [--quick] [--no-results]
+    python bench/completions.py [--rounds 3] [--models smollm2,gemma,random] [--clients 1,4] [--quick] [--no-results]
 
 One run, one machine, all contenders in turn for each cell, and that several times. Prompts of 32, 512 and 2,000 tokens,
 64 tokens generated, by 1 and 4 clients; no two prompts begin alike, so nobody's cache has anything to give. Models:
@@ -97,6 +97,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--rounds", type=int, default=3, help="counted rounds of each cell")
     arguments.add_argument("--models", default="smollm2,gemma,random")
+    arguments.add_argument("--clients", default="1,4", help="how many at once, in turn")
     arguments.add_argument("--quick", action="store_true", help="one round of the short prompts: a look, no result")
     arguments.add_argument("--threads", type=int, default=available_cores())
     arguments.add_argument("--no-results", action="store_true", help="only print")
@@ -155,7 +156,7 @@ def measure(model: Path, folder: Path, chosen: argparse.Namespace) -> Found:
         own = contenders[OWN]
         assert isinstance(own, Http)
         words = Words(own.url)
-        for cell in itertools.product((32,) if chosen.quick else (32, 512, 2000), (1, 4)):
+        for cell in itertools.product((32,) if chosen.quick else (32, 512, 2000), map(int, chosen.clients.split(","))):
             _measure_cell(cell, words, contenders, 1 if chosen.quick else chosen.rounds, found)
     return found
 
