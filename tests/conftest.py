@@ -150,6 +150,8 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, model_path: Path) -> I
     usual: dict[str, object] = {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf"}
     for mark in reversed(list(request.node.iter_markers("settings"))):
         usual |= mark.kwargs
+    if usual.get("EMBED_MODEL") == scripts.VECTORS:
+        scripts.write(model_path, name="vectors", kind="embedding")
 
     def begin(*, wait: bool = True, folder: str = "service", arguments: Sequence[str] = (), project: Path = PROJECT,
               **settings: object) -> Service:

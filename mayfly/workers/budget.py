@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mayfly.wire.thread_table import Table
 
@@ -18,6 +19,12 @@ from mayfly.wire.thread_table import Table
 # a large model takes longer, and beginning beside it is then better than waiting for it.
 _PATIENCE = 0.25
 _PAUSE = 0.001
+# What others use of the cores is measured over a past that a program which has just stopped was part of. So a process
+# looks so many times, so far apart (s), who computes now, and if all but one show nobody, the measurement counts for
+# nothing until it is about the time since then. (One: whoever made the call may still be on its way to sleep.)
+_LOOKS = 5
+_BETWEEN_LOOKS = 0.002
+_OUTDATED = 0.5
 
 
 def share(total: int, busy: list[int], place: int) -> int:
@@ -39,26 +46,33 @@ class Budget:
         set_threads: the engine's setter; called only when the number changes.
         spinning: whether the engine's threads use a core while they wait for one another; those that sleep mind other
             programs less.
+        proc: where the kernel tells who computes; Linux does.
     """
 
     def __init__(self, table: Table, place: int, total: int, set_threads: Callable[[int], None], *,
-                 spinning: bool = True) -> None:
+                 spinning: bool = True, proc: Path = Path("/proc")) -> None:
         self._table = table
         self._place = place
         self._total = min(total, 255)
         self._set_threads = set_threads
         self._spinning = spinning
+        self._proc = proc
         self._threads = 0
         self._most: int | None = None
+        self._alone_until = 0.0
 
-    def enter(self, most: int | None = None) -> None:
+    def enter(self, most: int | None = None, *, look: bool = False) -> None:
         """Begin to compute: take a share, and give the others a moment to give theirs up.
 
         Args:
             most: threads that the call itself wants at most; None is as many as its share.
+            look: see whether programs that are said to need cores still do: worth its 10 ms where the share can't be
+                taken back soon, since a batch of a prompt is computed with the threads it began with.
         """
         self._most = most
         self._table[self._place] = 1
+        if look and self._allowed() < self._total and self._nobody_else():
+            self._alone_until = time.monotonic() + _OUTDATED
         mine = self._share()
         patience = time.monotonic() + _PATIENCE
         total = self._allowed()
@@ -87,7 +101,21 @@ class Budget:
         mine = share(self._allowed(), busy, self._place) if self._place in busy else 1
         return mine if self._most is None else min(mine, self._most)
 
+    def _nobody_else(self) -> bool:
+        """Tell whether no thread of another program computes, as far as the kernel tells."""
+        others = 0
+        for _ in range(_LOOKS):
+            time.sleep(_BETWEEN_LOOKS)
+            try:
+                running = int((self._proc / "loadavg").read_text().split()[3].partition("/")[0])
+            except (OSError, ValueError, IndexError):
+                return False
+            others += running > self._table.in_use()
+        return others <= 1
+
     def _allowed(self) -> int:
+        if time.monotonic() < self._alone_until:
+            return self._total
         return min(self._total, self._table.free_cores[not self._spinning] or self._total)
 
     def _use(self, threads: int) -> None:

@@ -73,7 +73,7 @@ class Completer:
                 self._require_features(call)
                 line.send(Began(self._generation))
                 self._sentinel.write({**self._facts, "request": request_of([call])})
-                self._budget.enter(call.threads)
+                self._budget.enter(call.threads, look=True)
                 try:
                     self._prefixes = self._lend(call.namespace) if self._lend is not None else None
                     made, dropped = self._generate(call, answer)

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+# What EMBED_MODEL is, in a mark `settings`, where any vectors will do: the fixture `start` writes that script.
+VECTORS = "vectors.script.json"
+
 
 def write(folder: Path, *rules: dict[str, Any], name: str = "played", **script: Any) -> str:
     """Write a script into a MODEL_PATH; return what MODEL_NAME (or EMBED_MODEL) has to be.

@@ -355,7 +355,7 @@ def test_a_malformed_embedding_model_is_a_503_with_the_reason_and_completions_go
 def test_a_model_of_the_other_kind_is_refused_by_name(
         start: Callable[..., Service], embedding_model: Path, tiny_model: Path, setting: str, said: str) -> None:
     wrong, path = (embedding_model, ASK) if setting == "MODEL_NAME" else (tiny_model, EMBED)
-    service = start(wait=False, **{setting: wrong.name})
+    service = start(wait=False, **{"MODEL_NAME": "none", "EMBED_MODEL": "none", setting: wrong.name})
     service.wait_listening()
     answer = service.post(path, {"prompt": "Hello"} if path == ASK else {"input": TEXT})
     assert said in _error(answer, 503)["message"]

@@ -27,6 +27,9 @@ from service import PROJECT, Service, until
 if sys.platform != "linux":
     pytest.skip("the balancers are Debian's packages", allow_module_level=True)
 
+# Who is asked and who answers doesn't depend on what is said.
+pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
+
 KEY = "a-key-for-the-balancer"
 CLIENTS = 8
 CALLS = 2000
@@ -157,17 +160,15 @@ def without_retries(text: str) -> str:
 def test_a_rolling_restart_loses_no_call_of_2000_though_the_balancer_asks_nothing_again(
         start: Callable[..., Service], balanced: Callable[..., tuple[Balancer, list[Service]]], model_path: Path
         ) -> None:
-    # Who is asked and who answers doesn't depend on what is said.
-    models = {"MODEL_NAME": scripts.write(model_path, {"when": "", "pieces": ["a", "b"]}),
-              "EMBED_MODEL": scripts.write(model_path, name="vectors", kind="embedding")}
-    balancer, services = balanced("haproxy", without_retries, **models)
+    model = scripts.write(model_path, {"when": "", "pieces": ["a", "b"]})
+    balancer, services = balanced("haproxy", without_retries, MODEL_NAME=model)
     with Callers(balancer) as callers:
         callers.served(100)
         for name, service in zip(("one", "two"), services, strict=True):
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(120) == 0
             callers.served(100)
-            serve(start, name, port_of(service), **models)
+            serve(start, name, port_of(service), MODEL_NAME=model)
             # It is asked again.
             callers.served(100)
         until(lambda: callers.outcomes.total() >= CALLS, what=f"{CALLS} calls")
@@ -176,8 +177,8 @@ def test_a_rolling_restart_loses_no_call_of_2000_though_the_balancer_asks_nothin
 
 
 def test_killing_one_loses_at_most_what_it_was_answering_and_says_so_in_json(
-        balanced: Callable[..., tuple[Balancer, list[Service]]]) -> None:
-    balancer, services = balanced("haproxy")
+        balanced: Callable[..., tuple[Balancer, list[Service]]], model_path: Path) -> None:
+    balancer, services = balanced("haproxy", MODEL_NAME=scripts.write(model_path, {"when": "", "pieces": ["a", "b"]}))
     with Callers(balancer) as callers:
         callers.served(100)
         os.kill(services[0].process.pid, signal.SIGKILL)
@@ -191,8 +192,7 @@ def test_killing_one_loses_at_most_what_it_was_answering_and_says_so_in_json(
 def test_behind_it_callers_need_a_key_streams_come_piece_by_piece_and_every_error_is_json(
         balanced: Callable[..., tuple[Balancer, list[Service]]], model_path: Path, name: str) -> None:
     model = scripts.write(model_path, scripts.slowly("", 4.0))
-    vectors = scripts.write(model_path, name="vectors", kind="embedding")
-    balancer, services = balanced(name, MODEL_NAME=model, EMBED_MODEL=vectors)
+    balancer, services = balanced(name, MODEL_NAME=model)
     assert ask(balancer, "POST", "/embed", {"input": "a"}, key="another-key")[0] == 401
     assert ask(balancer, "POST", "/embed", {"input": "a"})[0] == 200
     pieces = streamed(balancer)

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import scripts
 from processes import runs
 from service import PROJECT, Service, until
 
 resource = pytest.importorskip("resource")
-pytestmark = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="the system doesn't show limits")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="the system doesn't show limits"),
+    pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)]
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ import pytest
 import scripts
 from service import Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
+
 EXIT_SECOND, EXIT_ADDRESS, EXIT_FOLDER = 3, 4, 5
 VICTIM = b"somebody else's file, every byte of it\n"
 
@@ -36,10 +38,9 @@ def _refusal(service: Service, code: int) -> str:
 
 @pytest.fixture
 def scripted(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service whose completions crash when told to; its embeddings are scripted too."""
+    """Start a service whose completions crash when told to."""
     model = scripts.write(model_path, {"when": "crash", "do": "crash"}, {"when": "", "pieces": ["Hello", " there."]})
-    vectors = scripts.write(model_path, name="vectors", kind="embedding")
-    return lambda **settings: start(**{"MODEL_NAME": model, "EMBED_MODEL": vectors, **settings})
+    return lambda **settings: start(**{"MODEL_NAME": model, **settings})
 
 
 @contextlib.contextmanager

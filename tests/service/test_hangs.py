@@ -112,7 +112,7 @@ def test_a_stopped_template_is_replaced_and_requests_wait_for_the_next(
     _hung_once(service, "completion")
 
 
-@pytest.mark.settings(EMBED_MODEL=None)  # the real one
+@pytest.mark.settings(EMBED_MODEL=scripts.VECTORS, MODEL_NAME="none")
 def test_a_stopped_web_process_is_replaced_and_connections_wait(start: Callable[..., Service]) -> None:
     service = start(HANG_SECONDS=HANG_SECONDS)
     app = service.pid("app")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import scripts
 from service import PROJECT, Service
 
 from mayfly import keys
@@ -197,6 +198,7 @@ def test_an_added_key_works_where_it_is_said_to_belong(env: Path, tmp_path: Path
         access.check({"HTTP_AUTHORIZATION": f"Bearer {made.stdout.strip()}", "REMOTE_ADDR": "127.0.0.1"})
 
 
+@pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
 def test_an_added_key_lets_a_caller_from_elsewhere_in_and_is_written_nowhere(
         start: Callable[..., Service], env: Path) -> None:
     env.write_text("")

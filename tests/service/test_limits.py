@@ -8,9 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 import scripts
 from service import Service, until
+
+pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
 
 ASK = "/gpt4all_api"
 

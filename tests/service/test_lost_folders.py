@@ -22,15 +22,16 @@ import scripts
 from processes import state
 from service import PROJECT, Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
+
 EXIT_SECOND, EXIT_FOLDER = 3, 5
 
 
 @pytest.fixture
 def scripted(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
-    """Start a service whose completions are scripted; so are its embeddings."""
+    """Start a service whose completions are scripted."""
     model = scripts.write(model_path, scripts.slowly("slow", 3.0), {"when": "", "pieces": ["Hello", " there."]})
-    vectors = scripts.write(model_path, name="vectors", kind="embedding")
-    return lambda **settings: start(**{"MODEL_NAME": model, "EMBED_MODEL": vectors, **settings})
+    return lambda **settings: start(**{"MODEL_NAME": model, **settings})
 
 
 def _answers(service: Service) -> None:

@@ -20,6 +20,8 @@ from models_rig import FileServer
 from played_hub import REPOSITORY, TOKEN, PlayedHub
 from service import Service, until
 
+pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
+
 KEY = "a-key-of-the-test"
 NAME = "pulled-llama.gguf"
 ADDRESS = "/gguf/" + NAME
@@ -45,9 +47,8 @@ def server(original: Path) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def service(server: FileServer, start: Callable[..., Service], model_path: Path) -> Service:
-    vectors = scripts.write(model_path, name="vectors", kind="embedding")
-    return start(MODEL_NAME="none", EMBED_MODEL=vectors, API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
+def service(server: FileServer, start: Callable[..., Service]) -> Service:
+    return start(MODEL_NAME="none", API_KEYS=KEY, MODEL_LIST=server.url + "/models3.json")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from service import PROJECT, until
@@ -205,3 +206,38 @@ def test_threads_that_sleep_have_free_cores_of_their_own(table: Table) -> None:
     table[0] = 0
     Budget(table, 1, 4, used.append, spinning=False).enter()
     assert used == [1, 3]
+
+
+@pytest.mark.parametrize(("running", "look", "threads"), [
+    ("1/80", True, 4), ("2/80", True, 1), ("1/80", False, 1), ("", True, 1)])
+def test_a_program_that_has_stopped_computing_takes_no_threads_from_a_call_that_looks(
+        table: Table, tmp_path: Path, running: str, look: bool, threads: int) -> None:
+    table.free_cores = 1, 1
+    (tmp_path / "loadavg").write_text(f"2.00 1.00 0.50 {running} 4711\n")
+    used: list[int] = []
+    Budget(table, 0, 4, used.append, proc=tmp_path).enter(look=look)
+    assert used == [threads]
+
+
+def test_what_other_places_compute_is_no_other_program(table: Table, tmp_path: Path) -> None:
+    table.free_cores = 1, 1
+    table[1] = 2
+    (tmp_path / "loadavg").write_text("2.00 1.00 0.50 3/80 4711\n")
+    used: list[int] = []
+    Budget(table, 0, 4, used.append, proc=tmp_path).enter(look=True)
+    assert used == [2]
+
+
+def test_what_a_look_has_found_holds_until_the_measurement_is_about_the_time_since_then(
+        table: Table, tmp_path: Path) -> None:
+    table.free_cores = 1, 1
+    (tmp_path / "loadavg").write_text("2.00 1.00 0.50 1/80 4711\n")
+    used: list[int] = []
+    budget = Budget(table, 0, 4, used.append, proc=tmp_path)
+    budget.enter(look=True)
+
+    def given_up() -> bool:
+        budget.adjust()
+        return used == [4, 1]
+
+    until(given_up, what="the measurement to count again")
