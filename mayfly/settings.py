@@ -372,3 +372,13 @@ def load_settings(environ: Mapping[str, str] | None = None, flags: Mapping[str, 
         # The engine finds it there, in this process and in those that it starts.
         os.environ["LLAMA_LIBRARY"] = settings.llama_library
     return settings
+
+
+def log_folder() -> Path:
+    """Return LOG_FOLDER_NAME of this machine, whose other settings are no matter: a replica's are those of a service.
+
+    Raises:
+        SettingError: `.env` can't be read, or it is no path.
+    """
+    name = "LOG_FOLDER_NAME"
+    return parse({name: os.environ[name] if in_environment(name) else written().get(name, "")}).log_folder_name

@@ -23,7 +23,7 @@ from mayfly.errors import LaneUnavailable
 from mayfly.lanes.client import SocketLane
 from mayfly.on_ray.door import Door
 from mayfly.on_ray.scaling import CALLS, WANTED
-from mayfly.settings import Settings, parse, written
+from mayfly.settings import Settings, log_folder
 from mayfly.supervision.lane_host import LaneHost
 from mayfly.supervision.refusals import Refused
 from mayfly.supervision.run_folder import RunFolder
@@ -120,7 +120,7 @@ class _Host(threading.Thread):
         """Host the lane until `stop`."""
         try:
             # The nodes of one machine, and the service itself, may have the same folder.
-            logs = _log_folder() / "replicas" / f"{self._name}-{os.getpid()}"
+            logs = log_folder() / "replicas" / f"{self._name}-{os.getpid()}"
             with contextlib.closing(RunFolder(self._path)) as folder:
                 host = LaneHost(dataclasses.replace(self._settings, log_folder_name=logs), folder)
                 try:
@@ -150,16 +150,6 @@ class _Host(threading.Thread):
         self._lane = SocketLane(self._name, lambda: board.lane(self._name), address=spec.address,
                                 queue_limit=self._settings.queue_limit, served_at_once=spec.served_at_once)
         self._made.set()
-
-
-def _log_folder() -> Path:
-    """Return where the logs of this node are, by its own environment or `.env`: no front knows its folders.
-
-    Raises:
-        SettingError: that can't be read, or is no path.
-    """
-    name = "LOG_FOLDER_NAME"
-    return parse({name: os.environ.get(name, "").strip() or written().get(name, "")}).log_folder_name
 
 
 def _sweep() -> None:
