@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def model_path(tmp_path: Path, embedding_model: Path, tiny_model: Path) -> Path:
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Service]]:
     """Start `watchdog.py` as a user does, with folders of the test's own, both real models, and the settings of the
-    marks `settings`; every service is stopped at the end."""
+    marks `settings`; every service is stopped at the end. The next test doesn't wait for that: a stop takes a second
+    in which next to nothing is computed."""
     services: list[Service] = []
     usual: dict[str, object] = {"MODEL_PATH": model_path, "MODEL_NAME": "tiny-llama.gguf"}
     for mark in reversed(list(request.node.iter_markers("settings"))):
@@ -163,7 +165,17 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, model_path: Path) -> I
 
     yield begin
     for service in services:
-        service.stop()
+        _stopping.append(threading.Thread(target=service.stop))
+        _stopping[-1].start()
+
+
+_stopping: list[threading.Thread] = []
+
+
+def pytest_sessionfinish() -> None:
+    """Wait for the services that are still stopping."""
+    for thread in _stopping:
+        thread.join()
 
 
 @pytest.fixture(scope="session")

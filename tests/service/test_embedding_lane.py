@@ -246,7 +246,8 @@ def test_a_bad_text_fails_its_own_request_alone(start: Callable[..., Service], m
 
 def test_a_text_that_kills_the_process_takes_no_other_call_with_it(
         start: Callable[..., Service], model_path: Path) -> None:
-    vectors = scripts.write(model_path, {"when": "poison", "do": "crash"}, {"when": "", "seconds": 0.05},
+    # Long enough that a starved machine sends all of them before the first are answered.
+    vectors = scripts.write(model_path, {"when": "poison", "do": "crash"}, {"when": "", "seconds": 0.25},
                             name="vectors", kind="embedding")
     service = start(EMBED_MODEL=vectors, MODEL_NAME="")
     calls = [["healthy"] * 4 + [f"number {number}"] for number in range(8)]

@@ -25,12 +25,14 @@ from service import PROJECT, Service, until
 pytestmark = pytest.mark.settings(EMBED_MODEL=scripts.VECTORS)
 
 EXIT_SECOND, EXIT_FOLDER = 3, 5
+# An answer takes a moment: so there is always a call on its way, and asking without a pause takes no processor.
+GREETING = {"when": "", "pieces": ["Hello", " there."], "seconds": 0.05}
 
 
 @pytest.fixture
 def scripted(start: Callable[..., Service], model_path: Path) -> Callable[..., Service]:
     """Start a service whose completions are scripted."""
-    model = scripts.write(model_path, scripts.slowly("slow", 3.0), {"when": "", "pieces": ["Hello", " there."]})
+    model = scripts.write(model_path, scripts.slowly("slow", 3.0), GREETING)
     return lambda **settings: start(**{"MODEL_NAME": model, **settings})
 
 
@@ -101,10 +103,10 @@ def _remove(*names: str) -> Callable[[Path], None]:
 def losing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with scripted models from which one thing after the other is taken away."""
     folder = tmp_path_factory.mktemp("losing")
-    vectors = scripts.write(folder, name="vectors", kind="embedding")
+    vectors = scripts.write(folder, {"when": "", "seconds": 0.05}, name="vectors", kind="embedding")
     service = Service(folder / "service", {
         "ISOLATION": request.param, "MODEL_PATH": folder, "EMBED_MODEL": vectors,
-        "MODEL_NAME": scripts.write(folder, {"when": "", "pieces": ["Hello", " there."]})})
+        "MODEL_NAME": scripts.write(folder, GREETING)})
     yield service.wait_ready()
     assert service.reports() == []
     assert service.stop() == 0
