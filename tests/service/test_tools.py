@@ -57,7 +57,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator
     families.FAMILIES["qwen2"].make(folder / "old.gguf")
     tiny_llama.make(folder / f"{TINY}.gguf", context=4096)
     running = Service(folder / "service", {"MODEL_PATH": folder, "MODEL_NAME": smollm2.name, "EMBED_MODEL": "none",
-                                           "CHAT_PROCESSES": 2, "THREADS": 2, "N_CTX": 4096})
+                                           "CHAT_PROCESSES": 2, "THREADS": 1, "N_CTX": 4096})
     yield running.wait_ready()
     running.stop()
 
