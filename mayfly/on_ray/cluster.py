@@ -41,6 +41,8 @@ from mayfly.on_ray.scaling import Scaling  # noqa: E402
 
 _LOOK = 0.5
 _TRY_AGAIN = 2.0
+# Ray may take so long (s) to tell how all is; without its head it would take for ever.
+_TELLS = 15.0
 # A replica that doesn't say in so long (s) where its door is, is asked again.
 _ANSWERS = 5.0
 # How often (s) the replicas of a configured model are asked again, which tells them that somebody may need them.
@@ -155,8 +157,14 @@ class Cluster:
                 await self._turn()
                 self._trouble = ""
             except Exception as exc:
-                self._trouble = f"the Ray cluster doesn't answer: {' '.join(str(exc).split())[:300]}"
+                why = " ".join(str(exc).split())[:300] or "it takes too long"
+                self._trouble = f"the Ray cluster doesn't answer: {why}"
+                await asyncio.gather(*(self._see_who_is_left(lane) for lane in self._all()))
             await asyncio.sleep(_LOOK)
+
+    def _all(self) -> list[Deployed]:
+        with self._lock:
+            return list(self._lanes.values())
 
     def _connect(self) -> None:
         _close_token_file()
@@ -169,11 +177,17 @@ class Cluster:
         self._connected = True
 
     async def _turn(self) -> None:
-        with self._lock:
-            lanes = list(self._lanes.values())
-        applications = (await asyncio.to_thread(serve.status)).applications
+        applications = (await asyncio.wait_for(asyncio.to_thread(serve.status), _TELLS)).applications
         # What one lane meets is no matter of the others.
-        await asyncio.gather(*(self._look_after(lane, applications.get(lane.app)) for lane in lanes))
+        await asyncio.gather(*(self._look_after(lane, applications.get(lane.app)) for lane in self._all()))
+
+    async def _see_who_is_left(self, lane: Deployed) -> None:
+        """Let go of replicas that nobody listens for, as long as Ray tells of no end: the others answer without it."""
+        known = lane.lines.addresses()
+        reached = await asyncio.gather(*(_reached(*address) for address in known.values()))
+        lane.lines.change([], {name for name, there in zip(known, reached, strict=True) if not there})
+        if not lane.lines.names():
+            lane.said = {"state": "loading"}
 
     async def _look_after(self, lane: Deployed, application: Any) -> None:
         try:
@@ -292,6 +306,15 @@ def _settings_for(settings: Settings, lane: Deployed) -> Settings:
         model_name=lane.model if lane.kind == "completion" else "",
         prompt_template=settings.prompt_template if configured else "",
         system_template=settings.system_template if configured else "")
+
+
+async def _reached(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _ANSWERS)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _close_token_file() -> None:

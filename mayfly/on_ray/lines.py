@@ -108,6 +108,10 @@ class Lines:
         """Return which replicas are known."""
         return {known.name for known in self._known}
 
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Return where the known replicas are, by their names."""
+        return {known.name: (known.host, known.port) for known in self._known}
+
     def change(self, new: Iterable[Known], gone: set[str]) -> None:
         """Take in what has changed."""
         with self._lock:

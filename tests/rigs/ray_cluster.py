@@ -64,6 +64,10 @@ class RayCluster:
         """Kill a node with all that runs on it, and add another."""
         self._raylets |= set(self._ask("replace")["raylets"])
 
+    def behead(self) -> None:
+        """Kill the head with all that runs on it."""
+        self._ask("behead")
+
     def replicas(self, lane: str) -> list[int]:
         """Return the pids of a lane's replicas."""
         found = []
@@ -114,13 +118,17 @@ def main(nodes: int, cores: int) -> None:
     workers = [cluster.add_node(num_cpus=cores) for _ in range(nodes)]
 
     def tell() -> None:
-        raylets = [node.all_processes["raylet"][0].process.pid for node in [cluster.head_node, *workers]]
+        raylets = [started.process.pid for node in [cluster.head_node, *workers]
+                   for started in node.all_processes.get("raylet", ())]
         print(json.dumps({"address": cluster.address, "pid": os.getpid(), "raylets": raylets}), flush=True)
 
     tell()
-    for _ in sys.stdin:
-        cluster.remove_node(workers.pop(0), allow_graceful=False)
-        workers.append(cluster.add_node(num_cpus=cores))
+    for line in sys.stdin:
+        if line == "behead\n":
+            cluster.head_node.kill_all_processes(check_alive=False, wait=True)
+        else:
+            cluster.remove_node(workers.pop(0), allow_graceful=False)
+            workers.append(cluster.add_node(num_cpus=cores))
         tell()
     cluster.shutdown()
 

@@ -284,6 +284,32 @@ def test_no_call_is_lost_when_replicas_and_nodes_die(on_ray: OnRay) -> None:
     assert len(seconds) >= CALLS
 
 
+def test_replicas_answer_without_a_head(on_ray: OnRay) -> None:
+    """The cluster is lost then, so nothing but a stop comes after it."""
+    pid = on_ray.service.pid("app")
+
+    def answered() -> None:
+        assert len(on_ray.get(lambda: on_ray.service.embed(["a", "b"]))) == 2
+        assert on_ray.get(lambda: on_ray.service.complete("Hello"))["response"] == "Hello there."
+
+    on_ray.cluster.behead()
+
+    def noticed() -> bool:
+        answered()
+        return "the Ray cluster doesn't answer" in on_ray.health()["lanes"]["embedding"].get("reason", "")
+
+    until(noticed)
+    answered()
+    left = on_ray.cluster.replicas("embedding")
+    assert left
+    for replica in left:
+        os.kill(replica, 9)
+    until(lambda: on_ray.health()["lanes"]["embedding"]["state"] == "loading", what="notice of the replicas' end")
+    ready = on_ray.get(lambda: on_ray.service.session.get(on_ray.service.url + "/ready", timeout=60))
+    assert ready.status_code == 503 and "Ray cluster" in ready.text
+    assert on_ray.service.pid("app") == pid
+
+
 def test_a_service_that_is_told_to_stop_answers_what_it_has(on_ray: OnRay) -> None:
     """Last of all: Ray, too, listens to SIGTERM, which would end the process at once."""
     service = on_ray.service
