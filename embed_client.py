@@ -390,11 +390,16 @@ def _client(url: str | None, key: str | None, timeout: float, surroundings: tupl
 # ---- where the service is, and who may be told the key -----------------------------------------------------
 
 def _read_env_file() -> dict[str, str]:
-    path = Path(os.environ.get("MAYFLY_ENV") or Path(__file__).resolve().parent / ".env")
+    named = os.environ.get("MAYFLY_ENV")
+    path = Path(named or Path(__file__).resolve().parent / ".env")
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
-        return {}
+    except OSError as exc:
+        # None has to be beside this file, and another user's may be kept from this one.
+        if not named and isinstance(exc, (FileNotFoundError, PermissionError)):
+            return {}
+        raise MayflyError(f"{'MAYFLY_ENV is ' if named else ''}{str(path)!r}, which can't be read: "
+                          f"{exc.strerror or exc}") from exc
     name = r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*="
     value = r"""(?:[ \t]+#.*$|[ \t]*(?:'([^'\n]*)'|"([^"\n]*)"|(.*?)(?:[ \t]+#.*)?$))"""
     return {found[0]: "".join(found[1:]).strip() for found in re.findall(name + value, text, re.MULTILINE)}

@@ -115,13 +115,13 @@ def environment_fault(folder):
     """Return why the environment can't be used as it is, or None; end the start if it isn't ours to make anew."""
     if ACTIVE:
         return None
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    if not os.path.lexists(folder) or os.path.isdir(folder) and not os.listdir(folder):
         return "there is none yet"
     if os.path.exists(os.path.join(folder, UNFINISHED)):
         return "an earlier start was interrupted while making it"
-    if not os.path.exists(os.path.join(folder, "pyvenv.cfg")):  # VENV_NAME may be anybody's folder by mistake
-        sys.exit("start.sh: VENV_NAME is %r, a folder that is not a virtual environment; remove it or choose another "
-                 "name" % folder)
+    if not os.path.exists(os.path.join(folder, "pyvenv.cfg")):  # VENV_NAME may be anything by mistake
+        sys.exit("start.sh: VENV_NAME is %r, which is not a virtual environment; remove it or choose another name"
+                 % folder)
     python, version = environment_python(folder), environment_version(folder)
     if not os.path.exists(python):
         fault = "its Python is gone"

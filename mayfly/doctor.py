@@ -34,10 +34,11 @@ def _examine() -> Iterator[tuple[bool, str]]:
     yield True, f"Python {platform.python_version()} at {sys.executable}"
     yield _packages()
     file = settings.env_file()
-    there = file.exists()
-    yield there, f"settings in {file}" if there else f"settings: no file {file} yet; the next start makes it"
     try:
-        for doubt in spelling.doubts():
+        doubts = spelling.doubts()
+        there = file.exists()
+        yield there, f"settings in {file}" if there else f"settings: no file {file} yet; the next start makes it"
+        for doubt in doubts:
             yield not doubt.misspelt, doubt.message
         found = settings.load_settings()
     except SettingError as exc:

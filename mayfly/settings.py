@@ -36,6 +36,14 @@ def _folder(text: str) -> Path:
     return places.home() / Path(text).expanduser()
 
 
+def _models(text: str) -> Path:
+    folder = _folder(text)
+    # The other folders tell of such by themselves: the run folder when it is taken, and the logs are done without.
+    if any(os.path.lexists(path) and not os.path.isdir(path) for path in (folder, *folder.parents)):
+        raise forms.Refused("the path of a folder, and there is something else in its place")
+    return folder
+
+
 def _library(text: str) -> str:
     if not text:
         return ""
@@ -73,7 +81,7 @@ def available_cores() -> int:
 class Settings:
     """All settings, checked. Paths are absolute, sizes in bytes, times in seconds; a model that is `none` is ""."""
 
-    model_path: Path = _setting("models", _folder, "Folder of the model files.")
+    model_path: Path = _setting("models", _models, "Folder of the model files.")
     model_list: str = _setting(
         "https://gpt4all.io/models/models3.json", forms.web_address,
         "gpt4all's list of the models that can be pulled, or a copy of it.")
@@ -322,18 +330,23 @@ def written(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
     environ = os.environ if environ is None else environ
     file = env_file(environ)
-    if file.exists():
-        try:
-            # spelling.py names what dotenv would warn of.
-            logging.getLogger("dotenv.main").setLevel(logging.ERROR)
-            # Editors on Windows begin a file with a byte-order mark, which would become a part of the first name.
-            lines = dotenv_values(file, interpolate=False, encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingError(f"{file} can't be read: {exc}") from exc
-        return {key: text for key, text in lines.items() if text is not None}
-    if environ.get("MAYFLY_ENV"):
-        raise SettingError(f"MAYFLY_ENV is {str(file)!r}, which doesn't exist; allowed: the path of a .env file")
-    return {}
+    named = f"MAYFLY_ENV is {str(file)!r}, which" if environ.get("MAYFLY_ENV") else f"the settings' file {file}"
+    # spelling.py names what dotenv would warn of.
+    logging.getLogger("dotenv.main").setLevel(logging.ERROR)
+    try:
+        # It is opened here, since dotenv takes what is no file for an empty one. Editors on Windows begin a file with a
+        # byte-order mark, which would become a part of the first name.
+        with file.open(encoding="utf-8-sig") as stream:
+            lines = dotenv_values(stream=stream, interpolate=False)
+    except (FileNotFoundError, NotADirectoryError):
+        if not environ.get("MAYFLY_ENV"):
+            return {}
+        raise SettingError(f"{named} doesn't exist; allowed: the path of a .env file") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        # Docker makes a folder where a file that it is to mount is missing.
+        why = "is a folder" if file.is_dir() else f"can't be read: {getattr(exc, 'strerror', None) or exc}"
+        raise SettingError(f"{named} {why}; allowed: a file of NAME=VALUE lines, in UTF-8") from exc
+    return {key: text for key, text in lines.items() if text is not None}
 
 
 def lines_without_value(environ: Mapping[str, str] | None = None) -> list[int]:

@@ -22,8 +22,10 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The .env of the client under test; nothing else of the surroundings counts."""
     for name in ("MAYFLY_URL", "MAYFLY_API_KEY", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MAYFLY_ENV", str(tmp_path / "client.env"))
-    return tmp_path / "client.env"
+    file = tmp_path / "client.env"
+    file.touch()
+    monkeypatch.setenv("MAYFLY_ENV", str(file))
+    return file
 
 
 def authorization(client: Client) -> str | None:
@@ -138,6 +140,15 @@ def test_the_address_comes_from_the_env_file_and_mayfly_url_wins(
 def test_what_is_no_address_is_refused_in_words(url: str) -> None:
     with pytest.raises(MayflyError, match="is not the address of a service"):
         Client(url)
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder"])
+def test_an_env_file_that_is_named_and_cannot_be_read_is_said(kind: str, env_file: Path) -> None:
+    env_file.unlink()
+    if kind == "folder":
+        env_file.mkdir()
+    with pytest.raises(MayflyError, match=r"MAYFLY_ENV is .*client\.env', which can't be read: "):
+        Client()
 
 
 def test_the_key_given_wins_over_the_environment_and_that_over_the_env_file(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from played_service import Answer, Handler, PlayedService, error, vector_of
@@ -17,10 +17,10 @@ PAGE = Answer(502, b"<html><head><title>502 Bad Gateway</title></head>" + b"<p>s
 
 
 @pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAYFLY_URL", "MAYFLY_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MAYFLY_ENV", str(tmp_path / "client.env"))
+    monkeypatch.setenv("MAYFLY_ENV", os.devnull)
 
 
 def played(service: PlayedService, **options: float) -> tuple[Client, list[float]]:

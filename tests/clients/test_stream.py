@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from pathlib import Path
 
 import pytest
 from played_service import DONE, Answer, Handler, PlayedService, error, event, stream, vector_of
@@ -12,8 +12,8 @@ from embed_client import Client, MayflyError, complete
 
 
 @pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MAYFLY_ENV", str(tmp_path / "client.env"))
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAYFLY_ENV", os.devnull)
     monkeypatch.delenv("MAYFLY_API_KEY", raising=False)
 
 

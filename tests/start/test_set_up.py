@@ -261,9 +261,10 @@ def test_a_folder_that_is_no_environment_is_neither_used_nor_emptied(fresh_tree:
     for name in ("documents", str(precious.parent), "."):
         line = one_line(fresh_tree.run(VENV_NAME=name))
         assert line == one_line(fresh_tree.run("doctor", VENV_NAME=name))
-        assert "a folder that is not a virtual environment" in line
+        assert "which is not a virtual environment" in line
         assert [path.name for path in precious.parent.iterdir()] == ["thesis.txt"]
-    assert "thesis.txt" in one_line(fresh_tree.run(VENV_NAME="documents/thesis.txt"))
+    line = one_line(fresh_tree.run(VENV_NAME="documents/thesis.txt"))
+    assert "VENV_NAME is " in line and "thesis.txt" in line
 
 
 def claim_version(tree: Tree, version: str) -> None:

@@ -123,6 +123,17 @@ def test_it_says_that_there_are_no_settings_yet_and_no_key(examine: Doctor, env:
     assert code == 1 and f"NO  settings: no file {env.parent / 'fresh' / '.env'} yet; the next start makes it" in lines
 
 
+@pytest.mark.parametrize("name", ["MAYFLY_ENV", ""])
+def test_it_says_that_a_folder_is_in_the_place_of_the_settings(
+        name: str, examine: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / ".env").mkdir(parents=True)
+    monkeypatch.setattr(places, "home", lambda: home)
+    code, lines = examine(MAYFLY_ENV=str(home / ".env") if name else "")
+    (line,) = [line for line in lines if str(home / ".env") in line]
+    assert code == 1 and line.startswith(f"NO  {name}") and "is a folder" in line
+
+
 def test_it_says_which_setting_is_wrong(examine: Doctor) -> None:
     for name, value in (("THREADS", "many"), ("LISTEN_PORT", "port"), ("LISTEN_IP", "nowhere")):
         code, lines = examine(**{name: value})

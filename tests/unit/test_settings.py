@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ EXAMPLE = PROJECT / ".env.example"
 
 # Each setting's values that are refused, and what the message says is allowed. The first one also starts a watchdog.
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "MODEL_PATH": (["a\0b"], "the path of a folder"),
+    "MODEL_PATH": ([str(PROJECT / "README.md"), str(PROJECT / "README.md" / "below"), "a\0b"], "the path of a folder"),
     "MODEL_NAME": (["../secret.gguf", "/etc/passwd", "a/../../b", "http://host/a.gguf", "a\0b"],
                    "a file in MODEL_PATH"),
     "EMBED_MODEL": (["../secret.gguf", "/etc/passwd"], "a file in MODEL_PATH"),
@@ -148,11 +149,18 @@ def test_an_address_for_others_without_a_key_is_refused_at_start(address: str, t
     assert parse({"LISTEN_IP": address, "API_KEYS": "a-key-of-some-length"}).listen_ip == address
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "doesn't exist"), (b"DEBUG=\xff\xfe\n", "can't be read")])
+@pytest.mark.parametrize(("kind", "said"), [("absent", "doesn't exist"), ("no text", "can't be read"),
+                                            ("folder", "is a folder"), ("socket", "can't be read")])
 def test_an_env_file_that_is_absent_or_no_text_is_one_line_and_exit_code_2(
-        content: bytes | None, said: str, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "my.env").write_bytes(content)
+        kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    if kind == "no text":
+        Path("my.env").write_bytes(b"DEBUG=\xff\xfe\n")
+    elif kind == "folder":
+        Path("my.env").mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("my.env")
     ended = _watchdog(MAYFLY_ENV=tmp_path / "my.env")
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
