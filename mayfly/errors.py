@@ -208,3 +208,12 @@ class DeadlinePassed(CallError):
 
     status = 504
     code = "timeout"
+
+    @classmethod
+    def of(cls, begun: bool = True) -> DeadlinePassed:
+        """Return the error for a call, which is computed already or still waits for its turn."""
+        what, advice = "still waited for its turn", "Try again when fewer wait"
+        if begun:
+            what, advice = "was not finished", "Ask for less (a shorter prompt, a smaller max_tokens, fewer texts)"
+        return cls(f"The request {what} when its deadline (REQUEST_TIMEOUT) passed. {advice}, or raise "
+                   "REQUEST_TIMEOUT.")

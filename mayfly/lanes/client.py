@@ -377,8 +377,7 @@ class SocketCall:
         if now >= self._deadline:
             if not begun and said.get("state") != "ready":
                 raise self._lane.unavailable(str(said.get("reason") or "it is loading"))
-            waited = "was not finished" if begun else "still waited for its turn"
-            raise DeadlinePassed(f"the request {waited} when its deadline (REQUEST_TIMEOUT) passed")
+            raise DeadlinePassed.of(begun)
         if said.get("state") == "failing":
             raise self._lane.unavailable(str(said.get("reason") or "its process fails to start"))
         if self._connection is not None and self._lane.leaves(self._connection):

@@ -9,6 +9,7 @@ the values are counted first, in the bytes as they are, and too many of them are
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,6 @@ _VALUES_OF_A_TEXT = 8
 _MARKS = (b",", b":", b"[", b"{")
 _BEGINNING = 1 << 20
 _PLAIN = ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")
-
 
 
 def most_values(max_texts: int) -> int:
@@ -88,6 +88,8 @@ def _fault(raw: bytes, exc: orjson.JSONDecodeError) -> str:
     except UnicodeDecodeError as wrong:
         # The parser says this of the whole body.
         return f"The body isn't valid JSON (it isn't UTF-8, at byte {wrong.start}): send a JSON object in UTF-8."
+    if raw.startswith(codecs.BOM_UTF8):
+        return "The body begins with a byte order mark, which JSON mustn't: send the JSON object without it."
     # The parser's reason holds no text of the client's, only what was wrong and where.
     return f"The body isn't valid JSON ({exc.msg}, at character {exc.pos}): send a JSON object."
 

@@ -66,7 +66,7 @@ class Choices:
             CallError: what the first call that failed raised. One that finds the queue full waits, but for the first.
         """
         if now >= self._deadline and not self._running and self._unfinished:
-            raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
+            raise DeadlinePassed.of()
         self._begin_more(now)
         parts = []
         for index, call in list(self._running.items()):

@@ -118,7 +118,7 @@ class Line:
     def check(self, deadline: float, now: float) -> None:
         """Raise what ends a call that nobody waits for: DeadlinePassed, or Gone if its caller has left."""
         if now >= deadline:
-            raise DeadlinePassed("the request was not finished when its deadline (REQUEST_TIMEOUT) passed")
+            raise DeadlinePassed.of()
         if hung_up(self.connection):
             raise Gone
 

@@ -82,6 +82,7 @@ def test_body_that_is_no_json_object_is_400(service: Service, path: str, name: s
 @pytest.mark.parametrize(("name", "said"), [
     ("10,000 lists deep", "nested too deeply"), ("10,000 objects deep", "nested too deeply"),
     ("cut UTF-8", "it isn't UTF-8, at byte 11)"),
+    ("byte order mark", "begins with a byte order mark"),
     ("UTF-16", "it isn't UTF-8, at byte 0)"), ("raw control character", "at character 12)")])
 def test_what_is_no_json_is_told_why_and_where(service: Service, name: str, said: str) -> None:
     assert said in refused(service, "/embed", NOT_JSON[name])["message"]
