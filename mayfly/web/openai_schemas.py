@@ -53,7 +53,6 @@ class StreamOptions(OpenAIBody):
 
 
 # What asks for nothing while it is empty. What is in it isn't looked at: it may be much.
-_Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 _None = Annotated[list[Any], Field(max_length=0)]
 _NO_FUNCTIONS = "left out: send 'tools'"
 
@@ -266,9 +265,6 @@ class ChatBody(_Sampled, TemplatedBody, ToolsBody):
     modalities: Annotated[list[Literal["text"]], Field(max_length=1, fail_fast=True)] = Field(
         ["text"], description='["text"] or left out')
     audio: None = Field(None, description="left out: the model only writes")
-    store: Literal[False] = Field(False, description="false or left out: nothing is kept here")
-    metadata: _Nothing = Field({}, description="empty or left out: nothing is kept here")
-    service_tier: Literal["auto", "default"] = Field("auto", description='"auto", "default" or left out')
 
     def alternatives(self) -> int | None:
         """See SampledBody."""

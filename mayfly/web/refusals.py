@@ -32,8 +32,8 @@ def refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...
     name = str(location[0])
     location = _without_branches(model, location)
     owner, field, below = _field_at(model, location)
-    if name == "logit_bias":  # what is wrong within is a key of the client's
-        location, below = location[:1], False
+    if name == "logit_bias" and len(location) > 1:
+        return _of_bias(harmless(str(location[1])), len(location) > 2, value)
     param = ".".join([sent_as.get(name, name), *(harmless(str(part)) for part in location[1:])])
     allowed = _ENTRIES.get(problem, "") if below else ""
     if not allowed:
@@ -44,6 +44,14 @@ def refusal(model: type[BaseModel], problem: str, location: tuple[int | str, ...
         # What follows in a description tells of values of the right kind.
         allowed = f"{re.split(', wh(?:ere|ich) |; ', allowed)[0]}, not {kind(value)}"
     return InvalidRequest(f"'{param}' has to be {allowed}.", param=param)
+
+
+def _of_bias(token: str, itself: bool, value: object) -> InvalidRequest:
+    """Return the error for a token's bias; `itself` says that what names the token is wrong."""
+    said = f"without '{token}': it names tokens by their ids, such as \"50256\"" if itself else (
+        f"a number from -100 to 100 for the token {token}, not "
+        f"{kind(value) if isinstance(value, bool) or not isinstance(value, int | float) else value}")
+    return InvalidRequest(f"'logit_bias' has to be {said}.", param="logit_bias")
 
 
 def missing(param: str, allowed: str | None) -> InvalidRequest:

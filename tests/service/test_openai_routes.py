@@ -195,10 +195,12 @@ def test_roles_parts_and_null_fields_are_taken(scripted: Service) -> None:
                "presence_penalty": 0.0, "logprobs": False, "top_logprobs": None, "tools": [], "tool_choice": None,
                "functions": None, "response_format": {"type": "text"}, "user": "me", "n": 1, "stream": False,
                "stream_options": None, "reload": True, "repeat_penality": 1.1, "repeat_last_n": 8, "temperature": 0,
-               "top_p": 0, "top_k": 1, "min_p": 0.1, "store": False, "metadata": None}
-    answer = scripted.post("/v1/chat/completions", {"messages": messages, **neutral})
+               "top_p": 0, "top_k": 1, "min_p": 0.1}
+    kept = {"store": True, "metadata": {"a": "b"}, "service_tier": "flex"}  # nothing is, whatever they say
+    answer = scripted.post("/v1/chat/completions", {"messages": messages, **neutral, **kept})
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == "one two three four"
+    assert answer.headers["X-Ignored-Fields"].split(", ") == list(kept)
     neutral = {"suffix": None, "logprobs": None, "best_of": 1, "echo": False, "logit_bias": None}
     assert text(scripted, **neutral).status_code == 200
 
@@ -208,10 +210,10 @@ def test_roles_parts_and_null_fields_are_taken(scripted: Service) -> None:
     ("presence_penalty", -0.5), ("tools", [{"type": "function"}]), ("functions", [{"name": "f"}]),
     ("response_format", {"type": "json_object"}), ("stop", ["a"] * 17), ("n", 17), ("n", 0),
     ("logit_bias", {"50256": "-100"}), ("logit_bias", {"50256": None}), ("logit_bias", {"50256": {}}),
-    ("metadata", {"a": 1}), ("max_tokens", 0), ("max_tokens", -2), ("max_completion_tokens", 0), ("temperature", 2.1),
+    ("max_tokens", 0), ("max_tokens", -2), ("max_completion_tokens", 0), ("temperature", 2.1),
     ("top_p", -0.1),
     ("repeat_last_n", 65), ("thread_count", 0), ("prompt_batch_size", 0), ("stream_options", {"include_usage": True}),
-    ("audio", {}), ("store", True), ("messages", []), ("messages", None), ("messages", "hi"),
+    ("audio", {}), ("messages", []), ("messages", None), ("messages", "hi"),
     ("messages", [{"role": "tool", "content": "x"}]), ("messages", [{"role": "user", "content": None}]),
     ("messages", [{"role": "user", "content": "a\0b"}]), ("messages", [{"role": "user", "content": " "}]),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
@@ -253,8 +255,10 @@ def test_what_the_engine_has_nothing_for_is_refused_with_its_name(scripted: Serv
         # What no engine takes is told before, without any engine's name.
         for field, value, allowed in (
                 ("seed", "7", "a whole number"), ("frequency_penalty", 2.1, "a number from -2 to 2"),
-                ("logit_bias", {"fifty": 1}, "an object of up to 1024 token ids"),
-                ("logit_bias", {"50": 101}, "an object of up to 1024 token ids"),
+                ("logit_bias", {"5": 1, "fifty": 1}, "without 'fifty': "),
+                ("logit_bias", {"50": 101}, "a number from -100 to 100 for the token 50, not 101."),
+                ("logit_bias", {"50": "1"}, "a number from -100 to 100 for the token 50, not a string."),
+                ("logit_bias", [], "an object of up to 1024 token ids"),
                 ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "an object of up to 1024 token ids")):
             error = scripted.post(path, {**body, field: value}).json()["error"]
             assert error["param"] == field and error["message"].startswith(f"'{field}' has to be {allowed}")
