@@ -148,6 +148,12 @@ class Position:
         if self.lane is not None:
             self.tried = parts.mark(self.lane.model_file)
 
+    def start_over(self, now: float) -> None:
+        """Start the next process now, and judge its failures as the first ones: those before were of another file."""
+        if self.lane is not None:
+            self.lane.start_over()
+        self.backoff, self.start_at = Backoff(), now
+
     def mended(self, now: float) -> bool:
         """Tell whether its model's files are others than those its last process was started with, and rest: then that
         one's failure says nothing of the next."""

@@ -17,7 +17,6 @@ from mayfly.settings import Settings
 from mayfly.supervision.child import Handle
 from mayfly.supervision.forks import Forks
 from mayfly.supervision.lane import Lane
-from mayfly.supervision.policy import Backoff
 from mayfly.supervision.process import Position, Process
 from mayfly.supervision.records import Records
 from mayfly.supervision.residency import Residency, Sockets
@@ -220,8 +219,7 @@ class Supervisor:
         if process is None:
             if position.lane is not None and position.mended(now):
                 self._records.journal.event(f"{position.name}: its model's file is another one now; trying that")
-                position.lane.start_over()
-                position.backoff, position.start_at = Backoff(), now
+                position.start_over(now)
             if now >= position.start_at:
                 self._start(position, now)
             return
@@ -270,7 +268,9 @@ class Supervisor:
         elif verdict in ("changed", "spent", "ended"):
             what = process.reason or ("its model file was replaced" if verdict == "changed" else "it ended")
             self._records.journal.event(f"{process.name}: {what}; starting it again")
-            if verdict != "changed":
+            if verdict == "changed":
+                position.start_over(now)
+            else:
                 position.start_at = now + position.backoff.delay(lived_ready, answered=answered)
         else:
             if not process.ready and verdict == "crashed":

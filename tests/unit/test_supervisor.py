@@ -436,6 +436,17 @@ def test_model_file_that_was_replaced_restarts_the_worker_at_once_without_a_repo
     assert rig.board("embedding")["restarts"]["crashed"] == 0
 
 
+def test_a_file_that_replaces_one_that_worked_is_tried_as_if_none_had_failed(rig: Rig) -> None:
+    for _ in range(10):
+        rig.fail("embedding")
+    rig.come_up("embedding")
+    _, process = rig.spawner.latest("embedding")
+    process.code = exits.MODEL_CHANGED
+    rig.restart("embedding")
+    rig.tick()
+    assert rig.fail("embedding") < 1
+
+
 def test_template_that_dies_takes_its_generations_into_its_report(rig: Rig) -> None:
     template, process = rig.come_up("completion")
     rig.fork(template, 1)
