@@ -108,12 +108,15 @@ def run_alone() -> int:
     for message in spelling.messages():
         print(message, file=sys.stderr)
     from mayfly.compat.process import forbid_core_dumps
+    from mayfly.models import aliases
     from mayfly.workers.local import local_lanes
 
     try:
         settings = load_settings()
         if not settings.debug:
             forbid_core_dumps()
+        for message in aliases.astray(settings):
+            print(message, file=sys.stderr)
         sockets = listening.listen(settings.listen_ip, settings.listen_port, settings.ollama_compat_port)
         # The workers' threads live to the process's end, and put a sentinel back that is taken away from them.
         temporary = tempfile.TemporaryDirectory(prefix="mayfly-", ignore_cleanup_errors=True)

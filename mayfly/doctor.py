@@ -13,7 +13,7 @@ from typing import Any
 
 from mayfly import listening, places, settings, spelling
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
-from mayfly.models import store
+from mayfly.models import aliases, store
 from mayfly.models.defaults import RECIPES
 from mayfly.models.ensure import absent
 from mayfly.models.inventory import Inventory, Model
@@ -51,6 +51,8 @@ def _examine() -> Iterator[tuple[bool, str]]:
         yield True, ("programs of this machine need no key: behind a balancer, or a tunnel that doesn't mark what it "
                      "forwards, nobody would, so set REQUIRE_KEY=always there")
     yield from _models(found)
+    for message in aliases.astray(found):
+        yield False, message
     yield _port(found.listen_ip, found.listen_port)
     if found.ollama_compat_port:
         yield _port(found.listen_ip, 0, found.ollama_compat_port)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from mayfly import __version__, flags, listening, places, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, reap_orphans, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
+from mayfly.models import aliases
 from mayfly.on_ray import node
 from mayfly.settings import Settings, load_settings
 from mayfly.supervision import refusals
@@ -78,7 +79,7 @@ def _host(settings: Settings, folder: RunFolder, public: list[socket.socket], st
         host.supervisor.wake()
 
     wake_on_signal(stop)
-    _announce(host, public)
+    _announce(host, public, settings)
     refusal: Refused | None = None
     try:
         try:
@@ -98,13 +99,13 @@ def _host(settings: Settings, folder: RunFolder, public: list[socket.socket], st
     return 0
 
 
-def _announce(host: LaneHost, public: list[socket.socket]) -> None:
+def _announce(host: LaneHost, public: list[socket.socket], settings: Settings) -> None:
     own, others = listening.urls(public)
     journal = host.journal
     journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
     if own and others:
         journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
-    for message in spelling.messages():
+    for message in (*spelling.messages(), *aliases.astray(settings)):
         journal.event(message)
     for name, missing in host.sockets.missing.items():
         journal.event(f"{name}: {missing}")

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Mapping
 
 from mayfly.compat.files import replace_file
-from mayfly.settings import Settings
+from mayfly.engines.backends import SETTINGS
+from mayfly.models.inventory import Inventory
+from mayfly.settings import Settings, parse
 
 _FILE = ".aliases.json"
 _MOST = 1000
@@ -27,6 +29,21 @@ def untagged(name: str) -> str:
 def tagged(name: str) -> str:
     """Return a name with its tag."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def astray(settings: Settings) -> list[str]:
+    """Return what a start has to say of names in MODEL_ALIASES that stand for no model that is there: a line, or none.
+
+    They aren't refused, for a model may be pulled later. Those of the default are there whatever the models are.
+    """
+    usual = parse({}).model_aliases
+    inventory = Inventory(settings.model_path)
+    lost = [f"{alias}={model}" for alias, model in settings.model_aliases.items()
+            if usual.get(alias) != model and model not in SETTINGS and inventory.find(model) is None]
+    if not lost:
+        return []
+    return ["MODEL_ALIASES has names for models that aren't in MODEL_PATH, so they can't be used yet: "
+            + ", ".join(lost)]
 
 
 class Aliases:

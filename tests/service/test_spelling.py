@@ -76,10 +76,13 @@ def test_the_start_names_them_and_its_log_does(start: Callable[..., Service], en
     folder.mkdir()
     model = scripts.write(folder, name="vectors", kind="embedding")
     env.write_text(f"\ufeffMODELNAME={VALUE}\nWANDB_TOKEN={VALUE}\n", encoding="utf-8")
-    service = start(MAYFLY_ENV=env, MODEL_PATH=folder, EMBED_MODEL=model, MODEL_NAME="none", listen_ip="0.0.0.0")
+    service = start(MAYFLY_ENV=env, MODEL_PATH=folder, EMBED_MODEL=model, MODEL_NAME="none", listen_ip="0.0.0.0",
+                    MODEL_ALIASES="mine=pulled-later,vec=vectors")
     service.stop()
     for text in (service.output(), (service.log_folder / "watchdog.log").read_text(encoding="utf-8")):
         assert "sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?" in text
+        assert "MODEL_ALIASES has names for models that aren't in MODEL_PATH" in text
+        assert text.count("=pulled-later") == 1 and "vec=vectors" not in text
         assert "the environment sets listen_ip" in text and "has no effect here: WANDB_TOKEN" in text
         assert VALUE not in text
 

@@ -172,6 +172,16 @@ def test_it_names_misspelt_settings_and_what_is_there_for_others(examine: Doctor
         assert line in lines
 
 
+def test_it_names_aliases_of_models_that_are_not_there(examine: Doctor, embedding_model: Path) -> None:
+    there = embedding_model.name
+    code, lines = examine(MODEL_ALIASES=f"a=nosuch,b=embedding,c={there},d=e=f,llama3=completion")
+    assert (code, [line for line in lines if not line.startswith("ok  ")]) == (1, [
+        "NO  MODEL_ALIASES has names for models that aren't in MODEL_PATH, so they can't be used yet: a=nosuch, d=e=f"])
+    # Some of the default's are Ollama's names of models.
+    code, lines = examine(EMBED_MODEL="none")
+    assert (code, [line for line in lines if "MODEL_ALIASES" in line]) == (0, [])
+
+
 def test_it_looks_at_both_loopback_addresses(examine: Doctor) -> None:
     try:
         taken = socket.create_server(("::1", 0), family=socket.AF_INET6)

@@ -32,8 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "forms": {"compat", "keys"},
     "settings": {"compat", "errors", "forms", "places", "engines.backends"},
     "spelling": {"errors", "settings"},
-    "doctor": {"errors", "places", "settings", "spelling", "listening", "models.defaults", "models.ensure",
-               "models.inventory", "models.store"},
+    "doctor": {"errors", "places", "settings", "spelling", "listening", "models.aliases", "models.defaults",
+               "models.ensure", "models.inventory", "models.store"},
     "__main__": {"", "errors", "places", "settings", "flags", "keys", "models.ensure", "models.pull",
                  "doctor", "tune", "on_ray.bulk", "watchdog"},
     "tune": {"errors", "places", "settings", "compat", "engines.llamacpp.library", "engines.llamacpp.tuned",
@@ -68,9 +68,9 @@ ALLOWED: dict[str, set[str]] = {
             "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
-                 "supervision", "on_ray.node"},
+                 "models.aliases", "supervision", "on_ray.node"},
     "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "wire", "lanes",
-            "workers.local", "on_ray.lanes", "http", "web"},
+            "models.aliases", "workers.local", "on_ray.lanes", "http", "web"},
 }
 # package -> the only modules that import it
 DOORS = {
