@@ -54,6 +54,19 @@ class FileUnusable(ModelUnavailable):
     """What is in a model's file can't be used here, however often that is tried: it is damaged, or unknown."""
 
 
+class DeviceAbsent(ModelUnavailable):
+    """DEVICE names none of the devices that an engine can compute on.
+
+    Args:
+        there: which there are, a sentence for each engine that was asked.
+    """
+
+    def __init__(self, device: str, *there: str) -> None:
+        super().__init__(f"DEVICE is {device!r}, and there is no such device: {'; '.join(there)}")
+        self.device = device
+        self.there = there
+
+
 class CallError(MayflyError):
     """A call can't be answered.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mayfly.engines.backends import AUTO, BACKENDS, GGUF, SETTINGS, Backend, Kind, candidates, of_file
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine, Tokenize
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import DeviceAbsent, ModelUnavailable
 from mayfly.models.header import read_header
 from mayfly.prompts.prompt_form import PromptForm
 
@@ -117,14 +117,19 @@ def _first(kind: Kind, path: Path, wanted: str, load: Callable[[Backend, str], _
     tried = _judged(kind, path, wanted)
     last = candidates(kind, of_file(path.name))[-1]
     failures: list[tuple[bool, ModelUnavailable]] = []
-    for number, (backend, objection) in enumerate(tried, 1):
+    for backend, objection in tried:
         try:
-            return load(backend, objection)
+            engine = load(backend, objection)
         except ModelUnavailable as exc:
             failures.append((bool(objection), exc))
-            if number < len(tried):
-                note(f"{kind}s are computed by {tried[number][0].name}: {exc}")
+            continue
+        if failures:
+            note(f"{kind}s are computed by {backend.name}: {'; '.join(str(exc) for _, exc in failures)}")
+        return engine
     _, failure = min(failures, key=lambda each: each[0])
+    if isinstance(failure, DeviceAbsent):
+        raise DeviceAbsent(failure.device, *(each for _, exc in failures if isinstance(exc, DeviceAbsent)
+                                             for each in exc.there)) from failure
     if len(tried) > 1 or tried[0][0] is last:
         raise failure
     raise type(failure)(f"{failure} ({SETTINGS[kind]}={AUTO} goes back to {last.name})") from failure

@@ -153,6 +153,20 @@ def test_a_device_that_the_library_has_not_is_refused(tiny_model: Path) -> None:
         LlamaCompletions(tiny_model, 1, 256, "gpu", "m")
 
 
+def test_a_device_that_no_engine_has_is_one_reason_with_those_that_there_are_and_no_engine_goes_back(
+        tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with pytest.raises(ModelUnavailable) as caught:
+        choose.load_completions(tiny_model, 1, 256, "nope", "m", note=said.append)
+    reason = str(caught.value)
+    assert reason.startswith("DEVICE is 'nope', and there is no such device: this llama.cpp has cpu alone (")
+    assert "; gpt4all has cpu" in reason and reason.count("nope") == 1 and said == []
+    # A library for graphics cards names what it finds: here the processor, as it calls it.
+    monkeypatch.setattr(library.open_library(), "llama_supports_gpu_offload", lambda: True)
+    with pytest.raises(ModelUnavailable, match=r"^DEVICE is 'nope'.*: llama\.cpp has cpu, CPU, and gpu, all "):
+        LlamaCompletions(tiny_model, 1, 256, "nope", "m")
+
+
 def test_auto_is_llamacpp_and_goes_back_to_gpt4all_with_a_line_for_the_log(
         tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: None) -> None:
     said: list[str] = []

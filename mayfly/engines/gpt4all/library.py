@@ -6,13 +6,16 @@ both are done, and a self-test follows the load. The C API is the one in `llmode
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import platform
+import sys
 from pathlib import Path
 
 import gpt4all._pyllmodel as binding
 from gpt4all import GPT4All
 
-from mayfly.errors import ModelUnavailable
+from mayfly.errors import DeviceAbsent, ModelUnavailable
 
 library = binding.llmodel
 library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
@@ -26,6 +29,9 @@ PromptContext = binding.LLModelPromptContext
 PromptCallback = binding.PromptCallback
 ResponseCallback = binding.ResponseCallback
 
+# What it takes for a device, beside a name: any of a library, or of a maker.
+_KINDS = ("gpu", "cuda", "kompute", "amd", "nvidia", "intel")
+
 
 def load_completions(path: Path, threads: int, context_length: int, device: str) -> GPT4All:
     """Load a completion model.
@@ -37,7 +43,24 @@ def load_completions(path: Path, threads: int, context_length: int, device: str)
         return GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent, allow_download=False,
                        n_ctx=context_length)
     except Exception as exc:  # the binding raises bare Exception
+        if device != "cpu":
+            _require(device, exc)
         raise ModelUnavailable(f"gpt4all can't load {path.name}: {first_line(exc)}") from exc
+
+
+def _require(device: str, reason: Exception) -> None:
+    """Say so if what it failed for is that there is no such device."""
+    if sys.platform == "darwin":
+        cards = ["gpu"] * (platform.machine() == "arm64")
+    else:
+        cards = []
+        with contextlib.suppress(ValueError):  # it finds none
+            cards = GPT4All.list_gpus()
+        if cards and device in _KINDS:
+            return
+    if not any(device in (card, card.partition(":")[2]) for card in cards):
+        raise DeviceAbsent(device, f"gpt4all has {', '.join(('cpu', *cards))}" + (" alone" if not cards else "")
+                           ) from reason
 
 
 def first_line(exc: BaseException) -> str:

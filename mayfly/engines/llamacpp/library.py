@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.engines.llamacpp import tuned
-from mayfly.errors import FileUnusable, ModelUnavailable
+from mayfly.errors import DeviceAbsent, FileUnusable, ModelUnavailable
 
 #: The setting's name in the environment of workers: a library's file, or a folder with one in it.
 LIBRARY = "LLAMA_LIBRARY"
@@ -294,15 +294,19 @@ def logits_of(llama: ctypes.CDLL, context: int, size: int, place: int = -1) -> m
 
 def _devices(llama: ctypes.CDLL, device: str) -> Any:
     if not llama.llama_supports_gpu_offload():
-        raise ModelUnavailable(f"DEVICE is {device!r}, but this llama.cpp computes on the processor alone; name a "
-                               f"library for graphics cards in {LIBRARY}, or set DEVICE=cpu")
+        raise DeviceAbsent(device, f"this llama.cpp has cpu alone ({LIBRARY} may name one for graphics cards)")
     if device in ("gpu", "cuda"):
         return None
     by_name = llama.ggml_backend_dev_by_name
     by_name.restype, by_name.argtypes = _POINTER, [_TEXT]
     found = by_name(device.encode())
     if not found:
-        raise ModelUnavailable(f"DEVICE is {device!r}, which llama.cpp doesn't find; gpu means all that it does")
+        llama.ggml_backend_dev_count.restype = ctypes.c_size_t
+        llama.ggml_backend_dev_get.restype, llama.ggml_backend_dev_get.argtypes = _POINTER, [ctypes.c_size_t]
+        llama.ggml_backend_dev_name.restype, llama.ggml_backend_dev_name.argtypes = _TEXT, [_POINTER]
+        names = [llama.ggml_backend_dev_name(llama.ggml_backend_dev_get(number)).decode(errors="replace")
+                 for number in range(llama.ggml_backend_dev_count())]
+        raise DeviceAbsent(device, f"llama.cpp has {', '.join(('cpu', *names))}, and gpu, all graphics cards")
     return (_POINTER * 2)(found, None)
 
 
