@@ -16,7 +16,7 @@ from mayfly.engines.backends import Backend
 from mayfly.errors import InvalidRequest
 from mayfly.web.answer_forms import form_of_object, form_of_schema
 from mayfly.web.bodies import kind
-from mayfly.web.refusals import missing
+from mayfly.web.refusals import allowed_in, missing
 from mayfly.web.schemas import (
     MAX_TOKENS,
     TEXT,
@@ -132,7 +132,8 @@ class TextBody(_Sampled):
 
     prompt: _Prompts = Field(
         description=f"a string or a non-empty list of up to {MOST_PROMPTS} strings")
-    max_tokens: int = Field(16, ge=1, description=MAX_TOKENS)
+    max_tokens: int = Field(
+        16, ge=0, description=f"{MAX_TOKENS}; 0 is for 'logprobs' with 'echo', which then are the prompt's alone")
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES, description=f"a whole number from n to {MOST_CHOICES}")
     echo: bool = Field(False, description="true or false")
     prompt_template: str = Field(
@@ -161,6 +162,9 @@ class TextBody(_Sampled):
             other = "suffix" if self.suffix else "prompt_template"
             raise InvalidRequest(f"'{other}' has to be left out where 'logprobs' and 'echo' are asked for: the "
                                  "prompt's are those of its own tokens alone.", param=other)
+        if self.max_tokens == 0 and not scored:
+            raise InvalidRequest(f"'max_tokens' has to be {allowed_in(type(self), 'max_tokens', n_ctx)}.",
+                                 param="max_tokens")
         return replace(super().sampling(n_ctx), prompt_logprobs=scored)
 
     def candidates(self) -> int:

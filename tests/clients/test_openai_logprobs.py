@@ -128,6 +128,18 @@ def test_an_echoed_prompt_is_told_token_by_token_before_the_answer(client: Any, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_is_scored_without_an_answer(client: Any, stream: bool) -> None:
+    [longer] = text(client, logprobs=1, echo=True, max_tokens=1).choices
+    made = text(client, logprobs=1, echo=True, max_tokens=0, stream=stream)
+    parts = [chunk.choices[0] for chunk in made] if stream else made.choices
+    assert "".join(part.text for part in parts) == PROMPT and parts[-1].finish_reason == "length"
+    told = [part.logprobs for part in parts if part.logprobs]
+    assert [logprob for each in told for logprob in each.token_logprobs] == longer.logprobs.token_logprobs[:-1]
+    if not stream:
+        assert made.usage.completion_tokens == 0 and made.usage.prompt_tokens == len(told[0].tokens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_string_cuts_the_tokens_with_the_text(client: Any, stream: bool) -> None:
     def tokens(**fields: Any) -> tuple[str, list[str]]:
         made = text(client, logprobs=0, stream=stream, **fields)
@@ -161,7 +173,8 @@ def test_what_contradicts_itself_is_refused(client: Any) -> None:
     openai = package("openai")
     for ask, fields, param in (
             (chat, {"top_logprobs": 2}, "top_logprobs"), (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-            (text, {"logprobs": 6}, "logprobs"),
+            (text, {"logprobs": 6}, "logprobs"), (text, {"logprobs": 0, "max_tokens": 0}, "max_tokens"),
+            (text, {"echo": True, "max_tokens": 0}, "max_tokens"),
             (text, {"logprobs": 1, "echo": True, "extra_body": {"prompt_template": "Q: %1"}}, "prompt_template")):
         with pytest.raises(openai.BadRequestError) as refused:
             ask(client, **fields)
