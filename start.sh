@@ -274,6 +274,10 @@ def main(arguments):
              + ["requirements-ray.txt"] * (action == "embed-file" or action == "serve" and on_ray))
     fault = environment_fault(folder)
     if fault or not all(os.path.exists(stamp(folder, name)) for name in files):
+        if action == "test" and {"--help", "-h"}.intersection(rest):
+            sys.stdout.write("usage: start.sh test [--quick] [ARG ...]\nOther arguments are pytest's, which tells of "
+                             "them here once it is installed: 'start.sh test' does that.\n")
+            return 0
         if action != "test":  # what isn't understood shouldn't take a minute to be refused
             runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["look_at"]([action] + rest)
         if action == "doctor":

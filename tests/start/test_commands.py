@@ -72,7 +72,7 @@ def test_help_is_the_usage_and_changes_nothing(argument: str, real_tree: Tree) -
     result = real_tree.run(argument)
     assert (result.code, result.err) == (0, "")
     assert all(word in result.out for word in ("start.sh test", "start.sh pull NAME", "start.sh doctor"))
-    for command in ("serve", "pull", "key"):
+    for command in ("serve", "pull", "key", "test"):
         result = real_tree.run(command, argument)
         assert (result.code, result.err) == (0, "")
         assert result.out.startswith(f"usage: start.sh {command}")
