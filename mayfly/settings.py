@@ -394,4 +394,4 @@ def log_folder() -> Path:
         SettingError: `.env` can't be read, or it is no path.
     """
     name = "LOG_FOLDER_NAME"
-    return parse({name: os.environ[name] if in_environment(name) else written().get(name, "")}).log_folder_name
+    return parse({name: in_environment(name) or written().get(name, "")}).log_folder_name

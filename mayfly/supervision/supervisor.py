@@ -217,7 +217,7 @@ class Supervisor:
     def _look(self, position: Position, now: float) -> None:
         process = position.process
         if process is None:
-            if position.lane is not None and position.mended(now):
+            if position.mended(now):
                 self._records.journal.event(f"{position.name}: its model's file is another one now; trying that")
                 position.start_over(now)
             if now >= position.start_at:
