@@ -138,6 +138,10 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
             self.refuse(problems.body_too_large(most))
         elif len(receiver.control_line) > _LONGEST_CHUNK_LINE or len(receiver.trailer) > _LONGEST_TRAILER:
             self.refuse(problems.malformed("a line in its chunked body is too long"))
+        elif receiver.chunk_end not in (b"", b"\r") or any(
+                map(_HALF_LINE_END.search, (receiver.control_line, receiver.trailer))):
+            # The receiver waits there for a CR LF that might never come.
+            self.refuse(problems.malformed("a line of its chunked body, or a chunk, doesn't end in CR LF"))
         elif receiver.error:
             self.error = receiver.error
             self.completed = True

@@ -29,6 +29,10 @@ def _unharmed(service: Service, capfd: pytest.CaptureFixture[str]) -> Iterator[N
     assert "Traceback" not in capfd.readouterr().err
 
 
+POSTED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+CHUNKED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n" \
+          b"Transfer-Encoding: chunked\r\n\r\n"
+
 MALFORMED = {
     "no HTTP": (b"hello\r\n\r\n", 400),
     "binary": (bytes(range(256)) + b"\r\n\r\n", 400),
@@ -77,6 +81,11 @@ MALFORMED = {
                            b"1" * 5000, 400),
     "endless trailer": (b"POST /embed HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" +
                         b"x" * 9000, 400),
+    "LF after a chunk's size": (CHUNKED + b"2\n{}\n0\n\n", 400),
+    "LF after a chunk": (CHUNKED + b"2\r\n{}\n", 400),
+    "LF after a whole chunk": (CHUNKED + b"2\r\n{}\r\n0\n\n", 400),
+    "CR after a chunk's size": (CHUNKED + b"2\r{}\r", 400),
+    "LF after the last chunk": (CHUNKED + b"2\r\n{}\r\n0\r\n\n", 400),
     "headers without end": (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, 431),
     "one long header": (b"GET / HTTP/1.1\r\nX: " + b"y" * MAX_HEADERS, 431),
     "long target": (b"GET /" + b"a" * MAX_HEADERS, 431),
@@ -125,9 +134,13 @@ def test_malformed_request_is_not_echoed(service: Service) -> None:
 @pytest.mark.parametrize(("head", "right"), [
     (b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n", True),
     (b"POST /embed HTTP/1.1\r\nHost: localhost\nContent-Length: 4\r\n\r\n", False),
-    (b"POST /embed HTTP/1.1\r\nHost: localhost\rContent-Length: 4\r\n\r\n", False)], ids=["CR LF", "LF", "CR"])
-def test_a_half_line_end_is_found_wherever_the_head_is_cut_and_is_no_fault_of_a_body(head: bytes, right: bool) -> None:
-    data = head + b"\n{\r}"
+    (b"POST /embed HTTP/1.1\r\nHost: localhost\rContent-Length: 4\r\n\r\n", False),
+    (CHUNKED + b"3\r\nabc\r\n4\r\n\n{\r}\r\n0\r\nX: y\r\n\r\n", True),
+    (CHUNKED + b"3\nabc\r\n0\r\n\r\n", False), (CHUNKED + b"3\r\nabc\n0\r\n\r\n", False),
+    (CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\r\n\r\n", False), (CHUNKED + b"3\r\nabc\r\n0\r\nX: y\nZ: a\r\n\r\n", False)],
+    ids=["CR LF", "LF", "CR", "chunks", "LF in a chunk's line", "LF after a chunk", "CR in a trailer", "LF in a trailer"])
+def test_a_half_line_end_is_found_wherever_it_is_cut_and_is_no_fault_of_a_body(head: bytes, right: bool) -> None:
+    data = head + b"\n{\r}" * (b"Content-Length" in head)
     for cut in range(1, len(data)):
         request = Request(Adjustments(max_request_body_size=100))
         parts = [data[:cut], data[cut:]]
@@ -150,11 +163,6 @@ def chunked(body: bytes, size: int) -> bytes:
 
 def body_of(size: int) -> bytes:
     return b'{"input": "%s"}' % (b"a" * (size - 13))
-
-
-POSTED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-CHUNKED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n" \
-          b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("lines", [
