@@ -111,6 +111,9 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
                 self.refuse(problems.malformed("a line of its head ends in LF or CR alone; each has to end in CR LF"))
                 return len(data)
             consumed: int = super().received(data)
+            if self._overflowed():
+                match = _REQUEST_LINE.match((self.header_plus + data).lstrip(b"\r\n"))
+                self.version = "1.0" if match is not None and match["minor"] == b"0" else type(self).version
             return consumed
         except OSError:
             # A large body goes through a temporary file.

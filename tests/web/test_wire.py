@@ -125,6 +125,14 @@ def test_malformed_http_is_answered_in_json(service: Service, name: str) -> None
     eventually(lambda: any(f'" {first.status} ' in line for line in service.lines[lines:]))
 
 
+@pytest.mark.parametrize(("begun", "told"), [
+    (b"GET / HTTP/1.1\r\nX: ", b"HTTP/1.1 431 "), (b"GET / HTTP/1.0\r\nX: ", b"HTTP/1.0 431 "),
+    (b"GET /", b"HTTP/1.1 431 ")],
+    ids=["1.1", "1.0", "before the version"])
+def test_too_large_a_head_is_answered_in_its_own_version(service: Service, begun: bytes, told: bytes) -> None:
+    assert service.raw(begun + b"y" * MAX_HEADERS).startswith(told)
+
+
 def test_malformed_request_is_not_echoed(service: Service) -> None:
     for data in (b"get /S3CRET HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX S3CRET\r\n\r\n",
                  b"GET / HTTP/1.1\r\nX: a\rS3CRET\r\n\r\n", b"GET / HTTP/1.1\r\n S3CRET\r\n\r\n"):
@@ -138,7 +146,8 @@ def test_malformed_request_is_not_echoed(service: Service) -> None:
     (CHUNKED + b"3\r\nabc\r\n4\r\n\n{\r}\r\n0\r\nX: y\r\n\r\n", True),
     (CHUNKED + b"3\nabc\r\n0\r\n\r\n", False), (CHUNKED + b"3\r\nabc\n0\r\n\r\n", False),
     (CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\r\n\r\n", False), (CHUNKED + b"3\r\nabc\r\n0\r\nX: y\nZ: a\r\n\r\n", False)],
-    ids=["CR LF", "LF", "CR", "chunks", "LF in a chunk's line", "LF after a chunk", "CR in a trailer", "LF in a trailer"])
+    ids=["CR LF", "LF", "CR", "chunks", "LF in a chunk's line", "LF after a chunk", "CR in a trailer",
+         "LF in a trailer"])
 def test_a_half_line_end_is_found_wherever_it_is_cut_and_is_no_fault_of_a_body(head: bytes, right: bool) -> None:
     data = head + b"\n{\r}" * (b"Content-Length" in head)
     for cut in range(1, len(data)):
