@@ -168,6 +168,8 @@ def run_supervised() -> int:
     if not spec.settings.debug:
         forbid_core_dumps()
     sockets = [inherited_socket(descriptor) for descriptor in spec.listen_fds]
+    for sock in sockets:
+        listening.accept_newcomers(sock)
     if spec.settings.serve_on == "ray":
         from mayfly.on_ray.lanes import on_ray as lanes_of
     else:

@@ -91,6 +91,14 @@ def accept_no_newcomers(sock: socket.socket) -> None:
                                                                          ctypes.addressof(steps)))
 
 
+def accept_newcomers(sock: socket.socket) -> None:
+    """Undo `accept_no_newcomers`: a process that was told to stop by itself has left the filter to the next one."""
+    if LINUX:
+        so_detach_filter = 27
+        with contextlib.suppress(OSError):  # there is none
+            sock.setsockopt(socket.SOL_SOCKET, so_detach_filter, 0)
+
+
 def urls(sockets: Iterable[socket.socket]) -> tuple[list[str], list[str]]:
     """Return the URLs by which this machine's programs can call without a key, and those for everybody else."""
     own: list[str] = []
