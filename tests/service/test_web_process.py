@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from service import PROJECT
+from service import PROJECT, Service, until
 from supervised import APP, supervised
 from web_rig import KEY, PATIENCE, eventually
 
@@ -60,6 +60,18 @@ def test_key_is_on_no_command_line_and_in_no_output(tmp_path: Path) -> None:
         out, err = service.process.communicate(timeout=PATIENCE)
         assert KEY.encode() not in out + err
         assert [type(_event(line)) for line in out.splitlines()] == [Access, Access, Drains]
+
+
+def test_one_that_is_told_to_stop_by_itself_leaves_the_port_to_the_next(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"EMBED_MODEL": "none"})
+    try:
+        service.wait_listening()
+        first = service.pid("app")
+        os.kill(first, signal.SIGTERM)
+        until(lambda: service.pid("app") not in (None, first), what="the next web process")
+        assert service.health()["status"]
+    finally:
+        service.stop()
 
 
 def test_lane_without_a_model_says_which_setting_to_fill(tmp_path: Path) -> None:
