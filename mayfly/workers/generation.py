@@ -60,16 +60,23 @@ class Generation:
     def live(self, channel: socket.socket) -> int:
         """Wait for the parent to hand a connection over, and serve it; return the exit code."""
         self._come_up(channel)
-        folder, idle, mapped = self._spec.model_file.resolve().parent, functools.partial(self._idle, channel), False
+        folder, idle = self._spec.model_file.resolve().parent, functools.partial(self._idle, channel)
+        reseeded = mapped = False
+        # What a fork pays for its state and its weights' pages is paid before its call comes, and while nobody
+        # computes: a call that has just begun would get fewer threads beside it.
         while not readable(channel, TICK):
             self._sentinel.beat()
-            # What a fork pays for its weights' pages is paid before its call comes, and while nobody computes.
+            if not reseeded and idle():
+                self._engine.reseed()
+                reseeded = True
             mapped = mapped or map_pages(folder, idle)
         message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")
         (place,) = _PLACE.unpack(message)
         with socket.socket(fileno=descriptors[0]) as connection:
+            if not reseeded:
+                self._engine.reseed()
             line = Line(connection)
             request = self._read(channel, line)
             if request is not None and place == NO_PLACE:
@@ -82,7 +89,6 @@ class Generation:
         return exits.DONE
 
     def _come_up(self, channel: socket.socket) -> None:
-        self._engine.reseed()
         self._facts.update(pid=os.getpid(), when=time.time())
         self._sentinel.write(self._facts)
         self._events.send(Forked(self._number, os.getpid(), round(time.monotonic() - self._made, 5)))
