@@ -553,6 +553,8 @@ def _similarity_table(texts: Sequence[str], vectors: Sequence[Sequence[float]]) 
 
 
 def _stdin_text() -> str:
+    if sys.stdin is None:
+        raise MayflyError("standard input is closed")
     return sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
 
 
@@ -640,20 +642,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MayflyError as exc:
         print(f"embed_client.py: {exc}", file=sys.stderr)
         return 1
-    sys.stdout.flush()
     return 0
 
 
 if __name__ == "__main__":
+    if sys.stderr is None:  # print would take standard output in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.exit("embed_client.py: standard output is closed")
     for output in (sys.stdout, sys.stderr):
         output.reconfigure(errors="replace")  # type: ignore[union-attr]  # a code page without the character
     try:
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
     except OSError as exc:
-        if exc.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: the same on Windows
-            raise
-        code = 141  # `| head` has seen enough
-    # Not sys.exit: the interpreter would flush what is left into the closed pipe, and complain.
+        if exc.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL: the same on Windows
+            code = 141  # `| head` has seen enough
+        else:
+            print(f"embed_client.py: standard output can't be written: {exc.strerror or exc}", file=sys.stderr)
+            code = 1
+    # Not sys.exit: the interpreter would flush what is left, and complain once more.
     os._exit(code)

@@ -45,6 +45,7 @@ if sys.version_info[:2] < NEEDED_PYTHON:
         ".".join(str(part) for part in sys.version_info[:3]), sys.executable, advice, newer or "python3.12"))
 
 
+import errno  # noqa: E402
 import hashlib  # noqa: E402
 import importlib.util  # noqa: E402
 import itertools  # noqa: E402
@@ -82,9 +83,29 @@ NETWORK_FAULT = re.compile(
 OTHER_FAULT = re.compile("No space left|subprocess-exited-with-error|Permission denied")
 
 
+def open_streams():
+    """Open what is closed of the standard streams (`>&-`), on nothing, here and in what this becomes: the next file
+    would get the number, and what is printed would go there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one's
+            os.set_inheritable(opened, True)
+            setattr(sys, name, open(opened, mode))
+
+
+def put(text):
+    """Print, and end the start if that can't be: in one line, or without a word if who read it has left (`| head`)."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes there at the end
+        left = exc.errno in (errno.EPIPE, errno.EINVAL)  # EINVAL: the same on Windows
+        sys.exit(141 if left else "start.sh: standard output can't be written: %s" % exc.strerror)
+
+
 def say(line):
-    sys.stdout.write("start.sh: %s\n" % line)
-    sys.stdout.flush()
+    put("start.sh: %s\n" % line)
 
 
 def environment_folder():
@@ -190,14 +211,13 @@ def run(command, lock):
                 say("no connection to the package index yet; trying again")
                 retrying = True
             elif sys.stdout.isatty() and re.match(r"\s*(Collecting|Downloading|Installing) ", said[-1]):
-                sys.stdout.write("\r%-72s\r" % said[-1].strip().split(" (from")[0][:72])
-                sys.stdout.flush()
+                put("\r%-72s\r" % said[-1].strip().split(" (from")[0][:72])
     except BaseException:
         os.killpg(process.pid, signal.SIGTERM) if os.name != "nt" else process.terminate()
         process.wait()
         raise
     if sys.stdout.isatty():
-        sys.stdout.write("%-72s\r" % "")
+        put("%-72s\r" % "")
     return process.wait(), said
 
 
@@ -249,7 +269,6 @@ def set_up(folder, files):
 
 def hand_over(command, replace=os.name != "nt"):
     """Become `command`; where a process can't (Windows), wait for it and end with its exit code."""
-    sys.stdout.flush()
     if replace:
         os.execv(command[0], command)
     # The console sends Ctrl-C to the child as well, and the child decides how it ends.
@@ -260,7 +279,7 @@ def hand_over(command, replace=os.name != "nt"):
 def main(arguments):
     action = "serve" if not arguments or arguments[0].startswith("--") else arguments[0]
     if arguments[:1] in (["--help"], ["-h"]):
-        sys.stdout.write(USAGE)
+        put(USAGE)
         return 0
     if action not in ("serve", "test", "pull", "key", "embed-file", "tune", "doctor"):
         sys.stderr.write("start.sh: there is no command %r\n%s" % (action, USAGE))
@@ -275,13 +294,13 @@ def main(arguments):
     fault = environment_fault(folder)
     if fault or not all(os.path.exists(stamp(folder, name)) for name in files):
         if action == "test" and {"--help", "-h"}.intersection(rest):
-            sys.stdout.write("usage: start.sh test [--quick] [ARG ...]\nOther arguments are pytest's, which tells of "
-                             "them here once it is installed: 'start.sh test' does that.\n")
+            put("usage: start.sh test [--quick] [ARG ...]\nOther arguments are pytest's, which tells of them here once "
+                "it is installed: 'start.sh test' does that.\n")
             return 0
         if action != "test":  # what isn't understood shouldn't take a minute to be refused
             runpy.run_path(os.path.join(MAYFLY, "__main__.py"))["look_at"]([action] + rest)
         if action == "doctor":
-            sys.stdout.write("NO  virtual environment %s: %s\nThe next start mends it.\n" % (
+            put("NO  virtual environment %s: %s\nThe next start mends it.\n" % (
                 folder, fault or "its packages aren't those of requirements.txt"))
             return 1
         set_up(folder, files)
@@ -294,6 +313,7 @@ def main(arguments):
 if __name__ == "__main__":
     # Without this pip would be left running behind us.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    open_streams()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -34,6 +34,7 @@ if not __package__:  # called by the folder's path: in it are modules that have 
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 from mayfly import __version__, flags, keys, places, settings
+from mayfly.compat.process import open_standard_streams, print_out
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.keys import env_file, ring
 
@@ -46,13 +47,14 @@ _TELL_AGAIN = 10.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    open_standard_streams()
     stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
         if settings.env_file() != places.home() / ".env":  # a path from where the person is
             os.environ["MAYFLY_ENV"] = str(settings.env_file().absolute())
-        chosen = parser().parse_args(arguments)
+        chosen = _understood(arguments)
         return chosen.run(chosen, arguments[1:]) or 0
     except (ModelUnavailable, SettingError) as exc:
         for line in str(exc).splitlines():
@@ -103,9 +105,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _understood(arguments: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(arguments)
+    except SystemExit:
+        print_out(end="")  # the help, or the version, which argparse leaves in the buffer
+        raise
+
+
 def look_at(arguments: Sequence[str]) -> None:
     """End with a sentence and exit code 2 if a command can't be meant so, before start.sh installs anything."""
-    chosen = parser().parse_args(arguments)
+    chosen = _understood(arguments)
     try:
         if chosen.run is _serve:
             settings.refuse_early(flags.read(arguments[1:]))
@@ -166,7 +176,7 @@ def _pull(chosen: argparse.Namespace, _: Sequence[str]) -> None:
 
     _make_env_file()
     found = settings.load_settings()
-    print(pull.pull(chosen.name, found))
+    print_out(str(pull.pull(chosen.name, found)))
 
 
 def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
@@ -196,11 +206,14 @@ def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:
     path = settings.env_file()
     advice = "the keys in it are those that count"
     if chosen.action == "list":
-        print("\n".join(ring.describe(path) or ["no keys"]))
+        print_out("\n".join(ring.describe(path) or ["no keys"]))
     elif chosen.action == "add":
-        # The key alone goes to stdout, so that a script can take it.
         key = ring.add(path, chosen.name)
-        print(key)
+        try:
+            print_out(key)  # alone, so that a script can take it
+        except SystemExit:  # nobody has seen it
+            ring.remove(path, chosen.name)
+            raise
         print("This key is shown only now; .env has its hash.", file=sys.stderr)
         where = ring.file_of(settings.in_environment("API_KEYS")) or "API_KEYS there"
         advice = f"this key works once {keys.entry(chosen.name, key)} stands in {where}"
@@ -221,7 +234,7 @@ def _doctor(_: argparse.Namespace, __: Sequence[str]) -> int:
 def _tune(chosen: argparse.Namespace, _: Sequence[str]) -> None:
     from mayfly import tune
 
-    print("mayfly: " + tune.tune(undo=chosen.undo, given=chosen.library, gain=chosen.gain))
+    print_out("mayfly: " + tune.tune(undo=chosen.undo, given=chosen.library, gain=chosen.gain))
 
 
 class _Stop:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mayfly import listening, places, settings, spelling
+from mayfly.compat.process import print_out
 from mayfly.errors import AddressTaken, ModelUnavailable, SettingError
 from mayfly.models import aliases, store
 from mayfly.models.defaults import RECIPES
@@ -25,7 +26,7 @@ def main() -> int:
     good = True
     for right, line in _examine():
         good &= right
-        print(f"{'ok' if right else 'NO':4}{line}")
+        print_out(f"{'ok' if right else 'NO':4}{line}")
     return 0 if good else 1
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from mayfly import places
 from mayfly.compat.files import lock_file
-from mayfly.compat.process import WINDOWS
+from mayfly.compat.process import WINDOWS, print_out
 from mayfly.engines.llamacpp import library, tuned
 from mayfly.errors import ModelUnavailable
 from mayfly.models.inventory import Inventory
@@ -139,8 +139,7 @@ def _copy(given: Path, into: Path) -> None:
 def _compile(temporary: Path, into: Path, log: Path) -> None:
     if not (in_environment("CXX") or any(map(shutil.which, _COMPILERS))):
         raise ModelUnavailable(_NO_COMPILER)
-    print(f"mayfly: compiling llama.cpp for this processor; it takes a while, and all that is said is in {log}",
-          flush=True)
+    print_out(f"mayfly: compiling llama.cpp for this processor; it takes a while, and all that is said is in {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-input", "--no-cache-dir",
                "--disable-pip-version-check", "--wheel-dir", str(temporary), tuned.SOURCE]
@@ -179,9 +178,9 @@ def _show(line: str) -> None:
         return
     done, steps = int(step[1]), int(step[2])
     if sys.stdout.isatty():
-        print(f"\rmayfly: {done} of {steps} parts compiled", end="\n" if done == steps else "", flush=True)
+        print_out(f"\rmayfly: {done} of {steps} parts compiled", end="\n" if done == steps else "")
     elif done * 10 // steps != (done - 1) * 10 // steps:
-        print(f"mayfly: {done} of {steps} parts compiled", flush=True)
+        print_out(f"mayfly: {done} of {steps} parts compiled")
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ def _examine(wheel: Path, made: Path, model: Path, settings: Settings) -> dict[s
     Raises:
         ModelUnavailable: one of them doesn't work, or the answers differ.
     """
-    print("mayfly: comparing it with the wheel's", flush=True)
+    print_out("mayfly: comparing it with the wheel's")
     with _Yardstick(wheel, model, settings.threads) as old, _Yardstick(made, model, settings.threads) as new:
         near = sum(_differ(prompt, old.ask(prompt, _COMPARED), new.ask(prompt, _COMPARED)) for prompt in PROMPTS)
         words = " ".join(f"{thing} and" for thing in _THINGS).split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -173,6 +174,17 @@ def open_standard_streams() -> None:
             os.set_inheritable(opened, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def print_out(text: str = "", end: str = "\n") -> None:
+    """Print on standard output at once. Where that can't be written this process ends: in one line, or without a word
+    if who read it has left (`| head`)."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes there at the end
+        left = exc.errno in (errno.EPIPE, errno.EINVAL)  # EINVAL: the same on Windows
+        sys.exit(141 if left else f"mayfly: standard output can't be written: {exc.strerror}")
 
 
 def spawn(argv: Sequence[str], *, cwd: Path, environ: dict[str, str], sockets: Sequence[socket.socket],

@@ -21,7 +21,7 @@ CLIENT = Path(__file__).resolve().parents[2] / "embed_client.py"
 
 def environment(url: str = "", **extra: str) -> dict[str, str]:
     """Return the surroundings of the command: no settings but those of the test."""
-    unwanted = ("MAYFLY_", "PYTHONIOENCODING", "COLUMNS")
+    unwanted = ("MAYFLY_", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "COLUMNS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return {**kept, "MAYFLY_URL": url, "MAYFLY_ENV": os.devnull, "PYTHONUTF8": "1", **extra}
 
@@ -203,6 +203,28 @@ def test_a_reader_that_leaves_causes_no_complaint(arguments: list[str]) -> None:
         assert command.stderr.read() == b""
         assert command.wait(60) == 141
         command.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--json", "a"], ["a"], ["--complete", "a"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_1(arguments: list[str]) -> None:
+    for redirection, reason in ((">/dev/full", "can't be written: No space left on device"), (">&-", "is closed")):
+        with PlayedService() as service:
+            done = redirected(redirection, *arguments, url=service.url)
+        assert (done.returncode, done.stderr) == (1, f"embed_client.py: standard output {reason}\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_closed_input_is_one_line_and_closed_errors_leave_the_output_as_it_is() -> None:
+    assert redirected("<&-", "-").stderr == "embed_client.py: standard input is closed\n"
+    refused = redirected("2>&-", "a", url="gopher://x")
+    assert (refused.returncode, refused.stdout) == (1, "")
+
+
+def redirected(redirection: str, *arguments: str, url: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, str(CLIENT), *arguments],
+                          env=environment(url), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                          check=False)
 
 
 def test_a_python_without_requests_is_told_what_to_do() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,46 @@ def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: l
     meant = {("nonsense",): "doctor", ("key",): "remove", ("--prot", "7000"): "is --port meant?"}
     assert meant.get(tuple(arguments), "") in result.err
     assert names(real_tree.folder) == before
+
+
+@pytest.fixture(params=["full", "left", "closed"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[tuple[str, int | None]]:
+    """Why standard output can't be written, and the descriptor to have in its place; None: it is closed."""
+    if request.param == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    if request.param == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    elif request.param == "left":
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    else:
+        yield request.param, None
+        return
+    yield request.param, descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"], ["doctor"], ["key", "list"],
+                                       ["key", "add", "new"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line_or_what_the_pipe_says(
+        arguments: list[str], unwritable: tuple[str, int | None], real_tree: Tree) -> None:
+    real_tree.write(".env", "API_KEYS=\n")
+    why, descriptor = unwritable
+    command = real_tree.command(*arguments)
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', *command] if descriptor is None else command,
+                          env=real_tree.surroundings(), stdin=subprocess.DEVNULL, stdout=descriptor,
+                          stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    if why == "full":
+        assert done.returncode == 1
+        assert re.fullmatch(r"(start\.sh|mayfly): standard output can't be written: No space left on device\n",
+                            done.stderr)
+    elif why == "left":
+        assert (done.returncode, done.stderr) == (141, "")
+    else:  # as if it had been sent nowhere
+        assert done.returncode == (1 if arguments == ["doctor"] else 0) and "Traceback" not in done.stderr
+    if why != "closed":  # a key that nobody has seen isn't kept
+        assert (real_tree.folder / ".env").read_text() == "API_KEYS=\n"
 
 
 def test_a_wrong_setting_in_the_environment_is_told_before_anything_is_installed(real_tree: Tree) -> None:
