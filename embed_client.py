@@ -161,7 +161,7 @@ class Client:
             MayflyError: the service refused, failed or can't be reached.
         """
         listed = [texts] if isinstance(texts, str) else texts
-        encoded = [_encoded(text, number) for number, text in enumerate(listed)]
+        encoded = [_encoded_text(text, number) for number, text in enumerate(listed)]
         ending = b"}" if long_text is None else b', "long_text": ' + json.dumps(long_text).encode() + b"}"
         vectors: list[list[float]] = []
         for batch in _batches(encoded, self.max_texts):
@@ -199,8 +199,9 @@ class Client:
             MayflyError: the service refused, failed or can't be reached.
         """
         fields = {"prompt": prompt, "persona": persona, "stream": stream or None, **options}
-        body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
-        response = self._post(self.route, body)
+        entries = [_encoded(name, "a field's name") + b": " + _encoded(value, f"the {name}")
+                   for name, value in fields.items() if value is not None]
+        response = self._post(self.route, b"{" + b", ".join(entries) + b"}")
         if stream:
             if "text/event-stream" not in response.headers.get("Content-Type", ""):
                 raise self._not_understood(response)
@@ -454,13 +455,20 @@ def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedR
 
 # ---- requests and answers ----------------------------------------------------------------------------------
 
-def _encoded(text: str, number: int) -> bytes:
+def _encoded_text(text: str, number: int) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"text {number} is of type {type(text).__name__}, not str")
+    return _encoded(text, f"text {number}")
+
+
+def _encoded(value: object, what: str) -> bytes:
     try:
-        return json.dumps(text, ensure_ascii=False).encode()
+        return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as exc:
-        raise MayflyError(f"text {number} holds half a character (a lone surrogate)") from exc
+        around = ascii(exc.object[max(0, exc.start - 20):exc.start + 20])[1:-1]
+        # Python reads bytes that aren't UTF-8, in arguments and names of files, as lone surrogates.
+        raise MayflyError(f"{what} holds half a character (a lone surrogate), or bytes that aren't UTF-8: "
+                          f"{around}") from exc
 
 
 def _batches(encoded: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
@@ -555,7 +563,7 @@ def _similarity_table(texts: Sequence[str], vectors: Sequence[Sequence[float]]) 
 def _stdin_text() -> str:
     if sys.stdin is None:
         raise MayflyError("standard input is closed")
-    return sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
+    return sys.stdin.buffer.read().decode("utf-8-sig", errors="surrogateescape")  # refused as an argument's are
 
 
 def _given_texts(arguments: Sequence[str]) -> list[str]:
@@ -567,7 +575,7 @@ def _given_texts(arguments: Sequence[str]) -> list[str]:
             lines = _stdin_text().split("\n")
             texts += [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
         else:
-            texts.append(argument.encode(errors="surrogateescape").decode(errors="replace"))
+            texts.append(argument)
     return texts
 
 

@@ -83,6 +83,8 @@ def test_half_a_character_or_a_number_among_the_texts_is_refused_and_nothing_sen
     with PlayedService() as service:
         with pytest.raises(MayflyError, match="text 1 holds half a character"):
             embed(["fine", "\ud83d"], url=service.url)
+        with pytest.raises(MayflyError, match="the stop holds half a character"):
+            complete("fine", url=service.url, stop=["fine", "\ud83d"])
         with pytest.raises(TypeError, match="text 0 is of type int"):
             embed([1], url=service.url)  # type: ignore[list-item]
         assert service.requests == []

@@ -70,10 +70,24 @@ def test_standard_input_is_a_text_a_line_and_blank_lines_count(arguments: list[s
         assert json.loads(result.out) == [vector_of(text) for text in ("one", "", "three \u2028 猫", "last")]
 
 
-def test_a_final_line_break_adds_no_text_and_invalid_bytes_become_marks() -> None:
+def test_a_final_line_break_adds_no_text() -> None:
     with PlayedService() as service:
-        run(service.url, "first", "-", "last", stdin=b"caf\xe9\nb\n")
-        assert service.requests[0].body == {"input": ["first", "caf\ufffd", "b", "last"]}
+        run(service.url, "first", "-", "last", stdin=b"caf\xc3\xa9\nb\n")
+        assert service.requests[0].body == {"input": ["first", "caf\xe9", "b", "last"]}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="arguments are no bytes there")
+@pytest.mark.parametrize(("arguments", "stdin", "what"), [
+    (["a", "M\udcfcller"], b"", "text 1"), (["a", "-"], b"b\nM\xfcller\n", "text 2"),
+    (["--complete", "M\udcfcller"], b"", "the prompt"), (["--complete", "-"], b"M\xfcller", "the prompt"),
+    (["--complete", "a", "--persona", "M\udcfcller"], b"", "the persona")])
+def test_bytes_that_are_not_utf_8_are_refused_and_not_sent(arguments: list[str], stdin: bytes, what: str) -> None:
+    with PlayedService() as service:
+        result = run(service.url, *arguments, stdin=stdin)
+        assert (result.code, result.out) == (1, "")
+        assert result.err == (f"embed_client.py: {what} holds half a character (a lone surrogate), or bytes that "
+                              "aren't UTF-8: \"M\\udcfcller\"\n")
+        assert service.requests == []
 
 
 def test_empty_standard_input() -> None:
