@@ -63,6 +63,7 @@ DEFAULT_ROUTE = "/gpt4all_api"
 MAX_TEXTS = 2048  # the service's own default limit for one call
 MAX_CALL_BYTES = 4 << 20  # half of the service's default limit for a body
 CONNECT_SECONDS = 10.0
+MOST_SECONDS = 86_400.0  # as long as the service's REQUEST_TIMEOUT may be; sockets know no end of time
 
 
 class MayflyError(Exception):
@@ -99,12 +100,16 @@ class Client:
     Args:
         url: address of the service; by default as the module says.
         key: API key; by default as the module says.
-        timeout: seconds without a byte from the service after which a call fails.
+        timeout: seconds without a byte from the service after which a call fails; above 0, a day at most.
         retry_seconds: seconds that one call may spend waiting between tries when the service is busy (429) or
             not ready (503). How long each wait is, the service says (`Retry-After`).
         route: path of the completion route; by default ROUTE of that `.env`, else /gpt4all_api.
         max_texts: most texts in one request; longer lists become several requests.
         sleep: what waits between tries.
+
+    Raises:
+        ValueError: such a timeout isn't allowed.
+        MayflyError: the address isn't one, the key can't be one, or the `.env` file can't be read.
     """
 
     def __init__(
@@ -120,7 +125,7 @@ class Client:
     ) -> None:
         written = _read_env_file()
         self.url = _checked_url(url or os.environ.get("MAYFLY_URL") or _local_url(written))
-        self.timeout = timeout
+        self.timeout = _checked_timeout(timeout)
         self.retry_seconds = retry_seconds
         self.route = "/" + (route or written.get("ROUTE") or DEFAULT_ROUTE).lstrip("/")
         self.max_texts = max_texts
@@ -424,6 +429,12 @@ def _checked_url(url: str) -> str:
     return url
 
 
+def _checked_timeout(seconds: float) -> float:
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError(f"timeout is {seconds:g}; allowed: seconds above 0, at most {MOST_SECONDS:g} (a day)")
+    return seconds
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -602,14 +613,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", help="address of the service (else MAYFLY_URL)")
     parser.add_argument("--key", help="API key (else MAYFLY_API_KEY, which other users here can't see)")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS",
-                        help="give up after so long without a byte (300)")
+                        help="give up after so long without a byte (300; a day at most)")
     options = parser.parse_intermixed_args(argv)
     if options.complete is not None and (options.texts or options.json):
         parser.error("--complete goes with neither TEXT nor --json")
     if options.complete is None and (options.persona is not None or options.max_tokens is not None):
         parser.error("--persona and --max-tokens go with --complete")
-    if not options.timeout > 0:
-        parser.error("--timeout must be above 0")
+    try:
+        _checked_timeout(options.timeout)
+    except ValueError as exc:
+        parser.error(f"--{exc}")
     if options.complete is None and not options.texts:
         if sys.stdin is None or sys.stdin.isatty():
             parser.error("no text is given")

@@ -90,6 +90,14 @@ def test_half_a_character_or_a_number_among_the_texts_is_refused_and_nothing_sen
         assert service.requests == []
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e99])
+def test_a_timeout_that_no_socket_can_wait_for_is_refused(timeout: float) -> None:
+    for ask in (embed, complete):
+        with pytest.raises(ValueError, match=r"timeout is .*; allowed: seconds above 0, at most 86400 \(a day\)"):
+            ask("a", url="http://127.0.0.1:1", timeout=timeout)
+    assert Client("http://127.0.0.1:1", timeout=86_400).timeout == 86_400
+
+
 def test_complete_returns_the_text_and_sends_only_what_was_given() -> None:
     with PlayedService() as service:
         assert complete("Why?", url=service.url) == "Because it is."

@@ -149,11 +149,19 @@ def test_no_service_is_one_line_with_the_command_that_starts_it() -> None:
 
 @pytest.mark.parametrize("arguments", [
     ["--complete", "a", "text"], ["--complete", "a", "--json"], ["--complete", "a", "--compare"],
-    ["--persona", "p", "a"], ["--timeout", "0", "a"], ["--timeout", "nan", "a"], ["--nonsense"]])
+    ["--persona", "p", "a"], ["--nonsense"]])
 def test_a_wrong_command_line_is_exit_code_2(arguments: list[str]) -> None:
     result = run("http://127.0.0.1:1", *arguments)
     assert result.code == 2
     assert "usage: embed_client.py" in result.err
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e99", "86401"])
+def test_a_timeout_that_no_socket_can_wait_for_is_exit_code_2(timeout: str) -> None:
+    result = run("http://127.0.0.1:1", "--timeout", timeout, "a")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith(f"error: --timeout is {float(timeout):g}; allowed: seconds above 0, at most 86400 "
+                               "(a day)\n")
 
 
 def test_a_wrong_address_or_key_is_one_line() -> None:
