@@ -99,10 +99,17 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--undo", action="store_true", help="use the wheel's again")
     tune.add_argument("--library", metavar="PATH", type=Path, help="compare and measure this one instead: libllama's "
                                                                    "file, or its folder")
-    tune.add_argument("--gain", metavar="X", type=float, help="how many times as fast prompts have to be evaluated")
+    tune.add_argument("--gain", metavar="X", type=_gain, help="how many times as fast prompts have to be evaluated")
     tune.set_defaults(run=_tune)
     commands.add_parser("doctor", help="tell what is in place and what is missing").set_defaults(run=_doctor)
     return made
+
+
+def _gain(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"it is {text!r}; allowed: a number above 0, such as 1.1")
 
 
 def _understood(arguments: Sequence[str]) -> argparse.Namespace:

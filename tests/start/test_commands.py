@@ -40,7 +40,9 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [
     ["nonsense"], ["-x"], ["pull"], ["pull", "a", "b"], ["doctor", "a"], [""], ["key"], ["key", "add"],
-    ["key", "list", "a"], ["key", "show", "a"], ["--prot", "7000"], ["--port"], ["serve", "7000"]])
+    ["key", "list", "a"], ["key", "show", "a"], ["--prot", "7000"], ["--port"], ["serve", "7000"],
+    ["tune", "--gain", "-1"], ["tune", "--gain", "0"], ["tune", "--gain", "nan"], ["tune", "--gain=-inf"],
+    ["tune", "--gain", "inf"], ["tune", "--gain", "much"]])
 def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: list[str], real_tree: Tree) -> None:
     before = names(real_tree.folder)
     result = real_tree.run(*arguments)
@@ -48,7 +50,8 @@ def test_a_wrong_command_is_answered_with_the_usage_and_exit_code_2(arguments: l
     assert "usage: start.sh" in result.err and "Traceback" not in result.err
     # What is possible in its place is named.
     meant = {("nonsense",): "doctor", ("key",): "remove", ("--prot", "7000"): "is --port meant?"}
-    assert meant.get(tuple(arguments), "") in result.err
+    gain = "allowed: a number above 0, such as 1.1" if arguments[:1] == ["tune"] else ""
+    assert meant.get(tuple(arguments), gain) in result.err
     assert names(real_tree.folder) == before
 
 
