@@ -1,4 +1,7 @@
-"""The forms that a setting's text may have. Each is a function that returns the value, or raises Refused."""
+"""The forms that a setting's text may have. Each is a function that returns the value, or raises Refused.
+
+Digits are those of ASCII: Python's own `int` and `\\d` take every script's, and `float` underscores between them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Refused(ValueError):
 def integer(low: int, high: int) -> Callable[[str], int]:
     """Accept whole numbers."""
     def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not low <= int(text) <= high:
             raise Refused(f"a whole number from {low} to {high}")
         return int(text)
 
@@ -31,7 +34,7 @@ def span(low: int, high: int) -> Callable[[str], tuple[int, int]]:
     """Accept a whole number, or two with a dash between them, the smaller first."""
     def parse(text: str) -> tuple[int, int]:
         allowed = f"a whole number from {low} to {high}, or two such as 1-4"
-        if not re.fullmatch(r"\d{1,9}(\s*-\s*\d{1,9})?", text):
+        if not re.fullmatch(r"[0-9]{1,9}(\s*-\s*[0-9]{1,9})?", text):
             raise Refused(allowed)
         first, *rest = map(int, text.split("-"))
         last = rest[0] if rest else first
@@ -42,13 +45,13 @@ def span(low: int, high: int) -> Callable[[str], tuple[int, int]]:
     return parse
 
 
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
+
+
 def seconds(low: float, high: float) -> Callable[[str], float]:
     """Accept numbers of seconds."""
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = float(text) if _NUMBER.fullmatch(text) else math.nan
         if not low <= value <= high:
             raise Refused(f"a number of seconds from {low:g} to {high:g}")
         return value
@@ -56,7 +59,7 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
-_SIZE = re.compile(r"(\d{1,15})\s*([KMG]?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15})\s*([KMG]?)B?", re.IGNORECASE | re.ASCII)
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -76,7 +79,7 @@ def share_of_memory(text: str) -> int:
     """Accept a part of this machine's memory, a size, or `none`, which is no limit; return bytes, 0 for none."""
     if text.lower() == "none":
         return 0
-    if match := re.fullmatch(r"([1-9]\d?|100)%", text):
+    if match := re.fullmatch(r"([1-9][0-9]?|100)%", text):
         return memory_size() * int(match[1]) // 100
     try:
         return size(1 << 20, 1 << 50)(text)
@@ -146,9 +149,9 @@ def address(text: str) -> str:
 
 def ray_address(text: str) -> str:
     """Accept where the head of a Ray cluster is, or nothing; 6379 is Ray's port."""
-    if text and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?", text):
+    if text and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", text):
         raise Refused("HOST or HOST:PORT")
-    return text if not text or re.search(r":\d+$", text) else f"{text}:6379"
+    return text if not text or re.search(r":[0-9]+$", text) else f"{text}:6379"
 
 
 def route(text: str) -> str:

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "RUN_FOLDER_NAME": (["a\0b"], "the path of a folder"),
     "ISOLATION": (["thread", "forks"], "auto, fork, respawn, none"),
     "SERVE_ON": (["here", "rays"], "this, ray"),
-    "RAY_ADDRESS": (["ray://a:1", "a b", "a:port"], "HOST or HOST:PORT"),
+    "RAY_ADDRESS": (["ray://a:1", "a b", "a:port", "a:\u0663"], "HOST or HOST:PORT"),
     "REPLICAS": (["-1", "0", "4-1", "1-1001", "some", "1-2-3"], "a whole number from 0 to 1000, or two such as 1-4"),
     "REPLICA_THREADS": (["0", "257", "auto"], "a whole number from 1 to 256"),
     "CHAT_PROCESSES": (["0", "65", "two", "1.0"], "a whole number from 1 to 64"),
@@ -115,6 +115,25 @@ def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allo
     assert REFUSED[name][1] in message.partition("; allowed: ")[2]
     assert (value in message) is False if name in ("API_KEYS", "HF_TOKEN") else repr(value.strip()) in message
     assert "\n" not in message and "\0" not in message
+
+
+@pytest.mark.parametrize("number", ["1", "100", "0.5", "1-4", "100MB", "50%"])
+def test_a_number_is_written_in_digits_of_ascii(number: str) -> None:
+    other_digits = [number.translate({ord(digit): first + int(digit) for digit in "0123456789"})
+                    for first in (0x660, 0xFF10)]  # Arabic, and full width
+    found = 0
+    for name in names():
+        try:
+            value = getattr(parse({name: number}), name.lower())
+        except SettingError:
+            continue
+        if all(type(part) in (int, float) for part in (value if isinstance(value, tuple) else [value])):
+            found += 1
+            for text in (*other_digits, f"{number[0]}_{number[1:]}", "\N{KELVIN SIGN}".join(number.split("M"))):
+                if text != number:
+                    with pytest.raises(SettingError, match=f"{name} is "):
+                        parse({name: text})
+    assert found
 
 
 @pytest.mark.parametrize("name", REFUSED)
