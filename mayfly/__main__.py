@@ -121,15 +121,36 @@ def _understood(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def look_at(arguments: Sequence[str]) -> None:
-    """End with a sentence and exit code 2 if a command can't be meant so, before start.sh installs anything."""
+    """End with a sentence, and the exit code that it would have then, if a command can't be meant so, before start.sh
+    installs anything."""
     chosen = _understood(arguments)
     try:
         if chosen.run is _serve:
             settings.refuse_early(flags.read(arguments[1:]))
+        elif chosen.run is _embed_file:
+            _look_at_files(chosen.source, chosen.output)
     except SettingError as exc:
         for line in str(exc).splitlines():
             print(f"mayfly: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if chosen.run is _serve else 1) from None
+
+
+def _look_at_files(source: Path, output: Path) -> None:
+    """Raises:
+        SettingError: the one can't be read, or the other one can't be written. What is in them takes packages.
+    """
+    import tempfile
+
+    try:
+        source.open("rb").close()
+    except OSError as exc:
+        raise SettingError(f"{source} can't be read ({exc.strerror})") from exc
+    try:
+        if output.exists():
+            raise SettingError(f"{output} is there already")
+        tempfile.TemporaryFile(dir=output.absolute().parent).close()
+    except OSError as exc:
+        raise SettingError(f"{output} can't be written ({exc.strerror})") from exc
 
 
 def _serve(_: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -191,6 +212,7 @@ def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
     found = settings.load_settings(flags={name: text for name, text in given.items() if text is not None})
     if not found.embed_model:
         raise SettingError("EMBED_MODEL is 'none'; allowed: --embed-model NAME")
+    _look_at_files(chosen.source, chosen.output)
     if importlib.util.find_spec("ray") is None:
         raise SettingError("embed-file needs Ray, and that isn't installed; 'python3 start.sh embed-file' installs it, "
                            "or pip install -r requirements-ray.txt")

@@ -104,6 +104,19 @@ def test_a_wrong_setting_in_the_environment_is_told_before_anything_is_installed
     assert names(real_tree.folder) == before
 
 
+def test_files_that_embed_file_cannot_use_are_told_before_anything_is_installed(real_tree: Tree) -> None:
+    texts, vectors = str(real_tree.write("texts.txt", "a\n")), str(real_tree.write("vectors.npy", ""))
+    before = names(real_tree.folder)
+    new = str(real_tree.folder / "new.npy")
+    for source, output, said in ((vectors[:-4], new, f"{vectors[:-4]} can't be read (No such file or directory)"),
+                                 (str(real_tree.folder), new, f"{real_tree.folder} can't be read (Is a directory)"),
+                                 (texts, vectors, f"{vectors} is there already"),
+                                 (texts, f"{texts}/new.npy", f"{texts}/new.npy can't be written (Not a directory)"),
+                                 (texts, f"{new}/new", f"{new}/new can't be written (No such file or directory)")):
+        assert real_tree.run("embed-file", source, output) == (1, "", f"mayfly: {said}\n")
+    assert names(real_tree.folder) == before
+
+
 def test_the_version_is_told_before_anything_is_installed(real_tree: Tree) -> None:
     before = names(real_tree.folder)
     result = real_tree.run("--version")

@@ -70,6 +70,7 @@ def test_other_texts_and_another_model_are_not_gone_on_with(texts: Texts, tmp_pa
 
 def test_without_ray_it_says_how_to_get_it(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['ray'] = None; from mayfly.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    said = subprocess.run([sys.executable, "-c", hidden, "embed-file", "texts.txt", str(tmp_path / "out.npy")],
+    (tmp_path / "texts.txt").touch()
+    said = subprocess.run([sys.executable, "-c", hidden, "embed-file", tmp_path / "texts.txt", tmp_path / "out.npy"],
                           capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1 and said.stderr.startswith("mayfly: embed-file needs Ray"), said.stderr
