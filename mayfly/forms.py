@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mayfly import keys
+from mayfly.compat.files import open_utf8
 from mayfly.compat.memory import memory_size
 
 
@@ -180,7 +181,7 @@ def api_keys(text: str) -> tuple[str, ...]:
 
 def _in_file(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = open_utf8(path).read()
     except (OSError, ValueError) as exc:
         raise Refused(f"{keys.ALLOWED}; {keys.FILE}{path} can't be read: {getattr(exc, 'strerror', None) or exc}"
                       ) from exc

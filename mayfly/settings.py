@@ -21,6 +21,7 @@ from typing import Any
 
 from mayfly import forms, places
 from mayfly.compat.cores import core_limit
+from mayfly.compat.files import open_utf8
 from mayfly.engines import backends
 from mayfly.errors import SettingError
 
@@ -334,15 +335,13 @@ def written(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     # spelling.py names what dotenv would warn of.
     logging.getLogger("dotenv.main").setLevel(logging.ERROR)
     try:
-        # It is opened here, since dotenv takes what is no file for an empty one. Editors on Windows begin a file with a
-        # byte-order mark, which would become a part of the first name.
-        with file.open(encoding="utf-8-sig") as stream:
-            lines = dotenv_values(stream=stream, interpolate=False)
+        # It is opened here, since dotenv takes what is no file for an empty one.
+        lines = dotenv_values(stream=open_utf8(file), interpolate=False)
     except (FileNotFoundError, NotADirectoryError):
         if not environ.get("MAYFLY_ENV"):
             return {}
         raise SettingError(f"{named} doesn't exist; allowed: the path of a .env file") from None
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         # Docker makes a folder where a file that it is to mount is missing.
         why = "is a folder" if file.is_dir() else f"can't be read: {getattr(exc, 'strerror', None) or exc}"
         raise SettingError(f"{named} {why}; allowed: a file of NAME=VALUE lines, in UTF-8") from exc
@@ -356,9 +355,8 @@ def lines_without_value(environ: Mapping[str, str] | None = None) -> list[int]:
     file = env_file(environ)
     if not file.exists():
         return []
-    with file.open(encoding="utf-8-sig") as lines:
-        return [binding.original.line + _blank_lines(binding.original.string) for binding in parse_stream(lines)
-                if binding.error or (binding.key is not None and binding.value is None)]
+    return [binding.original.line + _blank_lines(binding.original.string) for binding in parse_stream(open_utf8(file))
+            if binding.error or (binding.key is not None and binding.value is None)]
 
 
 def _blank_lines(text: str) -> int:

@@ -1,14 +1,38 @@
-"""Files: made safely, locked, and how many may be open."""
+"""Files: read as text, made safely, locked, and how many may be open."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from mayfly.compat.process import WINDOWS
+
+
+def open_utf8(path: Path) -> io.StringIO:
+    """Return what is in a file that people write, its line breaks as \\n, without the byte-order mark that editors on
+    Windows begin it with.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: a line of it isn't UTF-8.
+    """
+    return io.StringIO(decode_utf8(path.read_bytes()).removeprefix("\ufeff"), newline=None)
+
+
+def decode_utf8(content: bytes) -> str:
+    """Return what is in a file that people write.
+
+    Raises:
+        ValueError: a line of it isn't UTF-8; the message says which, for what editors show is no position in bytes.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"line {len(content[:exc.start + 1].splitlines())} isn't UTF-8") from exc
 
 
 def open_new(path: Path, mode: int = 0o600) -> int:

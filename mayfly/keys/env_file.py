@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mayfly.compat.files import lock_now, open_new
+from mayfly.compat.files import decode_utf8, lock_now, open_new
 from mayfly.compat.process import WINDOWS
 from mayfly.errors import SettingError
 
@@ -97,11 +97,11 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return decode_utf8(path.read_bytes())
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingError(f"{path} can't be read: {exc}") from exc
+    except (OSError, ValueError) as exc:
+        raise SettingError(f"{path} can't be read: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def _last(text: str, path: Path) -> re.Match[str] | None:

@@ -42,8 +42,8 @@ def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
     for wrong in (f"@{tmp_path / 'absent'}", f"@{tmp_path}"):
         with pytest.raises(SettingError, match=r"API_KEYS.*can't be read: .*irectory"):
             load_settings({"API_KEYS": wrong})
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingError, match="can't be read"):
+    file.write_bytes(b"one-key-1\nk\xfcche:two-key-2\n")
+    with pytest.raises(SettingError, match="can't be read: line 2 isn't UTF-8"):
         load_settings({"API_KEYS": f"@{file}"})
 
 

@@ -65,6 +65,15 @@ def test_a_file_that_is_there_is_left_as_it_is(content: str, folder: Path) -> No
     assert (folder / ".env").read_text() == content
 
 
+def test_a_file_that_is_no_text_is_told_with_its_line_and_left_as_it_is(folder: Path) -> None:
+    content = "API_KEYS=\n# f\xfcr mich\n".encode("latin-1")
+    (folder / ".env").write_bytes(content)
+    for ask in (env_file.entries, lambda path: env_file.change(path, lambda entries: entries)):
+        with pytest.raises(SettingError, match=r"\.env can't be read: line 2 isn't UTF-8"):
+            ask(folder / ".env")
+    assert (folder / ".env").read_bytes() == content
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 def test_a_link_in_its_place_is_not_followed(folder: Path) -> None:
     (folder / ".env").symlink_to(folder / "somewhere")

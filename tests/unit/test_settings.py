@@ -168,13 +168,13 @@ def test_an_address_for_others_without_a_key_is_refused_at_start(address: str, t
     assert parse({"LISTEN_IP": address, "API_KEYS": "a-key-of-some-length"}).listen_ip == address
 
 
-@pytest.mark.parametrize(("kind", "said"), [("absent", "doesn't exist"), ("no text", "can't be read"),
+@pytest.mark.parametrize(("kind", "said"), [("absent", "doesn't exist"), ("no text", "line 3 isn't UTF-8"),
                                             ("folder", "is a folder"), ("socket", "can't be read")])
 def test_an_env_file_that_is_absent_or_no_text_is_one_line_and_exit_code_2(
         kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     if kind == "no text":
-        Path("my.env").write_bytes(b"DEBUG=\xff\xfe\n")
+        Path("my.env").write_bytes("N_CTX=512\r\n\r\n# f\xfcr mich\r\n".encode("latin-1"))
     elif kind == "folder":
         Path("my.env").mkdir()
     elif kind == "socket":
