@@ -64,6 +64,7 @@ ACTIVE = sys.prefix != sys.base_prefix  # a virtual environment, which is used a
 USAGE = """\
 usage: start.sh [--OPTION ...]    set up what is missing, then run the service; serve --help names the options
        start.sh test [ARG ...]    set up, then run the tests (arguments go to pytest)
+       start.sh ensure            set up, then make the configured models ready, as a start does
        start.sh pull NAME         set up, then fetch a completion model into MODEL_PATH
        start.sh key add NAME      make a key for callers from elsewhere; key list, key remove NAME
        start.sh embed-file IN OUT    set up, then write the vectors of a file's texts, on a Ray cluster
@@ -281,7 +282,7 @@ def main(arguments):
     if arguments[:1] in (["--help"], ["-h"]):
         put(USAGE)
         return 0
-    if action not in ("serve", "test", "pull", "key", "embed-file", "tune", "doctor"):
+    if action not in ("serve", "test", "ensure", "pull", "key", "embed-file", "tune", "doctor"):
         sys.stderr.write("start.sh: there is no command %r\n%s" % (action, USAGE))
         return 2
     rest = arguments[1:] if arguments[:1] == [action] else arguments

@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
                         epilog="Settings are in .env, in the folder that MAYFLY_HOME names, else in ~/.mayfly; in a "
                                "clone they are in the clone.")
     made.add_argument("--version", action="version", version=f"mayfly {__version__}")
-    commands = made.add_subparsers(required=True, metavar="serve|ensure|pull|key|embed-file|tune|doctor")
+    its_own = "test|" if places.PROGRAM == "start.sh" else ""
+    commands = made.add_subparsers(required=True, metavar=its_own + "serve|ensure|pull|key|embed-file|tune|doctor")
     for name, run, what in (("serve", _serve, "run the service"),
                             ("ensure", _ensure, "make the models ready, if they aren't")):
         flags.add_to(commands.add_parser(name, help=what, allow_abbrev=False)).set_defaults(run=run)

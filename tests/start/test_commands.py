@@ -130,7 +130,10 @@ def test_help_is_the_usage_and_changes_nothing(argument: str, real_tree: Tree) -
     result = real_tree.run(argument)
     assert (result.code, result.err) == (0, "")
     assert all(word in result.out for word in ("start.sh test", "start.sh pull NAME", "start.sh doctor"))
-    for command in ("serve", "pull", "key", "test"):
+    listed = set(re.findall(r"start\.sh ([a-z-]+)", result.out))
+    [others] = re.findall(r"[a-z-]+(?:\|[a-z-]+)+", real_tree.run("--foo").err)
+    assert set(others.split("|")) == listed | {"serve"}
+    for command in others.split("|"):
         result = real_tree.run(command, argument)
         assert (result.code, result.err) == (0, "")
         assert result.out.startswith(f"usage: start.sh {command}")
@@ -167,7 +170,7 @@ def test_the_tests_have_requirements_of_their_own_which_a_start_does_not_need(eq
 def test_commands_and_options_are_handed_on_as_they_are_to_a_process_where_the_person_is(
         ready_tree: Tree, tmp_path: Path) -> None:
     for line, handed in ((["pull", "some model.gguf"], ["pull", "some model.gguf"]), (["doctor"], ["doctor"]),
-                         (["tune", "--undo"], ["tune", "--undo"]),
+                         (["tune", "--undo"], ["tune", "--undo"]), (["ensure"], ["ensure"]),
                          ([], ["serve"]), (["--port", "7000"], ["serve", "--port", "7000"]),
                          (["serve", "--api-keys=@keys"], ["serve", "--api-keys=@keys"]),
                          (["serve", "--help"], ["serve", "--help"])):
