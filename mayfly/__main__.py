@@ -232,7 +232,8 @@ def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _key(chosen: argparse.Namespace, _: Sequence[str]) -> None:
-    _make_env_file()
+    if chosen.action == "add":
+        _make_env_file()
     path = settings.env_file()
     advice = "the keys in it are those that count"
     if chosen.action == "list":

@@ -43,6 +43,8 @@ def change(path: Path, edit: Callable[[list[str]], list[str]]) -> None:
     """
     path = path.resolve()
     try:
+        if not path.exists():
+            edit([])  # what is refused leaves no file behind
         with contextlib.suppress(FileExistsError):
             os.close(open_new(path))
         with _alone(path):

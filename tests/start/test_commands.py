@@ -226,6 +226,15 @@ def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(re
     assert real_tree.run("key", "remove", "nobody").code == 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"MAYFLY_ENV": "mine.env"}], ids=["home", "named"])
+def test_a_key_command_that_only_reads_or_is_refused_makes_no_file(settings: dict[str, str], real_tree: Tree) -> None:
+    before = names(real_tree.folder), names(real_tree.folder.parent)
+    assert real_tree.run("key", "list", **settings) == (0, "no keys\n", "")
+    assert real_tree.run("key", "remove", "nobody", **settings) == (
+        1, "", "mayfly: there is no key named 'nobody'; the names are: none\n")
+    assert (names(real_tree.folder), names(real_tree.folder.parent)) == before
+
+
 def test_no_env_file_is_made_where_mayfly_env_names_another(real_tree: Tree) -> None:
     assert real_tree.run("key", "add", "backend", MAYFLY_ENV="mine.env").code == 0
     assert "backend" in real_tree.run("key", "list", MAYFLY_ENV="mine.env").out
