@@ -92,6 +92,8 @@ def open_streams():
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one's
             os.set_inheritable(opened, True)
             setattr(sys, name, open(opened, mode))
+    if sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path with what the terminal's encoding hasn't
 
 
 def put(text):
@@ -129,7 +131,8 @@ def environment_python(folder):
 def environment_version(folder):
     """Return the (major, minor) of the Python that made the environment, or None if it doesn't say."""
     file = pathlib.Path(folder, "pyvenv.cfg")
-    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(\d+)\.(\d+)", file.read_text() if file.exists() else "")
+    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(\d+)\.(\d+)", 
+                      file.read_text(encoding="utf-8", errors="replace") if file.exists() else "")
     return (int(match.group(1)), int(match.group(2))) if match else None
 
 
@@ -315,6 +318,8 @@ if __name__ == "__main__":
     # Without this pip would be left running behind us.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     open_streams()
+    # Paths go from process to process in UTF-8. In another encoding, as C's, Python would read them as half characters.
+    os.environ["PYTHONUTF8"] = "1"
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import os
 import signal
 import socket
@@ -165,7 +166,7 @@ def signal_name(number: int) -> str:
 
 def open_standard_streams() -> None:
     """Open what is closed of descriptors 0 to 2, on nothing (`>&-` closes them): the next socket would get the number,
-    and a child that it is handed to has a pipe of that number."""
+    and a child that it is handed to has a pipe of that number. What the terminal's encoding hasn't is written out."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -174,6 +175,8 @@ def open_standard_streams() -> None:
             os.set_inheritable(opened, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_out(text: str = "", end: str = "\n") -> None:

@@ -226,6 +226,11 @@ def test_the_key_command_needs_no_set_up_and_keeps_the_key_of_the_first_start(re
     assert real_tree.run("key", "remove", "nobody").code == 1
 
 
+def test_what_the_terminal_s_encoding_has_not_is_written_out(real_tree: Tree) -> None:
+    real_tree.write(".env", "API_KEYS=@schl\xfcssel\n")
+    assert real_tree.run("key", "list", PYTHONIOENCODING="ascii") == (0, r"those in the file schl\xfcssel" "\n", "")
+
+
 @pytest.mark.parametrize("settings", [{}, {"MAYFLY_ENV": "mine.env"}], ids=["home", "named"])
 def test_a_key_command_that_only_reads_or_is_refused_makes_no_file(settings: dict[str, str], real_tree: Tree) -> None:
     before = names(real_tree.folder), names(real_tree.folder.parent)

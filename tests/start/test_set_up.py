@@ -307,6 +307,21 @@ def test_a_spoilt_environment_that_start_sh_made_is_made_anew(ready_tree: Tree) 
     assert result.out.endswith(service_line(ready_tree))
 
 
+@posix
+def test_a_path_may_have_what_the_locale_s_encoding_has_not(first_start: tuple[Tree, Result], tmp_path: Path) -> None:
+    tree = first_start[0].copy(tmp_path / "Kl\xf6n")
+    tree.borrow_pip(first_start[0])
+    lose_python(tree)
+    told = tree.run("doctor", PYTHONIOENCODING="ascii")
+    assert (told.code, told.err) == (1, "") and r"Kl\xf6n/.venv: its Python is gone" in told.out
+    plain = {"PYTHONUTF8": "0", "LC_ALL": "C"}
+    made = tree.run(**plain)
+    assert made.out.endswith(service_line(tree)), made
+    with (tree.folder / ".venv/pyvenv.cfg").open("a", encoding="utf-8") as file:  # as newer Pythons do
+        file.write(f"command = python3 -m venv {tree.folder / '.venv'}\n")
+    assert tree.run(**plain) == (7, service_line(tree), "")
+
+
 def test_an_environment_that_an_earlier_version_made_is_used_and_its_packages_are_looked_at_once(
         ready_tree: Tree) -> None:
     for path in (ready_tree.folder / ".venv").glob(".mayfly-installed-*"):
