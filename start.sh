@@ -131,8 +131,8 @@ def environment_python(folder):
 def environment_version(folder):
     """Return the (major, minor) of the Python that made the environment, or None if it doesn't say."""
     file = pathlib.Path(folder, "pyvenv.cfg")
-    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(\d+)\.(\d+)", 
-                      file.read_text(encoding="utf-8", errors="replace") if file.exists() else "")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(\d+)\.(\d+)", text)
     return (int(match.group(1)), int(match.group(2))) if match else None
 
 
