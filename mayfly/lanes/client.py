@@ -54,7 +54,7 @@ class SocketLane:
     Args:
         name: "embedding", "completion", or that of a lane that opens on demand.
         said: returns the watchdog's last word on the lane.
-        address: None for a lane that opens on demand and may leave: it is part of what is said, as long as it is there.
+        address: None if it is part of what is said, as long as the lane is there.
         queue_limit: calls that may wait, beside those being served, before QueueFull.
         served_at_once: calls that the lane serves at the same time.
         summon: tells the watchdog that this lane is wanted, if it opens on demand.
@@ -74,6 +74,7 @@ class SocketLane:
         self._most = queue_limit + served_at_once
         self._queue_limit = queue_limit
         kind, _, model = name.partition(":")
+        self._on_demand = bool(model)
         self._spoken = f"model {model}" if model else f"{kind} model"
         self._lock = threading.Lock()
         self._calls = 0
@@ -85,7 +86,7 @@ class SocketLane:
 
     def configured(self) -> bool:
         """See Lane."""
-        return True
+        return bool(self.said().get("state") != "off")
 
     def ready(self) -> bool:
         """See Lane."""
@@ -170,7 +171,7 @@ class SocketLane:
         """Return the error for a call that the lane can't serve: that of a file which its caller has named is his."""
         said = self.said()
         if said.get("unusable"):
-            of = ModelUnusable.of if self._address is None else LaneUnavailable.of
+            of = ModelUnusable.of if self._on_demand else LaneUnavailable.of
             return of(str(said.get("model")), f"{reason}{_report(said)}")
         return LaneUnavailable(f"the {self._spoken} is not available: {reason}{_report(said)}", retry_after=5)
 
@@ -378,7 +379,7 @@ class SocketCall:
             if not begun and said.get("state") != "ready":
                 raise self._lane.unavailable(str(said.get("reason") or "it is loading"))
             raise DeadlinePassed.of(begun)
-        if said.get("state") == "failing":
+        if said.get("state") in ("failing", "off"):
             raise self._lane.unavailable(str(said.get("reason") or "its process fails to start"))
         if self._connection is not None and self._lane.leaves(self._connection):
             self._drop()

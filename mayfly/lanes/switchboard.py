@@ -114,16 +114,19 @@ def supervised(spec: WebSpec, tell: Callable[[Want | Dismiss | Keep], None]) -> 
     """
     board = Board(spec.board)
     open_lane = functools.partial(SocketLane, queue_limit=spec.settings.queue_limit)
+    most = {"completion": spec.completions_at_once, "embedding": MOST_CALLS_HELD}
 
     def configured(name: str, told: LaneSpec) -> Lane:
-        if told.address is None:
+        if told.address is None and not told.model:
             return NoLane(told.missing)
-        return open_lane(name, lambda: board.lane(name), address=told.address, served_at_once=told.served_at_once)
+        # A port is another one when the lane has left and comes back; so is all of a lane that waits for its file.
+        fixed = told.address if told.address is not None and told.address.path else None
+        at_once = told.served_at_once if told.address is not None else most.get(name, 1)
+        return open_lane(name, lambda: board.lane(name), address=fixed, served_at_once=at_once)
 
     def new(name: str, model: str, kind: str) -> Lane:
-        at_once = {"completion": spec.completions_at_once, "embedding": MOST_CALLS_HELD}
         return open_lane(name, lambda: board.lane(name), summon=lambda: tell(Want(model)),
-                         served_at_once=at_once.get(kind, 1))
+                         served_at_once=most.get(kind, 1))
 
     return Switchboard({name: configured(name, told) for name, told in spec.lanes.items()},
                        {told.model: name for name, told in spec.lanes.items() if told.model},

@@ -104,7 +104,9 @@ def unconfigured(kind: str, setting: str) -> str:
 
 
 def public_name(file: str) -> str:
-    """Return the name by which callers know a model file: all-MiniLM-L6-v2 for each form of the default one."""
+    """Return the name by which callers know a model file, also if it is named without its ending: all-MiniLM-L6-v2 for
+    each form of the default one."""
+    file = store.file_name(file)
     folder, slash, last = file.rpartition("/")
     of = parts.part(last)
     suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), "")
@@ -167,8 +169,19 @@ class Inventory:
         path = store.find(self._model_path, name if model is None else model.file)
         if model is None:
             # One that isn't listed, because its name is hidden or long, can still be configured.
-            model = self._look(public_name(store.file_name(name)), store.file_name(name), path)
+            model = self._look(public_name(name), store.file_name(name), path)
         return model
+
+    def gone(self, path: Path) -> str:
+        """Return why the file of a model, by `Model.path`, can't be opened any more, or ""."""
+        file = path.relative_to(self._model_path).as_posix()
+        try:
+            store.find(self._model_path, file)
+        except store.ModelAbsent:
+            return f"{file} was removed from MODEL_PATH"
+        except ModelUnavailable as exc:
+            return str(exc)
+        return ""
 
     def _is_still(self, model: Model) -> bool:
         mark = parts.mark(model.path)

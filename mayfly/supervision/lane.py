@@ -94,6 +94,7 @@ class Lane:
         wanted_engine: EMBED_ENGINE or CHAT_ENGINE for its next process. Where a process died in native code while it
             loaded, auto has become gpt4all.
         left: it has been closed, and its processes are to end.
+        lost: why its model's file can't be had any more, or "": none of its processes is started again, and it leaves.
         positions: that its processes fill.
         places: in the thread budget.
         generations: its template's living generations, by number; the latest that came up is `generation`.
@@ -115,6 +116,7 @@ class Lane:
     wanted_engine: str = ""
     use: Use = field(default_factory=Use)
     left: bool = False
+    lost: str = ""
     positions: list[Position] = field(default_factory=list)
     places: tuple[int, ...] = ()
     starts: Starts = field(default_factory=Starts)

@@ -1,7 +1,7 @@
 """Which models stay loaded: lanes open when somebody asks for their model, and the least recently used idle one leaves.
 
 Decisions alone: a lane's sockets are opened and closed by `LaneSockets`, its processes started and ended by the
-supervisor. The models of EMBED_MODEL and MODEL_NAME never leave.
+supervisor. The models of EMBED_MODEL and MODEL_NAME leave only when their files do, and come with them again.
 
 A lane that comes up never leaves while it is in use. Whether it is in use is seen where it can't be lost: calls that
 wait are in its listening socket, and a process that takes one out marks its place in the thread budget before. Counts
@@ -39,6 +39,15 @@ class Sockets(Protocol):
 
     def open(self, name: str, model: str) -> Lane:
         """Open a lane; ModelUnavailable or OSError if it can't be."""
+
+    def open_come(self, now: float) -> list[Lane]:
+        """Open the lanes of configured models whose files have come."""
+
+    def absent(self) -> dict[str, dict[str, Any]]:
+        """Return the board's word on configured models that have no lane."""
+
+    def lost(self, lane: Lane) -> str:
+        """Return why a lane's model has no file any more, or ""."""
 
     def version(self, model: str) -> object:
         """Return what changes with a model's file; None if there is none."""
@@ -103,6 +112,11 @@ class Residency:
         if name in lanes:
             lanes[name].use.keep = seconds
 
+    def loses_file(self, lane: Lane) -> bool:
+        """Tell whether a lane's model has no file any more, before a process is started; then the lane leaves."""
+        lane.lost = lane.lost or self._sockets.lost(lane)
+        return bool(lane.lost)
+
     def _wish(self, name: str, model: str, now: float) -> _Wish:
         wish = _Wish(name, model, 0, now)
         given_up = self._given_up.pop(name, None)
@@ -126,8 +140,9 @@ class Residency:
             leaving: those that were closed and whose processes haven't ended yet.
         """
         self._forget(now)
-        gone = [lane for lane in lanes.values() if lane.use.may_leave and (
-            self._tried_enough(lane, now) or self._has_to_leave(lane, now))]
+        gone = [lane for lane in lanes.values() if (
+            lane.lost and not self._in_use(lane)) or (lane.use.may_leave and (
+                self._tried_enough(lane, now) or self._has_to_leave(lane, now)))]
         for name in self._dismissed:
             self._wishes.pop(name, None)
         self._dismissed.clear()
@@ -135,7 +150,7 @@ class Residency:
             if not wish.refused and wish.model:
                 gone += self._make_room(wish, [lane for lane in lanes.values() if lane not in gone], [*leaving, *gone],
                                         now)
-        self._given_up.update((lane.name, lane) for lane in gone if lane.starts.failing)
+        self._given_up.update((lane.name, lane) for lane in gone if lane.starts.failing and not lane.lost)
         return gone
 
     def _has_to_leave(self, lane: Lane, now: float) -> bool:
@@ -150,6 +165,8 @@ class Residency:
     def to_open(self, lanes: dict[str, Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Open the lanes for which there is room; return them."""
         opened: list[Lane] = []
+        if not any(lane.name in self._sockets.absent() for lane in leaving):
+            opened += self._sockets.open_come(now)
         for wish in list(self._wishes.values()):
             there = [*lanes.values(), *opened]
             if wish.refused or (wish.model and self._shortage(wish, there, leaving)):
@@ -166,10 +183,11 @@ class Residency:
 
     def public(self) -> dict[str, dict[str, Any]]:
         """Return the board's word on models that are asked for and have no lane."""
-        return {wish.lane: {"state": "failing" if wish.refused else "waiting", "reason": wish.reason,
-                            "model": wish.model, **({"last_failure": wish.last_failure} if wish.last_failure else {}),
-                            **({"unusable": True} if wish.unusable else {})}
-                for wish in self._wishes.values()}
+        return {**self._sockets.absent(), **{
+            wish.lane: {"state": "failing" if wish.refused else "waiting", "reason": wish.reason,
+                        "model": wish.model, **({"last_failure": wish.last_failure} if wish.last_failure else {}),
+                        **({"unusable": True} if wish.unusable else {})}
+            for wish in self._wishes.values()}}
 
     def _forget(self, now: float) -> None:
         for wish in list(self._wishes.values()):

@@ -7,17 +7,23 @@ import itertools
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from mayfly.compat.sockets import readable
 from mayfly.engines.backends import Backend
 from mayfly.errors import ModelUnavailable
-from mayfly.models.inventory import Inventory, Model, unconfigured
+from mayfly.models import parts
+from mayfly.models.inventory import Inventory, Model, public_name, unconfigured
 from mayfly.settings import Settings
 from mayfly.supervision.lane import Lane
 from mayfly.wire.address import LaneAddress
 from mayfly.wire.board import VOCABULARY
 from mayfly.wire.calls import MOST_CALLS_HELD
 from mayfly.wire.spec import Kind, LaneSpec, configured
+
+# How often the files of configured models are looked for that aren't there (s). A file that is the same at two looks in
+# a row is taken for whole: it may be being copied.
+_LOOK = 1.0
 
 
 class LaneSockets:
@@ -36,6 +42,9 @@ class LaneSockets:
         self._files: dict[str, tuple[Path, os.stat_result]] = {}
         self.lanes: dict[str, Lane] = {}
         self.missing: dict[str, str] = {}
+        self._had: set[str] = set()
+        self._come: dict[str, parts.Mark] = {}
+        self._look_at = 0.0
         self._elsewhere: dict[str, LaneSpec] = {}
 
     def open_configured(self) -> dict[str, Lane]:
@@ -46,24 +55,52 @@ class LaneSockets:
             OSError: a socket can't be made.
         """
         for kind, model, setting in configured(self._settings):
-            try:
-                if not model:
-                    raise ModelUnavailable(unconfigured(kind, setting))
-                found = self._inventory.require(model)
-            except ModelUnavailable as exc:
-                self.missing[kind] = f"{exc} ({setting})" if model else str(exc)
-                continue
-            if self._settings.serve_on == "ray":
+            found = self._require(kind, model, setting)
+            if found is not None and self._settings.serve_on == "ray":
                 self._elsewhere[kind] = LaneSpec(None, model=found.id)
-            else:
-                # If the file is of the other kind, its worker says so.
-                self._open(kind, kind, kind, found)
+            elif found is not None:
+                self._open_always(kind, found)
         return dict(self.lanes)
+
+    def open_come(self, now: float) -> list[Lane]:
+        """Open the lanes of configured models whose files have come, or come back; return them. One whose socket can't
+        be made is tried again.
+        """
+        opened: list[Lane] = []
+        if now < self._look_at:
+            return opened
+        self._look_at = now + _LOOK
+        for kind, model, setting in self._awaited():
+            found = self._require(kind, model, setting)
+            before, self._come[kind] = self._come.get(kind, ()), parts.mark(found.path) if found is not None else ()
+            if found is not None and before == self._come[kind]:
+                with contextlib.suppress(OSError):
+                    opened.append(self._open_always(kind, found))
+        return opened
+
+    def absent(self) -> dict[str, dict[str, Any]]:
+        """Return the board's word on configured models that have no lane, for want of a file."""
+        return {kind: {"state": "failing" if kind in self._had else "off", "reason": self.missing[kind],
+                       "model": public_name(model)}
+                for kind, model, _ in self._awaited()}
+
+    def lost(self, lane: Lane) -> str:
+        """Return why a lane's model can't be had any more, or "". Of a file that is there its worker tells, but if the
+        model was only asked for: whoever asks for it again is told too."""
+        if lane.kind == "vocabulary":
+            return ""
+        try:
+            if not (gone := self._inventory.gone(lane.model_file)) and lane.use.may_leave:
+                self._find(lane.model)
+        except ModelUnavailable as exc:
+            return str(exc)
+        return gone
 
     def specs(self) -> dict[str, LaneSpec]:
         """Return what the web process is told of the configured models' lanes."""
         here = {name: lane.spec for name, lane in self.lanes.items()}
-        lacking = {name: LaneSpec(None, why) for name, why in self.missing.items()}
+        awaited: dict[str, str] = {kind: public_name(model) for kind, model, _ in self._awaited()}
+        lacking = {name: LaneSpec(None, why, awaited.get(name, "")) for name, why in self.missing.items()}
         told = {**here, **self._elsewhere, **lacking}
         return {name: told[name] for name, *_ in configured(self._settings)}
 
@@ -97,7 +134,11 @@ class LaneSockets:
 
     def close(self, name: str) -> None:
         """Close a lane's socket and remove its file. Calls that still wait there are told by its end."""
-        self.lanes.pop(name).listener.close()
+        lane = self.lanes.pop(name)
+        lane.listener.close()
+        if name in self._had:
+            self.missing[name] = lane.lost
+            self._look_at = 0.0
         path, made = self._files.pop(name, (None, None))
         if path is not None and _leads_to(path, made):
             with contextlib.suppress(OSError):
@@ -125,6 +166,30 @@ class LaneSockets:
     def waiting(self, name: str) -> bool:
         """Tell whether a call waits in a lane's socket for a worker to take it."""
         return readable(self.lanes[name].listener)
+
+    def _awaited(self) -> list[tuple[Kind, str, str]]:
+        """Return the configured models that have no lane here and get one when their files come; see `configured`."""
+        return [(kind, model, setting) for kind, model, setting in configured(self._settings)
+                if model and kind in self.missing and self._settings.serve_on != "ray"]
+
+    def _require(self, kind: Kind, model: str, setting: str) -> Model | None:
+        """Return a configured model; None if there is none, and `missing` says why."""
+        if not model:
+            self.missing[kind] = unconfigured(kind, setting)
+            return None
+        try:
+            return self._inventory.require(model)
+        except ModelUnavailable as exc:
+            then = "start again then" if self._settings.serve_on == "ray" else "it is loaded as soon as it is there"
+            self.missing[kind] = f"{exc}; {then} ({setting})"
+            return None
+
+    def _open_always(self, kind: Kind, model: Model) -> Lane:
+        # If the file is of the other kind, its worker says so.
+        lane = self._open(kind, kind, kind, model)
+        self._had.add(kind)
+        self.missing.pop(kind, None)
+        return lane
 
     def _find(self, model: str) -> Model:
         found = self._inventory.find(model)

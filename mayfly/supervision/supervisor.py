@@ -206,8 +206,8 @@ class Supervisor:
             lane.left = True
             for process in lane.processes():
                 process.end("ended", "", now)
-            why = f": {lane.starts.failing}" if lane.starts.failing else ""
-            self._records.journal.event(f"{lane.name} leaves{why}")
+            why = lane.lost or lane.starts.failing
+            self._records.journal.event(f"{lane.name} leaves" + (f": {why}" if why else ""))
         for lane in self._residency.to_open(self.lanes, self._leaving, now):
             self._records.journal.event(f"{lane.name} opens" + (f" as {lane.stem}" if lane.stem != lane.name else ""))
             self._join(lane)
@@ -216,6 +216,8 @@ class Supervisor:
 
     def _look(self, position: Position, now: float) -> None:
         process = position.process
+        if process is None and position.lane is not None and position.lane.lost:
+            return
         if process is None:
             if position.mended(now):
                 self._records.journal.event(f"{position.name}: its model's file is another one now; trying that")
@@ -236,6 +238,8 @@ class Supervisor:
 
     def _start(self, position: Position, now: float) -> None:
         lane = position.lane
+        if lane is not None and self._residency.loses_file(lane):
+            return
         number = 0 if lane is None else lane.take_number()
         name = f"{position.name}-{number}" if position.role == "once" else position.name
         process = Process(name, lane, number, self._run_folder / f"{name}.watchdog", now, turn=position.role != "once")
@@ -263,11 +267,14 @@ class Supervisor:
         lost = self._forks.lose_all(lane) if lane is not None else []
         lived_ready = now - process.ready_at if process.ready_at is not None else 0.0
         answered = process.calls > 0
+        if verdict == "failed_start" and lane is not None and self._residency.loses_file(lane):
+            verdict = "changed"  # it went while it was loaded
         if verdict == "spent" and position.role == "once":
             self._records.spent(process)
         elif verdict in ("changed", "spent", "ended"):
             what = process.reason or ("its model file was replaced" if verdict == "changed" else "it ended")
-            self._records.journal.event(f"{process.name}: {what}; starting it again")
+            if lane is None or not self._residency.loses_file(lane):
+                self._records.journal.event(f"{process.name}: {what}; starting it again")
             if verdict == "changed":
                 position.start_over(now)
             else:

@@ -72,8 +72,8 @@ class LaneSpec:
     """What the web process is told of a lane.
 
     Attributes:
-        address: None where no model is configured, and `missing` says so, or where it is served elsewhere.
-        model: the model's id.
+        address: None where there is no model, and `missing` says so, or where it is served elsewhere.
+        model: the model's id; "" if none is configured. One whose file isn't there is served as soon as it comes.
         served_at_once: calls that the lane serves at the same time.
     """
 

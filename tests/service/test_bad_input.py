@@ -339,6 +339,40 @@ def test_a_malformed_model_that_is_replaced_by_a_good_one_is_loaded_without_a_re
     assert service.complete("Hello")["response"]
 
 
+@pytest.mark.parametrize(("kind", "path", "body"), [("completion", ASK, {"prompt": "Hello"}),
+                                                     ("embedding", EMBED, {"input": TEXT})])
+def test_a_configured_model_is_loaded_when_its_file_comes_and_again_when_it_comes_back(
+        start: Callable[..., Service], model_path: Path, tmp_path: Path, kind: str, path: str,
+        body: dict[str, str]) -> None:
+    setting, other = ("MODEL_NAME", "EMBED_MODEL") if kind == "completion" else ("EMBED_MODEL", "MODEL_NAME")
+    name, named = scripts.write(tmp_path, name="late", kind=kind), {setting: "late.script.json"}
+    other_kind = "embedding" if kind == "completion" else "completion"
+    service = start(wait=False, **named, **{other: scripts.write(model_path, name="there", kind=other_kind)})
+    service.wait_listening()
+    until(lambda: service.lane(other_kind)["state"] == "ready", what="the other model")
+
+    def refused() -> str:
+        error = _error(service.post(path, body), 503)
+        assert error["code"] == "model_unavailable" and setting in error["message"]
+        return str(service.lane(kind)["state"])
+
+    ready = service.url + "/ready"
+    assert refused() == "off"
+    assert service.session.get(ready).status_code == 200  # it does what it can
+    for _ in range(2):
+        (tmp_path / name).rename(model_path / name)
+        until(lambda: service.lane(kind)["state"] == "ready", what="the model loaded")
+        assert service.post(path, body).status_code == service.session.get(ready).status_code == 200
+        assert service.post(path, {**body, "model": "late"}).status_code == 200
+        assert "model:late" not in service.health()["lanes"]
+        (model_path / name).rename(tmp_path / name)
+        until(lambda: service.lane(kind)["state"] == "failing", what="the model gone")
+        until(lambda: setting in service.lane(kind)["reason"], what="the reason")
+        assert refused() == "failing"
+        assert service.session.get(ready).status_code == 503
+    assert service.reports() == []
+
+
 def test_a_malformed_embedding_model_is_a_503_with_the_reason_and_completions_go_on(
         start: Callable[..., Service], model_path: Path) -> None:
     tiny_llama.malformed(model_path / "broken.gguf", "truncated_data")

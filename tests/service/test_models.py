@@ -227,6 +227,36 @@ def test_a_model_that_cannot_be_loaded_keeps_no_other_one_out(
     until(lambda: ask(service, "bad").status_code == 200, what="the mended file loaded")
 
 
+@pytest.mark.parametrize("isolation", ["fork", "respawn"])
+def test_a_loaded_model_whose_file_is_taken_away_leaves_without_a_failure(
+        played: Callable[..., Service], model_path: Path, tmp_path: Path, isolation: str) -> None:
+    service = played(ISOLATION=isolation)
+    file, away = model_path / "a.script.json", tmp_path / "away.script.json"
+
+    def lead_nowhere() -> None:
+        file.symlink_to("nowhere")
+
+    for put, said in ((lambda: None, "a.script.json was removed"), (file.mkdir, "isn't a file"),
+                      (lead_nowhere, "is a link to a file that isn't there")):
+        assert text(service, "a") == "I am a."
+        file.rename(away)
+        put()
+        until(lambda: "model:a" not in service.health()["lanes"], what="the model gone")
+        service.printed(f"model:a leaves: .*{said}")
+        refused = ask(service, "a")
+        # One that is listed can't be used.
+        listed = file.is_symlink()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            (400, "model_unusable") if listed else (404, "model_not_found"))
+        if listed:
+            file.unlink()
+        elif file.exists():
+            file.rmdir()
+        away.rename(file)
+    assert text(service, "a") == "I am a."
+    assert service.reports() == []
+
+
 def test_models_stay_loaded_while_the_web_process_is_replaced(played: Callable[..., Service]) -> None:
     service = played()
     text(service, "a")

@@ -89,6 +89,9 @@ class PlayedSockets:
         self.models = models
         self.waits: set[str] = set()
         self.versions: dict[str, int] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.gone: dict[str, str] = {}
+        self.isolation = "fork"
         self.opened: list[str] = []
         self.closed: list[str] = []
 
@@ -100,8 +103,19 @@ class PlayedSockets:
     def open(self, name: str, model: str) -> Lane:
         memory = self.memory(model)
         self.opened.append(name)
-        return Lane(name, model, "fork", stem=f"model{len(self.opened)}", memory=memory, address=LaneAddress(name),
-                    model_file=Path("/absent.gguf"))
+        return Lane(name, model, self.isolation, stem=f"model{len(self.opened)}", memory=memory,
+                    address=LaneAddress(name), model_file=Path("/absent.gguf"))
+
+    def open_come(self, now: float) -> list[Lane]:
+        come = [name for name in self.absent() if name not in self.gone]
+        return [self.lanes.setdefault(name, Lane(name, "", "none")) for name in come]
+
+    def absent(self) -> dict[str, dict[str, Any]]:
+        return {name: {"state": "failing", "reason": self.gone.get(name, "")}
+                for name in self.closed if ":" not in name and name not in self.lanes}
+
+    def lost(self, lane: Lane) -> str:
+        return self.gone.get(lane.name, "")
 
     def version(self, model: str) -> object:
         return self.versions.get(model)
@@ -436,6 +450,20 @@ def test_model_file_that_was_replaced_restarts_the_worker_at_once_without_a_repo
     assert rig.board("embedding")["restarts"]["crashed"] == 0
 
 
+@pytest.mark.parametrize("code", [exits.MODEL_CHANGED, exits.CANNOT_LOAD, -7], ids=["in time", "as it loads", "died"])
+def test_a_configured_model_whose_file_is_gone_has_no_process_until_the_file_is_there_again(
+        rig: Rig, code: int) -> None:
+    _, process = rig.spawner.latest("embedding") if code == exits.CANNOT_LOAD else rig.come_up("embedding")
+    rig.sockets.gone["embedding"] = "it was removed"
+    process.code = code
+    rig.rest(10)
+    assert rig.spawner.count("embedding") == 1
+    assert rig.board("embedding") == {"state": "failing", "reason": "it was removed"}
+    assert len(rig.reports()) == (code < 0)
+    rig.sockets.gone.clear()
+    assert rig.restart("embedding") < 1
+
+
 def test_a_file_that_replaces_one_that_worked_is_tried_as_if_none_had_failed(rig: Rig) -> None:
     for _ in range(10):
         rig.fail("embedding")
@@ -607,6 +635,39 @@ def test_a_model_leaves_once_it_has_been_idle_for_as_long_as_it_is_kept(many: Ri
     many.table[many.supervisor.lanes["model:a"].places[0]] = 0
     many.tick()
     assert many.lanes() == set() and {"embedding", "completion"} <= set(many.supervisor.lanes)
+
+
+def test_a_model_whose_file_is_gone_leaves_at_once_whoever_waits_and_its_end_is_no_failure(many: Rig) -> None:
+    many.sockets.versions["a"] = 1
+    many.want("a")
+    many.tick()
+    _, process = many.come_up("model1")
+    many.sockets.gone["model:a"] = "it was removed"
+    many.sockets.waits = {"model:a"}
+    process.code = exits.MODEL_CHANGED
+    many.tick()
+    assert many.lanes() == set() and many.spawner.count("model1") == 1
+    assert many.reports() == []
+    many.tick()
+    many.sockets.gone.clear()
+    many.want("a")  # the same file, put back
+    assert many.lanes() == {"a"}
+
+
+def test_a_model_whose_file_is_gone_stays_while_another_of_its_processes_answers(many: Rig) -> None:
+    many.sockets.isolation = "respawn"
+    many.want("a")
+    many.tick()
+    (first, _, process), (_, _, other) = many.spawner.started[-2:]
+    answering = many.supervisor.lanes["model:a"].positions[1].places[0]
+    many.table[answering] = 1
+    many.sockets.gone["model:a"] = "it was removed"
+    process.code = exits.MODEL_CHANGED
+    many.rest(1)
+    assert many.lanes() == {"a"} and other.said == [] and first.process is None
+    many.table[answering] = 0
+    many.tick()
+    assert many.lanes() == set() and other.said == ["terminate"]
 
 
 def test_a_model_in_use_never_leaves_and_who_asks_waits(many: Rig) -> None:
