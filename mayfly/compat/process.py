@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,16 +218,3 @@ def wake_on_signal(handler: Callable[[], None]) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda _number, _frame: handler())
-
-
-@contextlib.contextmanager
-def keep_sigterm() -> Iterator[None]:
-    """Have SIGTERM call who listens to it now, after what is done meanwhile too. On Linux alone; in any thread, where
-    Python's own `signal` works in one."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    kept = ctypes.create_string_buffer(1024)  # more than a struct sigaction takes anywhere
-    libc.sigaction(signal.SIGTERM, None, kept)
-    try:
-        yield
-    finally:
-        libc.sigaction(signal.SIGTERM, kept, None)

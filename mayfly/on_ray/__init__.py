@@ -1,5 +1,6 @@
 """Lanes on a Ray cluster: `serve --on ray`. Nothing else imports ray, which is in requirements-ray.txt.
 
-The web process and its watchdog are those of every mayfly. Its lanes ask replicas, which Ray Serve starts, replaces and
-counts; each hosts one model under a supervisor of its own, so that what kills a model's process kills no replica.
+The web process and its watchdog are those of every mayfly, but that the web process has a driver, which is connected to
+Ray. Its lanes ask replicas, which Ray Serve starts, replaces and counts; each hosts one model under a supervisor of its
+own, so that what kills a model's process kills no replica.
 """

@@ -22,7 +22,9 @@ from mayfly.flow import Flow, Wait, drive
 from mayfly.lanes.lane import Lane, LaneCall
 from mayfly.models.inventory import Inventory
 from mayfly.on_ray import node
+from mayfly.on_ray.cluster import Cluster
 from mayfly.on_ray.files import FLOAT, Texts, Vectors
+from mayfly.on_ray.lanes import RayLane
 from mayfly.settings import Settings
 from mayfly.wire.calls import MOST_CALLS_HELD, EmbedCall, Embeddings
 
@@ -30,7 +32,6 @@ from mayfly.wire.calls import MOST_CALLS_HELD, EmbedCall, Embeddings
 # for the next texts to be there when some are done.
 _TEXTS, _CALLS = 64, 6
 _TELLS = 5.0
-_PATIENCE = 15.0
 
 
 def embed_file(settings: Settings, source: Path, output: Path) -> int:
@@ -49,16 +50,12 @@ def embed_file(settings: Settings, source: Path, output: Path) -> int:
         if vectors.done < texts.count:
             address = settings.ray_address or closing.enter_context(
                 node.started(Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="mayfly-ray-")))))
-            # Not before: Ray reads what `node` puts into the environment as it is imported.
-            from mayfly.on_ray.cluster import Cluster
-            from mayfly.on_ray.lanes import RayLane
-
             cluster = Cluster(dataclasses.replace(settings, ray_address=address))
             closing.callback(cluster.close)
             name = f"bulk:{model}"
             lane = RayLane(cluster, cluster.add(name, model, "embedding", MOST_CALLS_HELD, stays=False),
                            queue_limit=settings.queue_limit, served_at_once=MOST_CALLS_HELD * settings.replicas[1])
-            closing.callback(cluster.dismiss, name, _PATIENCE)
+            closing.callback(cluster.dismiss, name)
             try:
                 collections.deque(drive(job.flow(lane)), maxlen=0)
             except CallError as exc:

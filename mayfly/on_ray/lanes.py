@@ -24,9 +24,8 @@ class RayLane(SocketLane):
     report_patience = 0.0
 
     def __init__(self, cluster: Cluster, deployed: Deployed, *, queue_limit: int, served_at_once: int) -> None:
-        super().__init__(deployed.name, lambda: cluster.status(deployed), queue_limit=queue_limit,
-                         served_at_once=served_at_once, summon=self._want)
-        self._deployed = deployed
+        super().__init__(deployed.told.name, lambda: cluster.status(deployed), queue_limit=queue_limit,
+                         served_at_once=served_at_once, summon=lambda: cluster.want(deployed))
         self._lines = deployed.lines
 
     def connect(self, call: Call, *, in_pieces: bool) -> socket.socket | None:
@@ -50,9 +49,6 @@ class RayLane(SocketLane):
         """See SocketLane: a replica may have gone, or another have room."""
         assert isinstance(connection, Line)
         return self._lines.leaves(connection)
-
-    def _want(self) -> None:
-        self._deployed.wanted = True
 
 
 def affinity(call: Call) -> str:

@@ -15,9 +15,6 @@ from mayfly.on_ray.affinity import ranked
 from mayfly.on_ray.door import hello, watch
 from mayfly.wire.calls import MOST_CALLS_HELD
 
-#: The ids of the replicas that serve, by the name of their application: what Serve tells whoever has a handle
-#: (`roster.py`).
-SERVING: dict[str, frozenset[str]] = {}
 # When a connection breaks off others are asked first, for so long (s): Ray needs a while to see a death.
 _SUSPECTED = 2.0
 

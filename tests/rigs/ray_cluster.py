@@ -68,6 +68,10 @@ class RayCluster:
         """Kill the head with all that runs on it."""
         self._ask("behead")
 
+    def renew(self) -> None:
+        """Kill what is left, and put another cluster in its place, which knows nothing of the one before."""
+        self._raylets = set(self._ask("renew")["raylets"])
+
     def replicas(self, lane: str) -> list[int]:
         """Return the pids of a lane's replicas."""
         found = []
@@ -114,8 +118,11 @@ def main(nodes: int, cores: int) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=False)  # in a new namespace it is down
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    workers = [cluster.add_node(num_cpus=cores) for _ in range(nodes)]
+    def start(**head: Any) -> tuple[Cluster, list[Any]]:
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **head})
+        return started, [started.add_node(num_cpus=cores) for _ in range(nodes)]
+
+    cluster, workers = start()
 
     def tell() -> None:
         raylets = [started.process.pid for node in [cluster.head_node, *workers]
@@ -126,6 +133,10 @@ def main(nodes: int, cores: int) -> None:
     for line in sys.stdin:
         if line == "behead\n":
             cluster.head_node.kill_all_processes(check_alive=False, wait=True)
+        elif line == "renew\n":
+            for node in [cluster.head_node, *workers]:
+                node.kill_all_processes(check_alive=False, wait=True)
+            cluster, workers = start(gcs_server_port=int(cluster.address.rpartition(":")[2]))
         else:
             cluster.remove_node(workers.pop(0), allow_graceful=False)
             workers.append(cluster.add_node(num_cpus=cores))

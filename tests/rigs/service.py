@@ -186,8 +186,8 @@ class Service:
         """Return the pid of a supervised process from its sentinel."""
         return int(until(lambda: self.sentinel(name).get("pid"), what=f"the sentinel of {name}"))
 
-    def family(self) -> list[int]:
-        """Return the pids of all processes below the watchdog, from /proc."""
+    def family(self, name: str = "") -> list[int]:
+        """Return the pids of all processes below the watchdog, or below a supervised process, from /proc."""
         children: dict[int, list[int]] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -195,7 +195,7 @@ class Service:
                     parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                     children.setdefault(parent, []).append(int(entry.name))
         found: list[int] = []
-        queue = [self.process.pid]
+        queue = [self.pid(name) if name else self.process.pid]
         while queue:
             below = children.get(queue.pop(), [])
             found.extend(below)

@@ -120,13 +120,13 @@ def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
 
 def test_services_that_differ_in_what_the_web_process_needs_share_replicas(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mayfly.on_ray.cluster import Deployed, _settings_for
-    from mayfly.on_ray.lines import Lines
+    from mayfly.on_ray.driver import _settings_for
+    from mayfly.on_ray.messages import WantedLane
     from mayfly.settings import parse
 
     def told(**values: str) -> object:
         return _settings_for(parse({"MODEL_PATH": "/models", **values}),
-                             Deployed("embedding", "vectors", "embedding", 1, True, Lines(1)))
+                             WantedLane("embedding", "vectors", "embedding", 1, stays=True, wanted=True))
 
     one = told()
     assert one != told(QUEUE_LIMIT="7")
@@ -226,6 +226,26 @@ def test_a_persona_moves_only_if_its_replica_does() -> None:
     assert moved == [key for key, home in homes.items() if home == replicas[-1]]
 
 
+def test_a_driver_that_dies_costs_no_call(on_ray: OnRay) -> None:
+    (first,) = on_ray.service.family("app")
+    begun = threading.Event()
+
+    def read() -> list[Any]:
+        events = []
+        for event in on_ray.service.stream("a while", max_tokens=50):
+            events.append(event)
+            begun.set()
+        return events
+
+    reading = on_ray.pool.submit(read)
+    assert begun.wait(60)
+    os.kill(first, 9)
+    while on_ray.service.family("app") in ([], [first]) or on_ray.health()["lanes"]["embedding"].get("reason"):
+        assert len(on_ray.get(lambda: on_ray.service.embed(["a", "b"]))) == 2
+    assert reading.result(60)[-1] == "[DONE]"
+    on_ray.ready()
+
+
 def test_a_begun_stream_ends_with_an_error(on_ray: OnRay) -> None:
     begun = threading.Event()
 
@@ -274,7 +294,7 @@ def test_no_call_is_lost_when_replicas_and_nodes_die(on_ray: OnRay) -> None:
                 else:
                     os.kill(on_ray.cluster.replicas(("embedding", "", "completion")[number % 3])[0], 9)
                 due = len(seconds) + CALLS // KILLS
-                until(lambda due=due: len(seconds) >= due, within=120)
+                until(lambda due=due: len(seconds) >= due, within=120, what=lambda: f"calls: {on_ray.health()}")
         finally:
             over.set()
         for caller in callers:
@@ -285,7 +305,7 @@ def test_no_call_is_lost_when_replicas_and_nodes_die(on_ray: OnRay) -> None:
 
 
 def test_replicas_answer_without_a_head(on_ray: OnRay) -> None:
-    """The cluster is lost then, so nothing but a stop comes after it."""
+    """The cluster is lost then; the next test has another one."""
     pid = on_ray.service.pid("app")
 
     def answered() -> None:
@@ -310,8 +330,19 @@ def test_replicas_answer_without_a_head(on_ray: OnRay) -> None:
     assert on_ray.service.pid("app") == pid
 
 
+def test_a_service_connects_to_the_cluster_that_takes_a_lost_ones_place(on_ray: OnRay) -> None:
+    """After the one above: what is asked meanwhile waits, and is answered by the new one's replicas."""
+    pid = on_ray.service.pid("app")
+    waiting = on_ray.pool.submit(on_ray.service.embed, ["a", "b"])
+    on_ray.cluster.renew()
+    assert len(waiting.result(120)) == 2
+    on_ray.ready()
+    assert on_ray.get(lambda: on_ray.service.complete("Hello"))["response"] == "Hello there."
+    assert on_ray.service.pid("app") == pid
+
+
 def test_a_service_that_is_told_to_stop_answers_what_it_has(on_ray: OnRay) -> None:
-    """Last of all: Ray, too, listens to SIGTERM, which would end the process at once."""
+    """Last of all."""
     service = on_ray.service
     answering = on_ray.pool.submit(service.complete, "a while", max_tokens=50)
     until(lambda: on_ray.health()["lanes"]["completion"]["active"] == 1)
