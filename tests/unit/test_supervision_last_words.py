@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,18 @@ class _Scene:
     def waiting(self, name: str) -> bool:
         """See Sockets."""
         return False
+
+    def lost(self, lane: Lane) -> str:
+        """See Sockets."""
+        return ""
+
+    def absent(self) -> dict[str, dict[str, Any]]:
+        """See Sockets."""
+        return {}
+
+    def open_come(self, now: float) -> list[Lane]:
+        """See Sockets."""
+        return []
 
     def tick(self) -> None:
         """Look a little later."""
