@@ -89,7 +89,7 @@ def remove(model_path: Path, path: Path) -> None:
         except (OSError, RuntimeError):  # links in a circle
             inside = False
         if not inside:
-            raise ModelUnavailable(f"{_shown(file.name)} is a link that leaves MODEL_PATH")
+            raise ModelUnavailable(f"{quoted(file.name)} is a link that leaves MODEL_PATH")
     for file in there:
         file.unlink(missing_ok=True)
 
@@ -107,18 +107,18 @@ def _locate(model_path: Path, relative: str) -> Path | None:
         file, root = path.resolve(strict=True), model_path.resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError) as exc:
         if path.is_symlink():
-            raise ModelUnavailable(f"the model {_shown(relative)} is a link to a file that isn't there") from exc
+            raise ModelUnavailable(f"the model {quoted(relative)} is a link to a file that isn't there") from exc
         return None
     except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
         reason = getattr(exc, "strerror", None) or "its links go in a circle"
-        raise ModelUnavailable(f"the model {_shown(relative)} can't be opened: {reason}") from exc
+        raise ModelUnavailable(f"the model {quoted(relative)} can't be opened: {reason}") from exc
     if not (file.is_relative_to(root) or file.parent in _blob_folders(root)):
         raise ModelUnavailable(
-            f"the model {_shown(relative)} is a link that leaves MODEL_PATH: put the file itself there, "
+            f"the model {quoted(relative)} is a link that leaves MODEL_PATH: put the file itself there, "
             "or set MODEL_PATH to its folder"
         )
     if not file.is_file():
-        raise ModelUnavailable(f"the model {_shown(relative)} isn't a file")
+        raise ModelUnavailable(f"the model {quoted(relative)} isn't a file")
     return path
 
 
@@ -135,7 +135,7 @@ def _split(model_path: Path, relative: str) -> Path | None:
             first = name.with_name(of.name(1)).as_posix()
             path = _locate(model_path, first)
             if path is None:
-                raise ModelUnavailable(f"the model {_shown(relative)} can't be used: its part 1 of {of.count}, "
+                raise ModelUnavailable(f"the model {quoted(relative)} can't be used: its part 1 of {of.count}, "
                                        f"{of.name(1)[:200]}, is missing")
             return path
     return None
@@ -165,7 +165,7 @@ def _relative(name: str) -> str:
     windows = PureWindowsPath(name)
     outside = name.startswith(("/", "\\")) or windows.drive or ".." in windows.parts
     if outside or not name.isprintable() or not PurePosixPath(name).name:
-        raise ModelUnavailable(f"{_shown(name)} isn't the name of a model: it has to be a file in MODEL_PATH")
+        raise ModelUnavailable(f"{quoted(name)} isn't the name of a model: it has to be a file in MODEL_PATH")
     return file_name(name)
 
 
@@ -176,15 +176,15 @@ def file_name(name: str) -> str:
 
 def _absent(model_path: Path, name: str) -> str:
     if not model_path.is_dir():
-        return f"there is no model {_shown(name)}, for the folder of models doesn't exist: check MODEL_PATH"
+        return f"there is no model {quoted(name)}, for the folder of models doesn't exist: check MODEL_PATH"
     names = listing(model_path)
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (
-        f"there is no model {_shown(name)} in MODEL_PATH, which holds {there}: "
+        f"there is no model {quoted(name)} in MODEL_PATH, which holds {there}: "
         f"put the file there or fetch it with '{places.COMMAND} pull NAME'"
     )
 
 
-def _shown(name: str) -> str:
+def quoted(name: str) -> str:
     """Return `name` for a message: quoted and of a bounded length, for it may come from a client."""
     return repr(name if len(name) <= 100 else name[:97] + "...")

@@ -292,8 +292,8 @@ class Catalogue:
 
 
 def shown_name(name: str) -> str:
-    """Return a model's name as a client has sent it, for a message: NAME if no model can have it."""
-    return name if re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) else "NAME"
+    """Return a model's name as a client has sent it, for a message: shortened, and what can't be printed escaped."""
+    return store.quoted(name)[1:-1]
 
 
 def can_be_pulled(name: str, model_path: Path) -> bool:
@@ -302,14 +302,17 @@ def can_be_pulled(name: str, model_path: Path) -> bool:
 
 
 def _unknown(name: str, model_path: Path) -> NotFound:
-    harmless = shown_name(name)
+    if not (re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) and store.is_name(name)):
+        # It can't be pulled, and isn't to be found in a command that somebody copies.
+        return NotFound(f"There is no model {store.quoted(name)} here. /v1/models names those that are.", param="model",
+                        code="model_not_found")
     # No file of gpt4all's list is called so.
-    foreign = re.search(r"[:@]", harmless) is not None
-    size = None if foreign else pull.listed(name, model_path) if harmless == name else 0
-    pulled = f"'{places.COMMAND} pull {harmless}' (or POST /v1/models/pull) fetches it"
+    foreign = re.search(r"[:@]", name) is not None
+    size = None if foreign else pull.listed(name, model_path)
+    pulled = f"'{places.COMMAND} pull {name}' (or POST /v1/models/pull) fetches it"
     if size:
         known = f"gpt4all's list has it ({size / 1e9:.2g} GB): {pulled}."
-    elif hub.is_name(harmless) or store.file_name(harmless) in RECIPES:
+    elif hub.is_name(name) or store.file_name(name) in RECIPES:
         known = f"{pulled}, and /v1/models names it then."
     elif foreign:
         known = "/v1/models names those that are."
@@ -317,4 +320,4 @@ def _unknown(name: str, model_path: Path) -> NotFound:
         known = "Nor does gpt4all's list have it. /v1/models names those that are here."
     else:
         known = f"/v1/models lists those that are; if it is one of gpt4all's list, {pulled}."
-    return NotFound(f"There is no model {harmless} here. {known}", param="model", code="model_not_found")
+    return NotFound(f"There is no model {name} here. {known}", param="model", code="model_not_found")

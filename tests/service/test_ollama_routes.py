@@ -201,7 +201,7 @@ def test_what_is_here_is_pulled_at_once_and_what_is_nowhere_is_not(service: Serv
 
 @pytest.mark.parametrize(("path", "body", "status", "message"), [
     ("/api/chat", {"model": "nobody", "messages": COUNT}, 404, "model 'nobody' not found"),
-    ("/api/generate", {"model": "no\nbody"}, 404, "model 'NAME' not found"),
+    ("/api/generate", {"model": "no\nbody"}, 404, "model 'no\\nbody' not found"),
     ("/api/show", {"name": "nobody:latest"}, 404, "model 'nobody:latest' not found"),
     ("/api/embed", {"model": "nobody", "input": "x"}, 404, 'model "nobody" not found'),
     ("/api/embeddings", {"model": "SmolLM2-135M-Instruct.Q4_1", "prompt": "x"}, 404,

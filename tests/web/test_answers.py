@@ -192,6 +192,21 @@ def test_failure_of_a_lane_has_its_status(
                 assert "Retry-After" not in headers
 
 
+@pytest.mark.parametrize(("name", "shown"), [
+    ("plain-Name.1", "plain-Name.1"), ("Größe 模型", "'Größe 模型'"), (" ", "' '"), ("it's", '"it\'s"'),
+    ('say "a"', "'say \"a\"'"), ("a\nb\0\x1b[31m", r"'a\nb\x00\x1b[31m'"), ("a\u202eb", r"'a\u202eb'"),
+    ("$(reboot)", "'$(reboot)'"), ("../etc/passwd", "'../etc/passwd'"), ("a\\b", r"'a\\b'"),
+    ("x" * 5000, "'" + "x" * 97 + "...'"), ("\x01" * 5000, "'" + r"\x01" * 97 + "...'")])
+def test_a_model_that_is_not_there_is_named_as_it_was_asked_for(tmp_path: Path, name: str, shown: str) -> None:
+    with serving(MODEL_PATH=str(tmp_path)) as service:
+        for path, body in (("/v1/completions", {"prompt": "x"}), ("/v1/tokenize", {"input": "x"})):
+            status, _, answer = service.post(path, {"model": name, **body})
+            assert (status, answer["error"]["code"]) == (404, "model_not_found")
+            assert answer["error"]["message"].startswith(f"There is no model {shown} here. ")
+            # Nothing odd stands in a command, which might be copied.
+            assert ("pull" in answer["error"]["message"]) == (shown == name)
+
+
 @pytest.mark.parametrize(("failure", "code"), [(LaneUnavailable("died"), "model_unavailable"),
                                                (DeadlinePassed("late"), "timeout"),
                                                (RuntimeError("S3CRETTEXT"), "internal_error")])
