@@ -54,6 +54,7 @@ def _examine() -> Iterator[tuple[bool, str]]:
     yield from _models(found)
     for message in aliases.astray(found):
         yield False, message
+    yield from store.unlisted(found.model_path)
     yield _port(found.listen_ip, found.listen_port)
     if found.ollama_compat_port:
         yield _port(found.listen_ip, 0, found.ollama_compat_port)

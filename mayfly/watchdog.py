@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from mayfly import __version__, flags, listening, places, spelling
 from mayfly.compat.process import forbid_core_dumps, open_standard_streams, reap_orphans, wake_on_signal
 from mayfly.errors import AddressTaken, SettingError
-from mayfly.models import aliases
+from mayfly.models import aliases, store
 from mayfly.on_ray import node
 from mayfly.settings import Settings, load_settings
 from mayfly.supervision import refusals
@@ -105,7 +105,8 @@ def _announce(host: LaneHost, public: list[socket.socket], settings: Settings) -
     journal.event(f"mayfly {__version__} listening on {' and '.join(own or others)}")
     if own and others:
         journal.event(f"other machines call it, with a key, by {' or '.join(others)}")
-    for message in (*spelling.messages(), *aliases.astray(settings)):
+    odd = [message for hidden, message in store.unlisted(settings.model_path) if not hidden]
+    for message in (*spelling.messages(), *aliases.astray(settings), *odd):
         journal.event(message)
     for name, missing in host.sockets.missing.items():
         journal.event(f"{name}: {missing}")

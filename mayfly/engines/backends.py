@@ -251,7 +251,12 @@ def lacking(features: Sequence[str], engine: str) -> str | None:
 
 def of_file(name: str) -> list[Backend]:
     """Return the engines that take files of this name."""
-    return [backend for backend in BACKENDS if name.endswith(backend.suffix)]
+    return [backend for backend in BACKENDS if name.lower().endswith(backend.suffix)]
+
+
+def suffix_of(name: str) -> str:
+    """Return how a file's name ends, as it is spelt there (`.GGUF`), if so that it may be a model; else ""."""
+    return next((name[-len(suffix):] for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
 
 
 def kind_of(architecture: str, pooling: str | None = None) -> Kind:

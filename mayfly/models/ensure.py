@@ -79,7 +79,7 @@ def _make(kind: Kind, name: str, settings: Settings) -> None:
 
 
 def _check(path: Path) -> None:
-    if path.name.endswith(GGUF):
+    if path.name.lower().endswith(GGUF):
         from mayfly.models.header import read_header
 
         try:

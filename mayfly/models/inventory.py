@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.engines import backends
-from mayfly.engines.backends import AUTO, GGUF, SUFFIXES, Backend, Kind
+from mayfly.engines.backends import AUTO, GGUF, Backend, Kind, suffix_of
 from mayfly.errors import ModelUnavailable
 from mayfly.models import parts, store
 from mayfly.models.call_forms import form_of, thought_of
@@ -21,8 +21,6 @@ from mayfly.models.gaps import fills_gaps
 from mayfly.models.header import Header, read_contents
 from mayfly.settings import Settings
 
-# A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
-_LONGEST_NAME = 500
 _LEAST_WINDOW = 2048
 # What llama.cpp keeps of a key or a value in its cache: 16-bit floats.
 _CACHE_BYTES = 2
@@ -109,8 +107,7 @@ def public_name(file: str) -> str:
     file = store.file_name(file)
     folder, slash, last = file.rpartition("/")
     of = parts.part(last)
-    suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), "")
-    name = folder + slash + of.model if of else file.removesuffix(suffix)
+    name = folder + slash + of.model if of else file.removesuffix(suffix_of(file))
     return "all-MiniLM-L6-v2" if name.startswith("all-MiniLM-L6-v2.") else name
 
 
@@ -149,7 +146,7 @@ class Inventory:
                 self._folders = folders
                 self._found.clear()
         models = list(self._models())
-        for wanted in (name, store.file_name(name), name.removesuffix(GGUF)):
+        for wanted in (name, store.file_name(name), name[:-len(GGUF)] if name.lower().endswith(GGUF) else name):
             for model in models:
                 if wanted in (model.id, model.file):
                     with self._lock:
@@ -189,9 +186,11 @@ class Inventory:
             return bool(mark) and self._known.get(model.file) == (mark, model)
 
     def _models(self) -> Iterator[Model]:
-        files = [file for file in store.listing(self._model_path) if len(file) <= _LONGEST_NAME]
-        # Of two that could have a name it goes to the configured one, else to the one that isn't split.
-        files.sort(key=lambda file: (file not in self._first, parts.part(file) is not None))
+        files = store.listing(self._model_path)
+        # Of two that could have a name it goes to the configured one, else to the one that isn't split, and ends in
+        # small letters.
+        files.sort(key=lambda file: (file not in self._first, parts.part(file) is not None,
+                                     not suffix_of(file).islower()))
         taken = set()
         for file in files:
             name = public_name(file)

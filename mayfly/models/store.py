@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mayfly import places
-from mayfly.engines.backends import GGUF, SUFFIXES
+from mayfly.engines.backends import GGUF, suffix_of
 from mayfly.errors import ModelUnavailable
 from mayfly.models import parts
 
 # Of Hugging Face's cache.
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
+# A name travels in one write to a pipe, which holds 4,096 bytes; a character may take 6 of them.
+_LONGEST_NAME = 500
 
 
 class ModelAbsent(ModelUnavailable):
@@ -34,27 +36,31 @@ def find(model_path: Path, name: str) -> Path:
         ModelUnavailable: it isn't below `model_path` or isn't a file. The message says what to do.
     """
     relative = _relative(name)
-    path = _locate(model_path, relative) or _split(model_path, relative)
+    path = _locate(model_path, relative) or _beside(model_path, relative)
     if path is None:
         raise ModelAbsent(_absent(model_path, name))
     return path
 
 
 def listing(model_path: Path) -> list[str]:
-    """Return the names of the models below `model_path`, sorted; hidden ones are left out.
+    """Return the names of the models below `model_path`, sorted, but for those that are `unlisted`.
 
     Those that `find` refuses are among them, such as links that lead away. Of a model that is split it is the first
     part's name, whether or not that one is there.
     """
     names = set()
-    for folder, _, files in _walk(model_path):
-        for file in files:
-            if not file.startswith(".") and file.endswith(SUFFIXES):
-                of = parts.part(file)
-                name = Path(folder, of.name(1) if of else file).relative_to(model_path).as_posix()
-                with contextlib.suppress(ModelUnavailable):  # a name that no model can have
-                    names.add(_relative(name))
+    for name in _files(model_path):
+        if not _objection(name):
+            of = parts.part(PurePosixPath(name).name)
+            names.add(PurePosixPath(name).with_name(of.name(1)).as_posix() if of else name)
     return sorted(names)
+
+
+def unlisted(model_path: Path) -> list[tuple[bool, str]]:
+    """Return for each file that would be a model but for its name whether it is hidden, on purpose or by a system
+    (macOS puts `._NAME` beside files), and a sentence that says why it isn't listed."""
+    return [(PurePosixPath(name).name.startswith("."), f"{quoted(name)} in MODEL_PATH isn't listed: {why}")
+            for name in sorted(_files(model_path)) if (why := _objection(name))]
 
 
 def folders(model_path: Path) -> dict[str, int]:
@@ -94,6 +100,23 @@ def remove(model_path: Path, path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def _files(model_path: Path) -> Iterator[str]:
+    """Yield the paths of the files below `model_path` that end as models do."""
+    for folder, _, files in _walk(model_path):
+        for file in files:
+            if suffix_of(file):
+                yield Path(folder, file).relative_to(model_path).as_posix()
+
+
+def _objection(name: str) -> str:
+    """Return why a file of this name isn't listed, or ""."""
+    if PurePosixPath(name).name.startswith("."):
+        return "names that begin with a dot are hidden"
+    if len(name) > _LONGEST_NAME:
+        return f"its name has more than {_LONGEST_NAME} characters: rename it"
+    return "" if is_name(name) else "its name has characters that can't be sent or shown everywhere: rename it"
+
+
 def _walk(model_path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     for folder, inside, files in os.walk(model_path):
         inside[:] = [name for name in inside if not name.startswith(".")]
@@ -122,9 +145,9 @@ def _locate(model_path: Path, relative: str) -> Path | None:
     return path
 
 
-def _split(model_path: Path, relative: str) -> Path | None:
-    """Return the first part of a model that is split, whether it is named with its number or without; None if no part
-    of it is there."""
+def _beside(model_path: Path, relative: str) -> Path | None:
+    """Return the first part of a model that is split, whether it is named with its number or without, or else the file
+    whose ending is spelt in another way (.GGUF); None if neither is there."""
     name = PurePosixPath(relative)
     try:
         beside = sorted(os.listdir((model_path / relative).parent))
@@ -138,7 +161,11 @@ def _split(model_path: Path, relative: str) -> Path | None:
                 raise ModelUnavailable(f"the model {quoted(relative)} can't be used: its part 1 of {of.count}, "
                                        f"{of.name(1)[:200]}, is missing")
             return path
-    return None
+    suffix = suffix_of(name.name)
+    same = (each for each in beside if each.removesuffix(suffix_of(each)) == name.name.removesuffix(suffix)
+            and suffix_of(each).lower() == suffix.lower())
+    other = next(same, None)
+    return None if other is None else _locate(model_path, name.with_name(other).as_posix())
 
 
 def _blob_folders(root: Path) -> list[Path]:
@@ -171,7 +198,7 @@ def _relative(name: str) -> str:
 
 def file_name(name: str) -> str:
     """Return a model's name with its ending."""
-    return name if name.endswith(SUFFIXES) else name + GGUF
+    return name if suffix_of(name) else name + GGUF
 
 
 def _absent(model_path: Path, name: str) -> str:

@@ -148,6 +148,21 @@ def test_a_name_that_two_files_could_have_belongs_to_the_configured_one(model_pa
         assert len({model.id for model in inventory.models()}) == 3
 
 
+def test_an_ending_in_capital_letters_is_a_models_too(model_path: Path) -> None:
+    os.replace(model_path / "tiny-llama.gguf", model_path / "Tiny.GGUF")
+    inventory = Inventory(model_path)
+    assert [model.id for model in inventory.models()] == ["Tiny", "all-MiniLM-L6-v2"]
+    found = inventory.require("Tiny")
+    assert (found.file, found.kind, found.unusable) == ("Tiny.GGUF", "completion", "")
+    assert [inventory.require(name) for name in ("Tiny.GGUF", "Tiny.gguf")] == [found, found]
+    with pytest.raises(ModelUnavailable, match=r"ends in \.GGUF: rename it to Tiny\.gguf"):
+        choose.load_completions(found.path, 1, 8, "cpu", "Tiny", engine="gpt4all")
+    if not (model_path / "tiny.gguf").exists():  # a system that tells them apart
+        tiny_llama.make(model_path / "Tiny.gguf", seed=1)
+        assert inventory.require("Tiny").file == "Tiny.gguf"
+        assert {model.id for model in inventory.models()} == {"Tiny", "Tiny.GGUF", "all-MiniLM-L6-v2"}
+
+
 @pytest.mark.parametrize("how", [how for how in tiny_llama.MALFORMATIONS if how != "impossible_header"])
 def test_a_malformed_file_is_listed_as_unusable_with_the_reason(tmp_path: Path, how: str) -> None:
     tiny_llama.malformed(tmp_path / "broken.gguf", how)

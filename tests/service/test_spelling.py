@@ -75,6 +75,8 @@ def test_the_start_names_them_and_its_log_does(start: Callable[..., Service], en
     folder = tmp_path / "scripts"
     folder.mkdir()
     model = scripts.write(folder, name="vectors", kind="embedding")
+    for name in ("two\nlines", ".hidden"):
+        scripts.write(folder, name=name)
     env.write_text(f"\ufeffMODELNAME={VALUE}\nWANDB_TOKEN={VALUE}\n", encoding="utf-8")
     service = start(MAYFLY_ENV=env, MODEL_PATH=folder, EMBED_MODEL=model, MODEL_NAME="none", listen_ip="0.0.0.0",
                     MODEL_ALIASES="mine=pulled-later,vec=vectors")
@@ -82,6 +84,7 @@ def test_the_start_names_them_and_its_log_does(start: Callable[..., Service], en
     for text in (service.output(), (service.log_folder / "watchdog.log").read_text(encoding="utf-8")):
         assert "sets MODELNAME, which is no setting and has no effect: is MODEL_NAME meant?" in text
         assert "MODEL_ALIASES has names for models that aren't in MODEL_PATH" in text
+        assert r"'two\nlines.script.json' in MODEL_PATH isn't listed: " in text and ".hidden" not in text
         assert text.count("=pulled-later") == 1 and "vec=vectors" not in text
         assert "the environment sets listen_ip" in text and "has no effect here: WANDB_TOKEN" in text
         assert VALUE not in text

@@ -182,6 +182,17 @@ def test_it_names_aliases_of_models_that_are_not_there(examine: Doctor, embeddin
     assert (code, [line for line in lines if "MODEL_ALIASES" in line]) == (0, [])
 
 
+def test_it_names_files_that_are_no_models_for_their_names(examine: Doctor, tmp_path: Path) -> None:
+    scripts.write(tmp_path, name="C:here", kind="embedding")
+    scripts.write(tmp_path, name=".hidden")
+    code, lines = examine(MODEL_PATH=str(tmp_path), EMBED_MODEL="none", MODEL_NAME="none")
+    assert code == 1
+    assert [line for line in lines if "isn't listed" in line] == [
+        "ok  '.hidden.script.json' in MODEL_PATH isn't listed: names that begin with a dot are hidden",
+        "NO  'C:here.script.json' in MODEL_PATH isn't listed: its name has characters that can't be sent or shown "
+        "everywhere: rename it"]
+
+
 def test_it_looks_at_both_loopback_addresses(examine: Doctor) -> None:
     try:
         taken = socket.create_server(("::1", 0), family=socket.AF_INET6)

@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
             "models.download", "models.hub", "models.inventory", "models.parts", "models.pull", "models.store"},
     # The processes that aren't workers.
     "watchdog": {"", "errors", "compat", "flags", "listening", "places", "settings", "spelling",
-                 "models.aliases", "supervision", "on_ray.node"},
+                 "models.aliases", "models.store", "supervision", "on_ray.node"},
     "app": {"errors", "compat", "draining", "listening", "settings", "spelling", "wire", "lanes",
             "models.aliases", "workers.local", "on_ray.lanes", "http", "web"},
 }

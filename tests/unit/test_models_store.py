@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,32 @@ def test_a_name_that_is_no_parts_name_is_a_whole_files(models: Path, name: str) 
     (models / file).write_bytes(b"content")
     assert file in store.listing(models)
     assert store.find(models, name) == models / file
+
+
+def test_an_ending_is_one_however_it_is_spelt(models: Path) -> None:
+    (models / "more" / "LOUD.GGUF").write_bytes(b"content")
+    (models / "odd.Script.JSON").write_bytes(b"content")
+    assert {"more/LOUD.GGUF", "odd.Script.JSON"} < set(store.listing(models))
+    for name in ("more/LOUD", "more/LOUD.GGUF", "more/LOUD.gguf"):
+        assert store.find(models, name).samefile(models / "more" / "LOUD.GGUF")
+    with pytest.raises(store.ModelAbsent):
+        store.find(models, "odd")  # .gguf is what a name without an ending means
+    (models / "more" / "LOUD.gguf").write_bytes(b"another")
+    assert store.find(models, "more/LOUD").read_bytes() == b"another"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="files can't be called so there")
+def test_a_file_that_no_name_leads_to_is_told_with_the_reason(models: Path) -> None:
+    for name in (b"bad\xff.gguf", b"two\nlines.gguf", b"C:drive.GGUF", b".hidden.gguf", b"._one.gguf", b"fine.gguf"):
+        Path(os.fsdecode(os.fsencode(models) + b"/" + name)).write_bytes(b"content")
+    (models / ("d" * 250) / ("e" * 250)).mkdir(parents=True)
+    (models / ("d" * 250) / ("e" * 250) / "far.gguf").write_bytes(b"content")
+    told = store.unlisted(models)
+    assert {line.split(" in MODEL_PATH")[0]: hidden for hidden, line in told} == {
+        r"'bad\udcff.gguf'": False, r"'two\nlines.gguf'": False, "'C:drive.GGUF'": False, "'.hidden.gguf'": True,
+        "'._one.gguf'": True, "'" + "d" * 97 + "...'": False}
+    assert all(line.isprintable() and line.isascii() and ("rename it" in line) != hidden for hidden, line in told)
+    assert "fine.gguf" in store.listing(models) and len(store.listing(models)) == 5
 
 
 def test_the_folder_itself_may_be_a_link(models: Path, tmp_path: Path) -> None:

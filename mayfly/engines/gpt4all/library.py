@@ -15,7 +15,8 @@ from pathlib import Path
 import gpt4all._pyllmodel as binding
 from gpt4all import GPT4All
 
-from mayfly.errors import DeviceAbsent, ModelUnavailable
+from mayfly.engines.backends import GGUF
+from mayfly.errors import DeviceAbsent, FileUnusable, ModelUnavailable
 
 library = binding.llmodel
 library.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
@@ -39,6 +40,9 @@ def load_completions(path: Path, threads: int, context_length: int, device: str)
     Raises:
         ModelUnavailable: gpt4all can't.
     """
+    if not path.name.endswith(GGUF):  # it would look for a file with that added
+        raise FileUnusable(f"gpt4all takes no {path.name}, for it ends in {path.suffix}: rename it to "
+                           f"{path.with_suffix(GGUF).name}")
     try:
         return GPT4All(path.name, n_threads=threads, device=device, model_path=path.parent, allow_download=False,
                        n_ctx=context_length)
