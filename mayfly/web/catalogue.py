@@ -144,9 +144,14 @@ class Catalogue:
         if meant is not None:
             return self._of_kind(self._default(meant), kind)
         file = self._inventory.find(aliases.get(spelt, spelt))
-        if file is None:
-            raise _unknown(name, self._settings.model_path)
-        return self._of_kind(self._listed(file), kind)
+        if file is not None:
+            return self._of_kind(self._listed(file), kind)
+        # A configured model whose file isn't there isn't its callers' to mend: its lane says what to do.
+        called = inventory.public_name(aliases.get(spelt, spelt))
+        for each, configured in self._configured.items():
+            if kind is not None and configured and inventory.public_name(configured) == called:
+                return self._of_kind(self._default(each), kind)
+        raise _unknown(name, self._settings.model_path)
 
     def _spelt(self, name: str, aliases: Mapping[str, str]) -> str:
         """Return the name, of those that there are, which a caller means; the caller's own if there is none such."""

@@ -352,8 +352,9 @@ def test_a_configured_model_is_loaded_when_its_file_comes_and_again_when_it_come
     until(lambda: service.lane(other_kind)["state"] == "ready", what="the other model")
 
     def refused() -> str:
-        error = _error(service.post(path, body), 503)
-        assert error["code"] == "model_unavailable" and setting in error["message"]
+        for named in ({}, {"model": "late"}, {"model": "late.script.json"}):
+            error = _error(service.post(path, {**body, **named}), 503)
+            assert error["code"] == "model_unavailable" and setting in error["message"]
         return str(service.lane(kind)["state"])
 
     ready = service.url + "/ready"
