@@ -180,7 +180,7 @@ class LaneSockets:
         try:
             return self._inventory.require(model)
         except ModelUnavailable as exc:
-            then = "start again then" if self._settings.serve_on == "ray" else "it is loaded as soon as it is there"
+            then = "start again then" if self._settings.serve_on == "ray" else "once that is mended it is loaded"
             self.missing[kind] = f"{exc}; {then} ({setting})"
             return None
 
