@@ -225,7 +225,11 @@ def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
     ensure(found)
     from mayfly.on_ray import bulk
 
-    without = bulk.embed_file(found, source, output)
+    try:
+        without = bulk.embed_file(found, source, output)
+    except OSError as exc:  # of the vectors' file, or of Ray's start
+        raise SettingError(f"{output} isn't finished ({exc.strerror or exc}); the same command goes on from what is "
+                           "done") from exc
     if without:
         print(f"mayfly: {without} texts have no vector, but NaN", file=sys.stderr)
     return int(without > 0)

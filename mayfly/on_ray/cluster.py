@@ -7,7 +7,6 @@ What is connected to Ray is a process of its own, since Ray ends such a one when
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import sys
@@ -25,8 +24,8 @@ _TRY_AGAIN = 2.0
 _ANSWERS = 5.0
 # A driver says something each half second; one that connects, or waits for an answer, may take this long (s).
 _SILENCE = 120.0
-# It may take so long (s) to end.
-_PATIENCE = 15.0
+# It ends within so long (s) after its last word, or is ended; and has said that within so long after it was told to.
+_ENDS, _PATIENCE = 2.0, 15.0
 # For a line of what it says: many replicas.
 _LONGEST = 1 << 24
 
@@ -103,8 +102,8 @@ class Cluster:
                 await self._require_listener()
                 await self._have_driver()
                 self._trouble = self._trouble or "the connection to the Ray cluster has ended, and is made again"
-            except (OSError, asyncio.TimeoutError) as exc:
-                self._trouble = f"the Ray cluster can't be reached: {exc or 'its driver says nothing'}"
+            except Exception as exc:  # whatever it is, the next driver may do better
+                self._trouble = f"the Ray cluster can't be reached: {str(exc) or 'its driver says nothing'}"
             if not self._closing:
                 await self._see_who_is_left()
                 await asyncio.sleep(_TRY_AGAIN)
@@ -142,9 +141,11 @@ class Cluster:
                 await self._hear(from_wire(json.loads(line), Turn))
         finally:
             self._driver = None
-            with contextlib.suppress(ProcessLookupError):
+            try:
+                await asyncio.wait_for(driver.wait(), _ENDS)
+            except asyncio.TimeoutError:
                 driver.kill()
-            await driver.wait()
+                await driver.wait()
 
     async def _hear(self, turn: Turn) -> None:
         self._trouble = turn.trouble

@@ -122,6 +122,7 @@ class Driver:
         self._said = said
         self._lanes: dict[str, _Lane] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._deploying = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> NoReturn:
@@ -196,7 +197,9 @@ class Driver:
     async def _look_after(self, lane: _Lane, application: Any) -> None:
         try:
             if lane.wanted and lane.handle is None:
-                lane.handle = await asyncio.to_thread(self._deploy, lane)
+                # Serve notes for all threads at once what a deployment's pickle is to hold.
+                async with self._deploying:
+                    lane.handle = await asyncio.to_thread(self._deploy, lane)
             elif application is None:
                 lane.handle = None  # another front has deleted it
             await self._find_doors(lane)
@@ -271,7 +274,13 @@ class Driver:
     async def _delete(self, lane: _Lane) -> None:
         if lane.handle is not None:
             lane.handle = None
-            await asyncio.to_thread(serve.delete, lane.app, _blocking=False)
+            await asyncio.to_thread(_delete, lane.app)
+
+
+def _delete(app: str) -> None:
+    serve.delete(app, _blocking=False)
+    # Serve isn't waited for there; who is answered here has been heard there.
+    serve.status()
 
 
 def _line(exc: Exception) -> str:

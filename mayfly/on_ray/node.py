@@ -63,7 +63,8 @@ def main() -> None:
     os.dup2(2, 1)  # Ray prints too
     import ray
 
-    context = ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
+    # "local": else Ray would take another cluster that runs on this machine, or RAY_ADDRESS.
+    context = ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
                        logging_level="ERROR")
     os.write(said, f"{context.address_info['address']}\n".encode())
     os.close(said)

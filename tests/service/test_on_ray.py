@@ -142,6 +142,18 @@ def test_a_model_that_is_named_gets_replicas(on_ray: OnRay) -> None:
     until(lambda: "model:other" in on_ray.health()["lanes"], what="the lane of a model that has just answered")
 
 
+def test_a_cluster_that_a_service_starts_is_its_own(on_ray: OnRay) -> None:
+    """Whatever cluster there is already on this machine, or is meant for others."""
+    environ = {**on_ray.cluster.environ, "RAY_ADDRESS": on_ray.cluster.address}
+    with subprocess.Popen([*on_ray.cluster.within(), sys.executable, "-m", "mayfly.on_ray.node"], env=environ,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdin is not None and node.stdout is not None
+        host, _, port = node.stdout.readline().strip().rpartition(":")
+        node.stdin.close()
+    assert host == "127.0.0.1" and port.isdecimal()
+    assert f"{host}:{port}" != on_ray.cluster.address
+
+
 def test_nobody_is_heard_without_the_token(on_ray: OnRay) -> None:
     """A replica listens for Ray's own calls, which show it, and at its door, where nobody is answered without the
     door's."""
