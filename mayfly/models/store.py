@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -205,11 +206,18 @@ def _absent(model_path: Path, name: str) -> str:
     if not model_path.is_dir():
         return f"there is no model {quoted(name)}, for the folder of models doesn't exist: check MODEL_PATH"
     names = listing(model_path)
+    # An odd name isn't to stand in a command that somebody copies.
+    pulled = name if is_plain(name) else "NAME"
     there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
     return (
         f"there is no model {quoted(name)} in MODEL_PATH, which holds {there}: "
-        f"put the file there or fetch it with '{places.COMMAND} pull NAME'"
+        f"put the file there or fetch it with '{places.COMMAND} pull {pulled}'"
     )
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name that may come from a client can stand in a command."""
+    return re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) is not None
 
 
 def quoted(name: str) -> str:

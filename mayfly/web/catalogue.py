@@ -307,7 +307,7 @@ def can_be_pulled(name: str, model_path: Path) -> bool:
 
 
 def _unknown(name: str, model_path: Path) -> NotFound:
-    if not (re.fullmatch(r"[A-Za-z0-9._/:@+-]{1,100}", name) and store.is_name(name)):
+    if not (store.is_plain(name) and store.is_name(name)):
         # It can't be pulled, and isn't to be found in a command that somebody copies.
         return NotFound(f"There is no model {store.quoted(name)} here. /v1/models names those that are.", param="model",
                         code="model_not_found")
