@@ -165,17 +165,21 @@ class Inventory:
         # What the store refuses, such as a link that leads away, isn't to be opened by anybody.
         path = store.find(self._model_path, name if model is None else model.file)
         if model is None:
-            # One that isn't listed, because its name is hidden or long, can still be configured.
-            model = self._look(public_name(name), store.file_name(name), path)
+            # One that isn't listed, because its name is hidden or long, can still be configured; so can one with its
+            # ending spelt otherwise.
+            file = path.relative_to(self._model_path).as_posix()
+            model = self._look(public_name(file), file, path)
         return model
 
     def gone(self, path: Path) -> str:
         """Return why the file of a model, by `Model.path`, can't be opened any more, or ""."""
         file = path.relative_to(self._model_path).as_posix()
+        gone = f"{file} was removed from MODEL_PATH; once it is back it is loaded"
         try:
-            store.find(self._model_path, file)
+            if store.find(self._model_path, file) != path:
+                return gone  # there is one whose name is spelt otherwise
         except store.ModelAbsent:
-            return f"{file} was removed from MODEL_PATH"
+            return gone
         except ModelUnavailable as exc:
             return str(exc)
         return ""

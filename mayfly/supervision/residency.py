@@ -25,6 +25,8 @@ from mayfly.wire.thread_table import Table
 
 #: The web process asks again every second while somebody waits.
 _FORGET_AFTER = 5.0
+# How often (s) the file of a model that was refused is looked at.
+_LOOK = 1.0
 # Between a lane's opening and the arrival of the first call in its socket.
 _EXPECTED = 2.0
 # So long (s) a lane goes on trying that has been given up; and one whose last start was in vain, if nobody asks for it.
@@ -67,6 +69,8 @@ class _Wish:
     model: str
     memory: int
     renewed: float
+    version: object
+    look_at: float
     refused: bool = False
     reason: str = ""
     unusable: bool = False
@@ -118,7 +122,7 @@ class Residency:
         return bool(lane.lost)
 
     def _wish(self, name: str, model: str, now: float) -> _Wish:
-        wish = _Wish(name, model, 0, now)
+        wish = _Wish(name, model, 0, now, self._sockets.version(model) if model else None, now + _LOOK)
         given_up = self._given_up.pop(name, None)
         if given_up is not None and not self._tried_enough(given_up, now) and (
                 given_up.use.file == self._sockets.version(model)):
@@ -191,8 +195,15 @@ class Residency:
 
     def _forget(self, now: float) -> None:
         for wish in list(self._wishes.values()):
-            if now - wish.renewed > _FORGET_AFTER:
+            if now - wish.renewed > _FORGET_AFTER or (wish.refused and wish.model and self._has_changed(wish, now)):
                 del self._wishes[wish.lane]
+
+    def _has_changed(self, wish: _Wish, now: float) -> bool:
+        """Tell whether there is another file than when the wish came."""
+        if now < wish.look_at:
+            return False
+        wish.look_at = now + _LOOK
+        return self._sockets.version(wish.model) != wish.version
 
     def _make_room(self, wish: _Wish, lanes: list[Lane], leaving: list[Lane], now: float) -> list[Lane]:
         """Return the lanes that leave for a wish: none if all that could leave wouldn't be enough."""

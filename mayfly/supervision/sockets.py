@@ -194,7 +194,8 @@ class LaneSockets:
     def _find(self, model: str) -> Model:
         found = self._inventory.find(model)
         if found is None:
-            raise ModelUnavailable(f"there is no model {model[:100]!r} in MODEL_PATH any more")
+            raise ModelUnavailable(f"there is no model {model[:100]!r} in MODEL_PATH any more; once it is back it is "
+                                   "loaded")
         if found.unusable or found.kind is None:
             raise ModelUnavailable(found.unusable)
         return found

@@ -47,7 +47,7 @@ def played(tmp_path: Path, start: Callable[..., Service], model_path: Path) -> C
     usual = scripts.write(model_path, name="usual", kind="embedding")
 
     def begin(**settings: object) -> Service:
-        return start(MODEL_NAME="none", EMBED_MODEL=usual, **settings)
+        return start(**{"MODEL_NAME": "none", "EMBED_MODEL": usual, **settings})
 
     return begin
 
@@ -254,6 +254,17 @@ def test_a_loaded_model_whose_file_is_taken_away_leaves_without_a_failure(
             file.rmdir()
         away.rename(file)
     assert text(service, "a") == "I am a."
+    assert service.reports() == []
+
+
+@pytest.mark.parametrize("configured", [True, False], ids=["configured", "asked for"])
+def test_a_loaded_model_whose_file_gets_another_spelling_is_loaded_from_that(
+        played: Callable[..., Service], model_path: Path, configured: bool) -> None:
+    service = played(**({"MODEL_NAME": "a.script.json"} if configured else {}))
+    assert text(service, "a") == "I am a."
+    (model_path / "a.script.json").rename(model_path / "a.Script.JSON")
+    service.printed(f"{'completion' if configured else 'model:a'} leaves: a.script.json was removed")
+    until(lambda: ask(service, "a").status_code == 200, what="the same model by its other name")
     assert service.reports() == []
 
 

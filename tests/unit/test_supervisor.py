@@ -834,6 +834,16 @@ def test_what_was_refused_is_looked_at_again_however_often_it_is_asked_for(many:
     assert many.lanes() == {"late"}
 
 
+def test_what_was_refused_is_tried_as_soon_as_there_is_another_file(many: Rig) -> None:
+    many.want("late")
+    many.rest(1.5)
+    assert many.board("model:late")["state"] == "failing"
+    many.sockets.models["late"], many.sockets.versions["late"] = 1 << 20, 1
+    many.rest(1.5)
+    many.want("late")
+    assert many.lanes() == {"late"}
+
+
 def test_what_a_dismissed_process_still_says_is_about_nothing(many: Rig) -> None:
     for name in ("a", "b"):
         many.want(name)
