@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mayfly import listening, places, settings, spelling
@@ -51,6 +52,9 @@ def _examine() -> Iterator[tuple[bool, str]]:
     if found.api_keys and found.require_key != "always":
         yield True, ("programs of this machine need no key: behind a balancer, or a tunnel that doesn't mark what it "
                      "forwards, nobody would, so set REQUIRE_KEY=always there")
+    for name, folder in (("LOG_FOLDER_NAME", found.log_folder_name), ("RUN_FOLDER_NAME", found.run_folder_name)):
+        if not _can_write(places.home() / folder):
+            yield False, f"{name}: {folder} can't be written; put a folder there that can, or name another one"
     yield from _models(found)
     for message in aliases.astray(found):
         yield False, message
@@ -86,6 +90,19 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
             yield False, f"{kind} model: {exc}"
             continue
         yield from _model(model, kind, found)
+
+
+    models = [inventory.find(name) for name in (found.embed_model, found.model_name) if name]
+    limit, taken = found.memory_limit, sum(model.memory(found) for model in models if model and not model.unusable)
+    if limit and taken > limit:
+        yield False, (f"MEMORY_LIMIT is {limit >> 20} MB, and the configured models take about {taken >> 20} MB: they "
+                      "are loaded all the same, and no others beside them")
+
+
+def _can_write(folder: Path) -> bool:
+    """Tell whether a folder can be written, or made where it would be."""
+    there = next((at for at in (folder, *folder.parents) if at.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _how_made(kind: str, name: str, found: Settings) -> str:

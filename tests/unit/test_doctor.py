@@ -134,6 +134,20 @@ def test_it_says_that_a_folder_is_in_the_place_of_the_settings(
     assert code == 1 and line.startswith(f"NO  {name}") and "is a folder" in line
 
 
+@pytest.mark.parametrize("name", ["LOG_FOLDER_NAME", "RUN_FOLDER_NAME"])
+def test_it_says_which_folder_cannot_be_written(examine: Doctor, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a file").touch()
+    code, lines = examine(**{name: str(tmp_path / "a file" / "folder")})
+    assert code == 1
+    assert [line.split()[1] for line in lines if "can't be written" in line] == [f"{name}:"]
+
+
+def test_it_says_that_the_configured_models_take_more_than_they_may(examine: Doctor) -> None:
+    code, lines = examine(MEMORY_LIMIT="1MB")
+    assert code == 1 and any(line.startswith("NO  MEMORY_LIMIT is 1 MB, and") for line in lines)
+    assert not any("MEMORY_LIMIT" in line for line in examine(MEMORY_LIMIT="64GB")[1])
+
+
 def test_it_says_which_setting_is_wrong(examine: Doctor) -> None:
     for name, value in (("THREADS", "many"), ("LISTEN_PORT", "port"), ("LISTEN_IP", "nowhere")):
         code, lines = examine(**{name: value})
