@@ -53,7 +53,7 @@ def _examine() -> Iterator[tuple[bool, str]]:
         yield True, ("programs of this machine need no key: behind a balancer, or a tunnel that doesn't mark what it "
                      "forwards, nobody would, so set REQUIRE_KEY=always there")
     for name, folder in (("LOG_FOLDER_NAME", found.log_folder_name), ("RUN_FOLDER_NAME", found.run_folder_name)):
-        if not _can_write(places.home() / folder):
+        if not _can_write(folder):
             yield False, f"{name}: {folder} can't be written; put a folder there that can, or name another one"
     yield from _models(found)
     for message in aliases.astray(found):
@@ -75,6 +75,7 @@ def _packages() -> tuple[bool, str]:
 def _models(found: Settings) -> Iterator[tuple[bool, str]]:
     inventory = Inventory(found.model_path, (found.embed_model, found.model_name))
     to_make = absent(found)
+    limit, taken = found.memory_limit, 0
     for kind, name, none in (
             ("embedding", found.embed_model, "EMBED_MODEL=none): the service completes only"),
             ("completion", found.model_name, "MODEL_NAME=none): the service embeds only")):
@@ -90,10 +91,7 @@ def _models(found: Settings) -> Iterator[tuple[bool, str]]:
             yield False, f"{kind} model: {exc}"
             continue
         yield from _model(model, kind, found)
-
-
-    models = [inventory.find(name) for name in (found.embed_model, found.model_name) if name]
-    limit, taken = found.memory_limit, sum(model.memory(found) for model in models if model and not model.unusable)
+        taken += 0 if model.unusable else model.memory(found)
     if limit and taken > limit:
         yield False, (f"MEMORY_LIMIT is {limit >> 20} MB, and the configured models take about {taken >> 20} MB: they "
                       "are loaded all the same, and no others beside them")

@@ -35,13 +35,15 @@ class Deployed:
     """A lane on the cluster.
 
     Attributes:
-        told: what a driver is told of it at its start.
+        told: what its first driver was told of it.
         lines: to its replicas.
+        wanted: somebody asks for it.
         said: how it is.
     """
 
     told: WantedLane
     lines: Lines
+    wanted: bool
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -62,7 +64,7 @@ class Cluster:
 
     def add(self, name: str, model: str, kind: str, at_once: int, *, stays: bool) -> Deployed:
         """Return a lane that is deployed soon, or, unless it stays, when it is wanted; see `WantedLane`."""
-        deployed = Deployed(WantedLane(name, model, kind, at_once, stays, wanted=stays), Lines(at_once))
+        deployed = Deployed(WantedLane(name, model, kind, at_once, stays, wanted=stays), Lines(at_once), wanted=stays)
         with self._lock:
             self._lanes[name] = deployed
         self._tell(deployed.told)
@@ -70,14 +72,14 @@ class Cluster:
 
     def want(self, deployed: Deployed) -> None:
         """Have a lane get a replica if it has none."""
-        self._set_wanted(deployed, wanted=True)
+        deployed.wanted = True
         self._tell(Wanted(deployed.told.name))
 
     def dismiss(self, name: str) -> None:
         """Have a lane leave that doesn't stay."""
         lane = self._lanes.get(name)
         if lane is not None and not lane.told.stays:
-            self._set_wanted(lane, wanted=False)
+            lane.wanted = False
             self._tell(Dismissed(name))
 
     def status(self, deployed: Deployed) -> dict[str, Any]:
@@ -134,7 +136,7 @@ class Cluster:
             self._write(self._settings)
             for lane in self._all():
                 # It may have replicas of which the driver before this one knew.
-                self._write(dataclasses.replace(lane.told, wanted=lane.told.wanted or bool(lane.lines.names())))
+                self._write(dataclasses.replace(lane.told, wanted=lane.wanted or bool(lane.lines.names())))
             if self._closing:
                 self._leave()
             while line := await asyncio.wait_for(driver.stdout.readline(), _SILENCE):
@@ -158,7 +160,7 @@ class Cluster:
                                   known - {door.name for door in heard.doors})
             if lane.lines.names():
                 # If another service has it leave, it comes back only when somebody asks for it.
-                self._set_wanted(lane, wanted=lane.told.stays)
+                lane.wanted = lane.told.stays
         if turn.trouble:
             await self._see_who_is_left()
 
@@ -184,10 +186,6 @@ class Cluster:
     def _write(self, message: Any) -> None:
         if self._driver is not None and self._driver.stdin is not None:
             self._driver.stdin.write(json.dumps(message, default=plain).encode() + b"\n")
-
-    def _set_wanted(self, lane: Deployed, *, wanted: bool) -> None:
-        if lane.told.wanted != wanted:
-            lane.told = dataclasses.replace(lane.told, wanted=wanted)
 
     def _all(self) -> list[Deployed]:
         with self._lock:

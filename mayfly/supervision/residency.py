@@ -125,7 +125,7 @@ class Residency:
         wish = _Wish(name, model, 0, now, self._sockets.version(model) if model else None, now + _LOOK)
         given_up = self._given_up.pop(name, None)
         if given_up is not None and not self._tried_enough(given_up, now) and (
-                given_up.use.file == self._sockets.version(model)):
+                given_up.use.file == wish.version):
             self._given_up[name] = given_up
             wish.refused, wish.reason, wish.last_failure = True, given_up.starts.failing, given_up.last_failure
             wish.unusable = given_up.starts.unusable
@@ -144,9 +144,7 @@ class Residency:
             leaving: those that were closed and whose processes haven't ended yet.
         """
         self._forget(now)
-        gone = [lane for lane in lanes.values() if (
-            lane.lost and not self._in_use(lane)) or (lane.use.may_leave and (
-                self._tried_enough(lane, now) or self._has_to_leave(lane, now)))]
+        gone = [lane for lane in lanes.values() if self._leaves(lane, now)]
         for name in self._dismissed:
             self._wishes.pop(name, None)
         self._dismissed.clear()
@@ -156,6 +154,11 @@ class Residency:
                                         now)
         self._given_up.update((lane.name, lane) for lane in gone if lane.starts.failing and not lane.lost)
         return gone
+
+    def _leaves(self, lane: Lane, now: float) -> bool:
+        if lane.lost and not self._in_use(lane):
+            return True
+        return lane.use.may_leave and (self._tried_enough(lane, now) or self._has_to_leave(lane, now))
 
     def _has_to_leave(self, lane: Lane, now: float) -> bool:
         asked = lane.name in self._dismissed or now - lane.use.last >= lane.use.keep
