@@ -59,6 +59,13 @@ def from_wire(wire: Any, kind: Any, raw: bytes = b"") -> Any:
     return message
 
 
+def prepare(kind: Any) -> None:
+    """Make what reads and writes messages of a class, or a union of classes, before the first of them comes."""
+    _reader(kind)
+    for each in get_args(kind) or (kind,):
+        _raw_field(each)
+
+
 @functools.cache
 def _raw_field(kind: Any) -> str | None:
     hints = get_type_hints(kind) if _is_message(kind) else {}

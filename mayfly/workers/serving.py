@@ -7,6 +7,7 @@ at every prompt batch and token.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,10 @@ from mayfly.workers.accept import LOOK_INTERVAL, Gone, Line, Outcome
 from mayfly.workers.budget import Budget
 from mayfly.workers.dropping import without_oldest
 from mayfly.workers.prefix_store import Lend
+
+# Tokens that come sooner after the last part was sent (s) are sent with the next one: each part wakes the web process
+# and the client, on cores that the model computes with.
+_TOGETHER = 0.02
 
 
 class Completer:
@@ -89,6 +94,8 @@ class Completer:
                 finally:
                     self._budget.leave()
             except CallError as exc:
+                with contextlib.suppress(Gone):
+                    answer.show()
                 outcome = line.refuse(exc)
             except Gone:
                 pass
@@ -177,6 +184,8 @@ class _Answer:
         self._step = step
         self._text = TextFilter(())
         self._reader = AnswerReader()
+        self._held = ""
+        self._shown = 0.0
         self._logprobs: list[float] = []
         self._texts: list[str] = []
         self.tokens = 0
@@ -201,12 +210,20 @@ class _Answer:
         self.began = self.began or time.monotonic()
         self.tokens += 1
         self._logprobs.extend(score.logprob or 0.0 for score in scores)
-        self._send(self._reader.feed(self._text.feed(piece, *scores)))
+        self._held += self._text.feed(piece, *scores)
+        if time.monotonic() - self._shown >= _TOGETHER:
+            self.show()
         return not self._text.stopped
+
+    def show(self) -> None:
+        """Send what has come since the last part."""
+        held, self._held = self._held, ""
+        self._send(self._reader.feed(held))
 
     def finish(self, made: Generated) -> FinishReason:
         """Send what was held back; return why it ended."""
-        self._send(self._reader.feed(self._text.finish()))
+        self._held += self._text.finish()
+        self.show()
         self._send(self._reader.finish())
         if made.reason == "limit" and not self._text.stopped:
             return "length"
@@ -229,4 +246,5 @@ class _Answer:
         tokens = self._text.tokens()
         self._texts.append(read.text)
         if read or tokens:
+            self._shown = time.monotonic()
             self._line.send(Piece(read.text, tokens, read.reasoning, tuple(read.calls)))

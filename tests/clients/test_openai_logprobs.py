@@ -92,7 +92,8 @@ def test_tokens_within_a_character_are_told_by_their_bytes(client: Any, stream: 
     assert len(tokens) == 6 == sum(len(each.token_logprobs) for each in told)
     if stream:
         # The character comes in one piece, and with it the tokens that it is of; but for the first one's blank.
-        assert [part.text for part in parts][:4] == [" Germany", " ", BUTTERFLY[1], "."]
+        [part] = [part for part in parts if BUTTERFLY[1] in part.text]
+        assert {r"bytes:\xa6", r"bytes:\x8b"} <= set(part.logprobs.tokens)
 
 
 def test_a_completion_of_a_text_has_the_likeliest_tokens_and_its_own(client: Any) -> None:

@@ -23,14 +23,19 @@ ASK = "/gpt4all_api"
 TEXT = "Grüße, 你好 😀!"
 BYTES = ["base64:" + base64.b64encode(bytes([byte])).decode() for byte in TEXT.encode()]
 HALF = "base64:" + base64.b64encode("😀".encode()[:2]).decode()
+# Seconds between tokens that are sent one by one: those that come sooner are sent together.
+APART = 0.03
 RULES: list[dict[str, Any]] = [
     scripts.slowly("soon", 2, pieces=8),
     {"when": "split", "pieces": ["one", " S", "T", "OP", " two"]},
-    {"when": "almost", "pieces": ["one", " S", "T", "EM", " S", "T"]},
+    {"when": "almost", "pieces": ["one", " S", "T", "EM", " S", "T"], "seconds": APART},
     {"when": "inside", "pieces": ["one STOP two"]},
-    {"when": "bytes", "pieces": BYTES}, {"when": "half", "pieces": ["a", HALF]},
+    {"when": "bytes", "pieces": BYTES, "seconds": APART}, {"when": "half", "pieces": ["a", HALF]},
     {"when": "silent", "pieces": ["late", " text"], "seconds": 11}, scripts.slowly("steady", 11, pieces=44),
-    *({"when": f"{what} amid", "do": what, "pieces": ["a", "b", "c"], "after": 2} for what in ("crash", "error")),
+    *({"when": f"{what} amid", "do": what, "pieces": ["a", "b", "c"], "after": 2, "seconds": APART}
+      for what in ("crash", "error")),
+    {"when": "at a breath", "pieces": list("abcd" * 10)},
+    {"when": "error of a sudden", "do": "error", "pieces": list("abcd"), "after": 4},
     *({"when": f"{what} at once", "do": what} for what in ("crash", "error")),
     {"when": "made up for", "do": "crash", "times": 1}, {"when": "made up for", "pieces": ["a", "b"]},
     scripts.slowly("endless", 60, pieces=600),
@@ -109,6 +114,15 @@ def test_the_first_piece_comes_before_the_last_one_is_made(scripted: Service) ->
     came = [when for line, when in _lines(scripted, "soon") if line.startswith(b"data: ")]
     assert came[0] < came[-1] - 1
     assert len(came) == 8 + 2
+
+
+def test_tokens_that_come_at_once_are_sent_together_and_none_is_held_back_for_an_error(scripted: Service) -> None:
+    *pieces, _ = _events(scripted, "at a breath")
+    assert pieces[0] == {"response": "a"} and len(pieces) < 40
+    assert "".join(piece["response"] for piece in pieces) == "abcd" * 10
+    *pieces, last = list(scripted.stream("error of a sudden"))
+    assert "".join(piece["response"] for piece in pieces) == "abcd"
+    assert last["error"]["code"] == "engine_failed"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -82,7 +82,7 @@ def test_a_stream_that_fills_the_window_ends_there_with_the_reason_length(servic
     assert events[-1] == "[DONE]"
     last = json.loads(events[-2])
     assert (last.get("finish_reason") or last["choices"][0]["finish_reason"]) == "length"
-    assert len(events) > 10
+    assert len(events) > 3
 
 
 @pytest.mark.parametrize("ask", ROUTES)
