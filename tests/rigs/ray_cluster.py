@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,9 @@ class RayCluster:
         folder: where the token is kept, and logs.
         nodes: how many, beside the head.
         cores: that each says it has.
+
+    Attributes:
+        port: of the service that there is to be beside the head, which tells it as deploy/kubernetes/ray has it told.
     """
 
     def __init__(self, folder: Path, *, nodes: int = 2, cores: int = 2) -> None:
@@ -43,7 +47,7 @@ class RayCluster:
             [*(["unshare", "-n"] if apart else []), sys.executable, __file__, str(nodes), str(cores)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environ, start_new_session=True, text=True)
         told = self._read()
-        self.address, self._raylets = told["address"], set(told["raylets"])
+        self.address, self.port, self._raylets = told["address"], told["port"], set(told["raylets"])
         self._path = f"/proc/{told['pid']}/ns/net"
         self._space = os.open(self._path, os.O_RDONLY)
 
@@ -118,8 +122,12 @@ def main(nodes: int, cores: int) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=False)  # in a new namespace it is down
     from ray.cluster_utils import Cluster
 
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
     def start(**head: Any) -> tuple[Cluster, list[Any]]:
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **head})
+        started = Cluster(initialize_head=True, head_node_args={
+            "num_cpus": 0, "include_dashboard": False, "resources": {"mayfly_port": port}, **head})
         return started, [started.add_node(num_cpus=cores) for _ in range(nodes)]
 
     cluster, workers = start()
@@ -127,7 +135,8 @@ def main(nodes: int, cores: int) -> None:
     def tell() -> None:
         raylets = [started.process.pid for node in [cluster.head_node, *workers]
                    for started in node.all_processes.get("raylet", ())]
-        print(json.dumps({"address": cluster.address, "pid": os.getpid(), "raylets": raylets}), flush=True)
+        print(json.dumps({"address": cluster.address, "port": port, "pid": os.getpid(), "raylets": raylets}),
+              flush=True)
 
     tell()
     for line in sys.stdin:

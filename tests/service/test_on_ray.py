@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scripts
+import yaml
 from ray_cluster import RayCluster
 from service import PROJECT, Service, until
 
@@ -38,6 +40,8 @@ KILLS = max(2, CALLS // 200)
 CLIENTS = 8
 # In tenths of a second: longer than any of these tests waits for an answer.
 SLOW_PIECES = 2000
+RAY_SERVICE = next(yaml.safe_load_all(
+    (PROJECT / "deploy" / "kubernetes" / "ray" / "rayservice.yaml").read_text(encoding="utf-8")))
 
 
 @dataclass
@@ -82,7 +86,8 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
         service = Service(
             folder / "service",
             {**{name: cluster.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")},
-             "MODEL_PATH": models, "EMBED_MODEL": embed, "MODEL_NAME": chat, "REPLICAS": 2},
+             "MODEL_PATH": models, "EMBED_MODEL": embed, "MODEL_NAME": chat, "REPLICAS": 2,
+             "LISTEN_PORT": cluster.port},
             ["--on", "ray", "--address", cluster.address],
             command=[*cluster.within(), sys.executable, str(PROJECT / "watchdog.py")])
         with cluster.client(CLIENTS) as pool:
@@ -103,6 +108,54 @@ def test_it_answers_as_everywhere(on_ray: OnRay) -> None:
     assert "".join(event["response"] for event in events) == scripts.counted()
     assert done == "[DONE]"
     assert on_ray.get(lambda: service.post("/v1/tokenize", {"input": "Hello"})).status_code == 200
+
+
+def test_an_operator_hears_that_a_service_takes_calls(on_ray: OnRay) -> None:
+    """What the dashboard does with the configuration of a RayService, and how it tells of what is running."""
+    config = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])
+    (named,) = config["applications"]
+    operator = """if True:
+        import json, sys, ray, time
+        from ray import serve
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import APIType, ServeDeploySchema
+        ray.init(sys.argv[1], namespace="serve", log_to_driver=False)
+        client = _get_global_client()
+        client.deploy_apps(ServeDeploySchema(**json.loads(sys.argv[2])))
+        for _ in range(600):
+            told = ray.get(client._controller.get_serve_instance_details.remote(source=APIType.DECLARATIVE))
+            if [each["status"] for each in told["applications"].values()] == ["RUNNING"]:
+                break
+            time.sleep(0.1)
+        print(json.dumps({name: each.status for name, each in serve.status().applications.items()}))
+        client.deploy_apps(ServeDeploySchema(applications=[]))
+    """
+    made = subprocess.run([*on_ray.cluster.within(), sys.executable, "-c", operator, on_ray.cluster.address,
+                           json.dumps(config)], env=on_ray.cluster.environ, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout.splitlines()[-1])
+    # It has left the services' own applications alone.
+    assert told == {named["name"]: "RUNNING", **dict.fromkeys(("mayfly-embedding", "mayfly-completion"), "RUNNING")}
+    on_ray.ready()
+
+
+def test_a_cluster_is_ready_when_a_service_beside_one_of_its_nodes_is() -> None:
+    from mayfly.on_ray.rayservice import PORT, ready
+
+    says = [503, 200, 200]
+
+    class Said(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(says.pop(0) if self.path == "/ready" else 404)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Said) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        node = {"Alive": True, "NodeManagerAddress": "127.0.0.1", "Resources": {PORT: float(server.server_port)}}
+        assert [ready(node), ready(node)] == [False, True]
+        assert not ready({**node, "Resources": {}}) and not ready({**node, "Alive": False})
+        server.shutdown()
+    assert not ready(node) and says == [200]
 
 
 def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:

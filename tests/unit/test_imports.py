@@ -83,7 +83,7 @@ DOORS = {
     "gguf": {"models.convert"},
     "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
-    "ray": {"on_ray.driver", "on_ray.node", "on_ray.replica", "on_ray.roster"},
+    "ray": {"on_ray.driver", "on_ray.node", "on_ray.rayservice", "on_ray.replica", "on_ray.roster"},
 }
 
 

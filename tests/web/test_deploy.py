@@ -30,8 +30,9 @@ DOCKERFILE = re.sub(r"\\\n\s*", "", (PROJECT / "Dockerfile").read_text(encoding=
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))
 OBJECTS = [each for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
            for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
-RAY_CLUSTER, *AROUND_RAY = yaml.safe_load_all(
-    (DEPLOY / "kubernetes" / "ray" / "raycluster.yaml").read_text(encoding="utf-8"))
+RAY_SERVICE, *AROUND_RAY = yaml.safe_load_all(
+    (DEPLOY / "kubernetes" / "ray" / "rayservice.yaml").read_text(encoding="utf-8"))
+RAY_CLUSTER = RAY_SERVICE["spec"]["rayClusterConfig"]
 UNIT = (DEPLOY / "mayfly.service").read_text(encoding="utf-8")
 PLIST = plistlib.loads((DEPLOY / "mayfly.plist").read_bytes())
 
@@ -180,12 +181,12 @@ def test_the_parts_on_kubernetes_find_one_another() -> None:
 
 
 RAY_PODS = {group.get("groupName", "head"): group["template"] for group in (
-    RAY_CLUSTER["spec"]["headGroupSpec"], *RAY_CLUSTER["spec"]["workerGroupSpecs"])}
+    RAY_CLUSTER["headGroupSpec"], *RAY_CLUSTER["workerGroupSpecs"])}
 FRONT = RAY_PODS["services"]["spec"]["containers"][1]
 
 
 def test_kubernetes_takes_what_ray_runs_on() -> None:
-    """There is no schema of a RayCluster to be had as a package; that of KubeRay's repository was used by hand."""
+    """There is no schema of a RayService to be had as a package; that of KubeRay's repository was used by hand."""
     pods = [{"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {**pod["metadata"], "name": name}}
             for name, pod in RAY_PODS.items()]
     for made in [*AROUND_RAY, *pods]:
@@ -193,12 +194,16 @@ def test_kubernetes_takes_what_ray_runs_on() -> None:
 
 
 def test_on_kubernetes_ray_is_for_its_own_pods_alone_and_tells_nobody() -> None:
-    assert RAY_CLUSTER["spec"]["authOptions"]["mode"] == "token"
+    assert RAY_CLUSTER["authOptions"]["mode"] == "token"
     (version,) = re.findall(r"^ray\[serve\]==(\S+)$", (PROJECT / "requirements-ray.txt").read_text(), re.MULTILINE)
-    assert RAY_CLUSTER["spec"]["rayVersion"] == version
+    assert RAY_CLUSTER["rayVersion"] == version
     inner, outer = (each["spec"] for each in AROUND_RAY if each["kind"] == "NetworkPolicy")
     own = inner["podSelector"]["matchLabels"]
-    assert inner["ingress"] == [{"from": [{"podSelector": {"matchLabels": own}}]}]
+    operator = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}}
+    (dashboard,) = (port["containerPort"] for port in RAY_PODS["head"]["spec"]["containers"][0]["ports"]
+                    if port["name"] == "dashboard")
+    assert inner["ingress"] == [{"from": [{"podSelector": {"matchLabels": own}}]},
+                                {"from": [operator], "ports": [{"protocol": "TCP", "port": dashboard}]}]
     assert [port["port"] for port in outer["ingress"][0]["ports"]] == [int(PORT)] == [
         port["containerPort"] for port in FRONT["ports"]]
     services = RAY_PODS["services"]["metadata"]["labels"]
@@ -214,10 +219,22 @@ def test_on_kubernetes_ray_is_for_its_own_pods_alone_and_tells_nobody() -> None:
             assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert RAY_PODS["services"]["spec"]["shareProcessNamespace"] is True
-    head = f"{RAY_CLUSTER['metadata']['name']}-head-svc:6379"
+    # Each service belongs to the cluster of its own pod, of which there are two while one takes the other's place.
+    (cluster,) = (entry for entry in FRONT["env"] if entry["name"] == "CLUSTER")
+    assert cluster["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['ray.io/cluster']"
+    head = "$(CLUSTER)-head-svc:6379"
     assert FRONT["args"][-1] == head and callable(parser().parse_args(FRONT["args"]).run)
     environ = {entry["name"]: entry["value"] for entry in FRONT["env"] if entry["name"] in FIELDS}
-    settings.parse({**environ, "API_KEYS": KEY, "SERVE_ON": "ray", "RAY_ADDRESS": head})
+    settings.parse({**environ, "API_KEYS": KEY, "SERVE_ON": "ray",
+                    "RAY_ADDRESS": head.replace("$(CLUSTER)", "mayfly-ray-abcde")})
+    # The operator's application finds the services by what their nodes say of themselves.
+    (resources,) = (json.loads(json.loads(group["rayStartParams"]["resources"])) for group in RAY_CLUSTER[
+        "workerGroupSpecs"] if "resources" in group["rayStartParams"])
+    assert resources == {"mayfly_port": int(PORT)}
+    for pod in (RAY_PODS["replicas"], RAY_PODS["services"]):
+        # Without one of its own a node gets one of the operator's that needs a shell, and Serve's proxy.
+        assert pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/api/healthz"
+    assert RAY_SERVICE["spec"]["rayClusterDeletionDelaySeconds"] > seconds(IMAGE)
     assert RAY_PODS["services"]["spec"]["terminationGracePeriodSeconds"] >= seconds(IMAGE)
 
 
