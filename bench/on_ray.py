@@ -244,7 +244,7 @@ for first in range(0, len(texts), 64):
 def _bulk(cluster: RayCluster, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Ray's start isn't in the rate: it takes as long for ten texts as for a million."""
     source, half = folder / "texts.txt", folder / "half.txt"
-    texts = [" ".join(random.choices(WORDS, k=8)) + "\n" for _ in range(round(4000 * chosen.seconds))]
+    texts = [" ".join(random.choices(WORDS, k=8)) + "\n" for _ in range(round(15_000 * chosen.seconds))]
     source.write_text("".join(texts))
     half.write_text("".join(texts[::2]))
     environ = {**cluster.environ, "MODEL_PATH": str(PROJECT / "models"), "REPLICAS": "2", "MAYFLY_HOME": str(folder)}

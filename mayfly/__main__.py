@@ -214,9 +214,9 @@ def _embed_file(chosen: argparse.Namespace, _: Sequence[str]) -> int:
     if not found.embed_model:
         raise SettingError("EMBED_MODEL is 'none'; allowed: --embed-model NAME")
     _look_at_files(chosen.source, chosen.output)
-    if importlib.util.find_spec("ray") is None:
-        raise SettingError("embed-file needs Ray, and that isn't installed; 'python3 start.sh embed-file' installs it, "
-                           "or pip install -r requirements-ray.txt")
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
+        raise SettingError("embed-file needs Ray Data, which isn't installed; 'python3 start.sh embed-file' installs "
+                           "it, or pip install -r requirements-ray.txt")
     source, output = chosen.source.absolute(), chosen.output.absolute()
     os.chdir(places.home())
     found = dataclasses.replace(found, serve_on="ray", model_name="")

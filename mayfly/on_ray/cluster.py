@@ -24,8 +24,8 @@ _TRY_AGAIN = 2.0
 _ANSWERS = 5.0
 # A driver says something each half second; one that connects, or waits for an answer, may take this long (s).
 _SILENCE = 120.0
-# It ends within so long (s) after its last word, or is ended; and has said that within so long after it was told to.
-_ENDS, _PATIENCE = 2.0, 15.0
+# It ends within so long (s) after its last word, or is ended.
+_ENDS = 2.0
 # For a line of what it says: many replicas.
 _LONGEST = 1 << 24
 
@@ -57,10 +57,7 @@ class Cluster:
         self._trouble = ""
         self._driver: asyncio.subprocess.Process | None = None
         self._loop = asyncio.new_event_loop()
-        self._closing = False
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray",
-                                        daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), name="ray", daemon=True).start()
 
     def add(self, name: str, model: str, kind: str, at_once: int, *, stays: bool) -> Deployed:
         """Return a lane that is deployed soon, or, unless it stays, when it is wanted; see `WantedLane`."""
@@ -91,24 +88,18 @@ class Cluster:
         """Return the names of the lanes that have a replica."""
         return [lane.told.name for lane in self._all() if lane.lines.names()]
 
-    def close(self) -> None:
-        """Leave the cluster, which may end then."""
-        self._loop.call_soon_threadsafe(self._leave)
-        self._thread.join(_PATIENCE)
-
     # -- the loop ---------------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        while not self._closing:
+        while True:
             try:
                 await self._require_listener()
                 await self._have_driver()
                 self._trouble = self._trouble or "the connection to the Ray cluster has ended, and is made again"
             except Exception as exc:  # whatever it is, the next driver may do better
                 self._trouble = f"the Ray cluster can't be reached: {str(exc) or 'its driver says nothing'}"
-            if not self._closing:
-                await self._see_who_is_left()
-                await asyncio.sleep(_TRY_AGAIN)
+            await self._see_who_is_left()
+            await asyncio.sleep(_TRY_AGAIN)
 
     async def _require_listener(self) -> None:
         """See whether somebody listens at the address: where nobody does, Ray takes a minute to say so.
@@ -137,8 +128,6 @@ class Cluster:
             for lane in self._all():
                 # It may have replicas of which the driver before this one knew.
                 self._write(dataclasses.replace(lane.told, wanted=lane.wanted or bool(lane.lines.names())))
-            if self._closing:
-                self._leave()
             while line := await asyncio.wait_for(driver.stdout.readline(), _SILENCE):
                 await self._hear(from_wire(json.loads(line), Turn))
         finally:
@@ -172,11 +161,6 @@ class Cluster:
             lane.lines.change([], {name for name, there in zip(known, reached, strict=True) if not there})
             if not lane.lines.names():
                 lane.said = {}
-
-    def _leave(self) -> None:
-        self._closing = True
-        if self._driver is not None and self._driver.stdin is not None:
-            self._driver.stdin.close()
 
     # -- what the driver is told ------------------------------------------------------------------------------
 

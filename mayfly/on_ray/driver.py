@@ -9,7 +9,6 @@ address by then.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -21,15 +20,15 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
 from mayfly import __version__
 from mayfly.compat.process import take_stdout
+from mayfly.on_ray.host import reason_in, settings_for
 from mayfly.on_ray.messages import Dismissed, DoorAt, LaneAt, Turn, Wanted, WantedLane
-from mayfly.on_ray.node import ENVIRONMENT
+from mayfly.on_ray.node import ENVIRONMENT, close_token_file
 from mayfly.places import ABOVE
-from mayfly.settings import Settings, parse
+from mayfly.settings import Settings
 from mayfly.wire.codec import from_wire, plain
 
 # What a front and a replica say to Serve needs one thread in each; the controller hears each second how many calls are
@@ -42,7 +41,7 @@ os.environ.update({**_OF_SERVE, **ENVIRONMENT})
 import ray  # noqa: E402 - it reads the environment as it is imported
 from ray import serve  # noqa: E402
 
-from mayfly.on_ray.replica import REASON, Replica  # noqa: E402
+from mayfly.on_ray.replica import Replica  # noqa: E402
 from mayfly.on_ray.roster import SERVING, Roster  # noqa: E402
 from mayfly.on_ray.scaling import Scaling  # noqa: E402
 
@@ -54,9 +53,6 @@ _MOST_UNANSWERED = 2
 _ANSWERS = 5.0
 # How often (s) the replicas of a configured model are asked again, which tells them that somebody may need them.
 _ASKS_AGAIN = 20.0
-# When the front has ended, Ray has so long (s) to take in who is dismissed.
-_PATIENCE = 10.0
-_REASON = re.compile(re.escape(REASON) + "(.*)")
 _DEPLOYMENT = "lane"
 # Texts are computed side by side: so many calls at once, of those that a replica holds, are what it is scaled for.
 _EMBED_CALLS = 4
@@ -138,8 +134,6 @@ class Driver:
         for line in sys.stdin.buffer:
             message = from_wire(json.loads(line), WantedLane | Wanted | Dismissed)
             self._loop.call_soon_threadsafe(self._hear, message)
-        with contextlib.suppress(concurrent.futures.TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._let_leave(), self._loop).result(_PATIENCE)
         os._exit(0)
 
     def _hear(self, message: WantedLane | Wanted | Dismissed) -> None:
@@ -157,9 +151,6 @@ class Driver:
         line = memoryview(json.dumps(turn, default=plain).encode() + b"\n")
         while line:
             line = line[os.write(self._said, line):]
-
-    async def _let_leave(self) -> None:
-        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     # -- the cluster ------------------------------------------------------------------------------------------
 
@@ -182,7 +173,7 @@ class Driver:
             await asyncio.sleep(_LOOK)
 
     def _connect(self) -> None:
-        _close_token_file()
+        close_token_file()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         ray.init(address=self._settings.ray_address, namespace="mayfly", log_to_driver=False, logging_level="ERROR")
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
@@ -244,7 +235,7 @@ class Driver:
 
     def _deploy(self, lane: _Lane) -> Any:
         """Deploy a lane, if it isn't as it should be; return its handle."""
-        told = json.dumps(_settings_for(self._settings, lane.told), default=plain)
+        told = settings_for(self._settings, lane.told.model, lane.told.kind, stays=lane.told.stays)
         fewest, most = self._settings.replicas
         options = {
             "name": _DEPLOYMENT,
@@ -274,13 +265,7 @@ class Driver:
     async def _delete(self, lane: _Lane) -> None:
         if lane.handle is not None:
             lane.handle = None
-            await asyncio.to_thread(_delete, lane.app)
-
-
-def _delete(app: str) -> None:
-    serve.delete(app, _blocking=False)
-    # Serve isn't waited for there; who is answered here has been heard there.
-    serve.status()
+            await asyncio.to_thread(serve.delete, lane.app, _blocking=False)
 
 
 def _line(exc: Exception) -> str:
@@ -296,41 +281,12 @@ def _said(lane: _Lane, application: Any) -> dict[str, Any]:
     said: dict[str, Any] = {"state": "ready" if lane.doors else "loading", "replicas": states}
     if said["state"] == "loading":
         said["reason"] = "its replicas are starting, or wait for a node with room"
-        reason = _REASON.search(deployment.message or "")
-        if reason is not None:
-            said["reason"] = reason.group(1).strip()
+        reason = reason_in(deployment.message or "")
+        if reason:
+            said["reason"] = reason
             if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 said["state"] = "failing"
     return said
-
-
-# What is no matter of a replica: services that differ in this alone share them.
-_OF_FRONTS = ("listen_ip", "listen_port", "ollama_compat_port", "route", "authorized_urls", "require_key",
-              "allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials", "model_list", "hf_endpoint",
-              "venv_name", "model_aliases", "replicas", "request_timeout", "receive_timeout", "connection_limit",
-              "lame_duck_seconds", "max_body", "max_texts")
-
-
-def _settings_for(settings: Settings, lane: WantedLane) -> Settings:
-    """Return what a lane's replicas are told: no key, and no other model."""
-    configured = lane.stays and lane.kind == "completion"
-    usual = parse({})
-    return dataclasses.replace(
-        settings, **{name: getattr(usual, name) for name in _OF_FRONTS},
-        # Each node has these for itself.
-        run_folder_name=Path(), log_folder_name=Path(),
-        api_keys=(), hf_token="", threads=settings.replica_threads, serve_on="this", ray_address="",
-        embed_model=lane.model if lane.kind == "embedding" else "",
-        model_name=lane.model if lane.kind == "completion" else "",
-        prompt_template=settings.prompt_template if configured else "",
-        system_template=settings.system_template if configured else "")
-
-
-def _close_token_file() -> None:
-    """Let only this user read the token: Ray makes its file readable for all."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if path.exists() and path.stat().st_mode & 0o077:
-        path.chmod(0o600)
 
 
 def main() -> NoReturn:

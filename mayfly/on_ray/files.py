@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -43,19 +44,18 @@ class Texts:
             raise SettingError(f"{path} can't be read ({exc.strerror})") from exc
         self.digest = digest.hexdigest()
 
-    def after(self, done: int, size: int) -> Iterator[tuple[int, list[str]]]:
-        """Yield the texts but for the first `done`, some `size` at a time, and the number of the first of them."""
+    def after(self, done: int, size: int, characters: int) -> Iterator[list[str]]:
+        """Yield the texts but for the first `done`, at most `size` at a time, and fewer as soon as they are so long."""
         with self._path.open("rb") as file:
-            first, found = done, []
-            for number, line in enumerate(file):
-                if number < done:
-                    continue
-                found.append(self._text(line, number + 1))
-                if len(found) == size:
-                    yield first, found
-                    first, found = number + 1, []
+            found, length = [], 0
+            for number, line in enumerate(itertools.islice(file, done, None), done + 1):
+                found.append(self._text(line, number))
+                length += len(found[-1])
+                if len(found) == size or length >= characters:
+                    yield found
+                    found, length = [], 0
             if found:
-                yield first, found
+                yield found
 
     def _text(self, line: bytes, number: int) -> str:
         """Raises:

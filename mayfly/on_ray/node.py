@@ -57,6 +57,13 @@ def started(folder: Path) -> Iterator[str]:
         token.unlink(missing_ok=True)
 
 
+def close_token_file() -> None:
+    """Let only this user read the token: Ray makes its file readable for all."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
 def main() -> None:
     """Be the cluster's head until standard input ends."""
     said = os.dup(1)

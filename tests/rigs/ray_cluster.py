@@ -78,18 +78,11 @@ class RayCluster:
 
     def replicas(self, lane: str) -> list[int]:
         """Return the pids of a lane's replicas."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                name = (entry / "cmdline").read_bytes().decode()
-                environ = dict(pair.partition("=")[::2] for pair in
-                               (entry / "environ").read_bytes().decode(errors="replace").split("\0"))
-            except OSError:
-                continue
-            if name.startswith(f"ray::ServeReplica:mayfly-{lane}:") and int(
-                    environ.get("RAY_RAYLET_PID", 0)) in self._raylets:
-                found.append(int(entry.name))
-        return sorted(found)
+        return self._processes(f"ray::ServeReplica:mayfly-{lane}:")
+
+    def embedders(self) -> list[int]:
+        """Return the pids of those that compute for `embed-file`."""
+        return self._processes("ray::MapWorker(Map(Embedder))")
 
     def stop(self) -> None:
         """End the cluster."""
@@ -101,6 +94,19 @@ class RayCluster:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         os.close(self._space)
+
+    def _processes(self, begins: str) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                name = (entry / "cmdline").read_bytes().decode()
+                environ = dict(pair.partition("=")[::2] for pair in
+                               (entry / "environ").read_bytes().decode(errors="replace").split("\0"))
+            except OSError:
+                continue
+            if name.startswith(begins) and int(environ.get("RAY_RAYLET_PID", 0)) in self._raylets:
+                found.append(int(entry.name))
+        return sorted(found)
 
     def _ask(self, what: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -173,13 +173,11 @@ def test_a_poisonous_call_kills_processes_and_no_replica(on_ray: OnRay) -> None:
 
 def test_services_that_differ_in_what_the_web_process_needs_share_replicas(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mayfly.on_ray.driver import _settings_for
-    from mayfly.on_ray.messages import WantedLane
+    from mayfly.on_ray.host import settings_for
     from mayfly.settings import parse
 
-    def told(**values: str) -> object:
-        return _settings_for(parse({"MODEL_PATH": "/models", **values}),
-                             WantedLane("embedding", "vectors", "embedding", 1, stays=True, wanted=True))
+    def told(**values: str) -> str:
+        return settings_for(parse({"MODEL_PATH": "/models", **values}), "vectors", "embedding", stays=True)
 
     one = told()
     assert one != told(QUEUE_LIMIT="7")
@@ -268,8 +266,15 @@ def test_a_file_of_texts_gets_all_vectors_though_the_command_is_killed(on_ray: O
         first.kill()
     before = written()
     assert before > 100_000 and not output.exists()
-    second = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert second.returncode == 1 and "line 1235 has no vector" in second.stderr, second.stderr
+    until(lambda: on_ray.cluster.embedders() == [], within=60, what="the end of who computed for it")
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+        until(lambda: written() > before or second.poll() is not None, within=60, what="more vectors")
+        os.kill(on_ray.cluster.embedders()[0], 9)
+        printed, said = second.communicate(timeout=120)
+    assert second.returncode == 1 and printed == "", printed
+    named, *rest = [line for line in said.splitlines() if not line.endswith(" a second")]
+    assert named.startswith("mayfly: line 1235 has no vector: "), said
+    assert rest == ["mayfly: 1 texts have no vector, but NaN"], said
     vectors = np.load(output)
     assert [row for row in range(len(texts)) if not np.isfinite(vectors[row]).all()] == [1234]
     hashed = [np.frombuffer(hashlib.shake_256(text.encode()).digest(vectors.shape[1]), np.uint8) - np.float32(127.5)
@@ -278,6 +283,18 @@ def test_a_file_of_texts_gets_all_vectors_though_the_command_is_killed(on_ray: O
     expected[1234] = np.nan
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert not part.exists()
+
+
+def test_a_model_that_cannot_be_served_is_a_line(on_ray: OnRay, tmp_path: Path) -> None:
+    refusing = scripts.write(tmp_path, name="refusing", kind="embedding", load="fail")
+    (tmp_path / "texts.txt").write_text("a\n")
+    said = subprocess.run(
+        [*on_ray.cluster.within(), sys.executable, "-m", "mayfly", "embed-file", tmp_path / "texts.txt",
+         tmp_path / "vectors.npy", "--embed-model", refusing, "--address", on_ray.cluster.address],
+        env={**on_ray.cluster.environ, "MODEL_PATH": str(tmp_path), "MAYFLY_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert re.fullmatch("mayfly: refusing.script.json refuses to load, .*\n", said.stderr), said.stderr
 
 
 def test_a_persona_moves_only_if_its_replica_does() -> None:

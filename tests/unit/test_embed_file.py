@@ -27,8 +27,9 @@ def texts(tmp_path: Path) -> Texts:
 
 def test_a_line_is_a_text(texts: Texts) -> None:
     assert texts.count == 5
-    assert list(texts.after(1, 3)) == [(1, ["b", "", "d"]), (4, ["e"])]
-    assert list(texts.after(5, 3)) == []
+    assert list(texts.after(1, 3, 9)) == [["b", "", "d"], ["e"]]
+    assert list(texts.after(0, 3, 2)) == [["a", "b"], ["", "d", "e"]]
+    assert list(texts.after(5, 3, 9)) == []
 
 
 @pytest.mark.parametrize(("line", "fault"), [("{}", 'with a "text"'), ("7", "neither a string"), ("{", "not JSON")])

@@ -57,7 +57,9 @@ ALLOWED: dict[str, set[str]] = {
     "on_ray": {"", "errors", "places", "settings", "compat.process", "compat.sockets", "lanes", "wire",
                "supervision.lane_host", "supervision.refusals", "supervision.run_folder"},
     "on_ray.node": {"compat"},
-    "on_ray.bulk": {"errors", "flow", "settings", "lanes", "wire", "models.inventory", "on_ray"},
+    # `embed-file`, and what computes its texts on a node.
+    "on_ray.bulk": {"errors", "settings", "models.inventory", "on_ray"},
+    "on_ray.embedder": {"errors", "flow", "wire", "on_ray"},
     "on_ray.files": {"errors", "compat.files"},
     "supervision": {"errors", "places", "settings", "compat", "wire", "engines.backends", "models.inventory",
                     "models.parts"},
@@ -83,7 +85,8 @@ DOORS = {
     "gguf": {"models.convert"},
     "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
-    "ray": {"on_ray.driver", "on_ray.node", "on_ray.rayservice", "on_ray.replica", "on_ray.roster"},
+    "ray": {"on_ray.data", "on_ray.driver", "on_ray.node", "on_ray.rayservice", "on_ray.replica", "on_ray.roster"},
+    "pyarrow": {"on_ray.data"},
 }
 
 

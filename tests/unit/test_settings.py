@@ -261,4 +261,4 @@ def test_nothing_else_reads_the_environment_or_the_env_file() -> None:
     # The client is a single file that is copied to other machines; LLAMA_LIBRARY travels from settings.py to the engine
     # in the environment of the processes. Ray takes what it is told from there, its token's path too.
     assert found == {"mayfly/settings.py", "mayfly/places.py", "embed_client.py", "mayfly/engines/backends.py",
-                     "mayfly/engines/llamacpp/library.py", "mayfly/on_ray/driver.py"}
+                     "mayfly/engines/llamacpp/library.py", "mayfly/on_ray/node.py"}

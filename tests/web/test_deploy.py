@@ -195,7 +195,8 @@ def test_kubernetes_takes_what_ray_runs_on() -> None:
 
 def test_on_kubernetes_ray_is_for_its_own_pods_alone_and_tells_nobody() -> None:
     assert RAY_CLUSTER["authOptions"]["mode"] == "token"
-    (version,) = re.findall(r"^ray\[serve\]==(\S+)$", (PROJECT / "requirements-ray.txt").read_text(), re.MULTILINE)
+    (version,) = re.findall(r"^ray\[data,serve\]==(\S+)$", (PROJECT / "requirements-ray.txt").read_text(),
+                            re.MULTILINE)
     assert RAY_CLUSTER["rayVersion"] == version
     inner, outer = (each["spec"] for each in AROUND_RAY if each["kind"] == "NetworkPolicy")
     own = inner["podSelector"]["matchLabels"]
