@@ -27,8 +27,9 @@ from mayfly.wire.spec import Spec, WebSpec
 # With gdb installed, an abort of gpt4all puts some fifty lines of backtrace behind its assertion.
 _TAIL_LINES = 150
 _LONGEST_LINE = 2000
-# Of the environment, what no child needs that it isn't told itself.
-_SECRET = ("API_KEYS", "HF_TOKEN", "RAY_AUTH_TOKEN")
+# Of the environment, what no child needs that it isn't told itself; and what the web process alone needs, which starts
+# the one that asks Ray.
+_SECRET, _OF_WEB = ("API_KEYS", "HF_TOKEN"), ("RAY_AUTH_TOKEN",)
 _TAIL_PATIENCE = 0.25
 _MOMENT = 0.005
 
@@ -100,7 +101,7 @@ class Child(Handle):
     def __init__(self, argv: Sequence[str], *, cwd: Path, spec: Spec | WebSpec, sockets: Sequence[socket.socket],
                  on_event: Callable[[Told], None], on_line: Callable[[str], None],
                  descriptors: Sequence[int] = (), gather: float = 0.0) -> None:
-        self._process = spawn(argv, cwd=cwd, environ=_environment(), sockets=sockets, descriptors=descriptors)
+        self._process = spawn(argv, cwd=cwd, environ=_environment(spec), sockets=sockets, descriptors=descriptors)
         self.pid = self._process.pid
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._on_event = on_event
@@ -181,9 +182,10 @@ class Child(Handle):
         self._on_line(text)
 
 
-def _environment() -> dict[str, str]:
+def _environment(spec: Spec | WebSpec) -> dict[str, str]:
     """Return the environment for a child: without keys, which travel in its spec alone."""
-    environ = {name: value for name, value in os.environ.items() if name not in _SECRET}
+    secret = _SECRET if isinstance(spec, WebSpec) else _SECRET + _OF_WEB
+    environ = {name: value for name, value in os.environ.items() if name not in secret}
     environ["PYTHONUNBUFFERED"] = "1"
     environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     # Large blocks of memory, such as weights, come in pages of 2 MB then (glibc 2.35 and later, where the kernel gives

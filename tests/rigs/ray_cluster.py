@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -30,13 +31,15 @@ class RayCluster:
         cores: that each says it has.
 
     Attributes:
+        token: what callers show.
         port: of the service that there is to be beside the head, which tells it as deploy/kubernetes/ray has it told.
     """
 
     def __init__(self, folder: Path, *, nodes: int = 2, cores: int = 2) -> None:
         self.logs = folder / "logs of nodes"
+        self.token = secrets.token_hex(32)
         token = folder / "ray_token"
-        token.write_text("0" * 64)
+        token.write_text(self.token)
         token.chmod(0o600)
         self.environ = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
                         "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PROJECT),

@@ -85,7 +85,8 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     try:
         service = Service(
             folder / "service",
-            {**{name: cluster.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")},
+            # By its value, as in deploy/kubernetes/ray; the cluster has it in a file.
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster.token, "RAY_AUTH_TOKEN_PATH": None,
              "MODEL_PATH": models, "EMBED_MODEL": embed, "MODEL_NAME": chat, "REPLICAS": 2,
              "LISTEN_PORT": cluster.port},
             ["--on", "ray", "--address", cluster.address],
