@@ -30,7 +30,7 @@ from mayfly.settings import Settings
 
 # Texts in a row, and characters after which it is full; rows that an actor has at the same time, so that the next texts
 # are there when some are done.
-_TEXTS, _CHARACTERS, _ROWS = 256, 1 << 16, 3
+_TEXTS, _CHARACTERS, _ROWS = 1024, 1 << 17, 2
 # Who doesn't take a connection in so long (s) isn't there.
 _ANSWERS = 5.0
 
