@@ -36,11 +36,13 @@ class AnswerReader:
         inside: the prompt ends within a thought.
         form: how calls are written.
         names: of the tools; without any nothing is a call.
+        only_calls: it is held to calls, so that what is none is of one that was cut off, and no text.
     """
 
     def __init__(self, thought: Thought | None = None, *, inside: bool = False, form: CallForm | None = None,
-                 names: Sequence[str] = ()) -> None:
+                 names: Sequence[str] = (), only_calls: bool = False) -> None:
         self._thought = thought
+        self._only_calls = only_calls
         self._form = form if names else None
         self._names = names
         self._held = ""
@@ -130,6 +132,8 @@ class AnswerReader:
         return True
 
     def _tell(self, text: str) -> None:
+        if self._only_calls:
+            return
         self._read.text += text
         self._said = self._said or bool(text.strip())
 

@@ -79,10 +79,11 @@ class Chat:
                 # It is held to its form from the first letter on.
                 return Answering(call.sampling, turn_marks=marks)
             schema, param = call.sampling.form.text, call.sampling.form.param
-        answers = Answers(form or HERMES, tools, required=call.tool_choice not in ("auto", "none"),
-                          several=call.parallel_tool_calls, thought=thought, inside=inside, schema=schema,
-                          marks=self._marks)
-        reader = AnswerReader(thought, inside=inside, form=answers.form, names=[tool.name for tool in tools])
+        required = call.tool_choice not in ("auto", "none")
+        answers = Answers(form or HERMES, tools, required=required, several=call.parallel_tool_calls, thought=thought,
+                          inside=inside, schema=schema, marks=self._marks)
+        reader = AnswerReader(thought, inside=inside, form=answers.form, names=[tool.name for tool in tools],
+                              only_calls=required and bool(tools))
         if not tools and not (schema and thought):
             return Answering(call.sampling, reader, marks)
         held = Form("lark", answers.grammar(), "tools" if tools else param, tuple(tool.name for tool in tools))

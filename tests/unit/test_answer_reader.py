@@ -108,6 +108,19 @@ def test_calls_are_read_however_their_text_is_cut(case: str) -> None:
         assert read([text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)], form) == expected
 
 
+@pytest.mark.parametrize("case", [case for case, (_, _, said, _) in CALLS.items() if not said])
+def test_an_answer_that_is_held_to_calls_has_no_text_wherever_it_is_cut(case: str) -> None:
+    form, text, _, calls = CALLS[case]
+    for at in range(1, len(text)):
+        reader = AnswerReader(form=FORM[form], names=NAMES, only_calls=True)
+        told = [reader.feed(text[:at]), reader.finish()]
+        assert "".join(each.text for each in told) == ""
+        assert len({delta.index for each in told for delta in each.calls}) <= len(calls)
+    reader = AnswerReader(form=FORM[form], names=NAMES, only_calls=True)
+    names = [delta.name for each in (reader.feed(text), reader.finish()) for delta in each.calls if delta.name]
+    assert names == [name for name, _ in calls]
+
+
 @pytest.mark.parametrize(("form", "text"), [
     ("hermes", "<tool_call> is how calls begin"),
     ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>'),
