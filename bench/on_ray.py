@@ -258,7 +258,11 @@ def _bulk(cluster: RayCluster, folder: Path, chosen: argparse.Namespace) -> dict
             assert engine.stdout is not None and engine.stdout.readline() == "ready\n"
         began = time.perf_counter()
         for engine in engines:
-            engine.communicate("go\n")
+            assert engine.stdin is not None
+            engine.stdin.write("go\n")
+            engine.stdin.flush()
+        for engine in engines:
+            engine.wait()
         rates["engine"].append(len(texts) / (time.perf_counter() - began))
         made = folder / f"{number}.npy"
         bulk = subprocess.Popen([*cluster.within(), sys.executable, "-m", "mayfly", "embed-file", str(source),
