@@ -1,11 +1,10 @@
 """The chat template: a process with the model loaded that only forks (ISOLATION=fork).
 
 Started by the watchdog. It keeps one generation forked ahead - reseeded, waiting - and, while fewer than
-CHAT_PROCESSES calls are being served, takes a call and hands its connection to that generation. It forks the next when
-that one has answered, or another call comes: on the cores that the model computes with, a fork would delay the first
-token. Further calls wait in the lane's socket. The template never computes and never reads a request, only how long it
-is, so its loop beats and reaps whatever the others do. A generation whose request isn't whole yet counts once it has
-read it. The template stays single-threaded: a fork beside threads is how deadlocks are made.
+CHAT_PROCESSES calls are being served, takes a call, hands its connection to that generation and forks the next. Further
+calls wait in the lane's socket. The template never computes and never reads a request, only how long it is, so its loop
+beats and reaps whatever the others do. A generation whose request isn't whole yet counts once it has read it. The
+template stays single-threaded: a fork beside threads is how deadlocks are made.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class Template:
         self._store = PrefixStore.of(spec.settings.prefix_memory)
         self._pause = 0.0
         self._fork_at = 0.0
-        self._rests = False
 
     def run(self) -> int:
         """Fork and hand out until told to end; return the exit code."""
@@ -84,7 +82,7 @@ class Template:
                 if len(self._forks) == (self._ahead is not None):
                     self._sentinel.remove()
                     return exits.MODEL_CHANGED
-            elif self._ahead is None and not self._rests and time.monotonic() >= self._fork_at:
+            elif self._ahead is None and time.monotonic() >= self._fork_at:
                 self._fork_ahead()
             self._wait()
 
@@ -95,25 +93,18 @@ class Template:
         talking = {fork.fileno(): fork for fork in self._forks}
         for descriptor in talking:
             poll.register(descriptor, select.POLLIN)
-        if self._takes() and self._free_places() and not self._model_file.changed():
+        ready = self._ahead is not None and self._ahead.ready
+        if ready and self._free_places() and not self._model_file.changed():
             poll.register(self._door, select.POLLIN)
-        pauses = self._ahead is None and not self._rests
-        timeout = min(TICK, max(0.0, self._fork_at - time.monotonic())) if pauses else TICK
+        timeout = TICK if self._ahead is not None else min(TICK, max(0.0, self._fork_at - time.monotonic()))
         for descriptor, _ in poll.poll(timeout * 1000):
             if descriptor in talking:
                 self._listen_to(talking[descriptor])
-            elif self._ahead is not None:
-                self._take_call()
             else:
-                self._rests = False
+                self._take_call()
         self._door.send_away()
         while self._waiting and (free := self._free_places()):
             self._give_place(self._waiting.popleft(), min(free))
-
-    def _takes(self) -> bool:
-        """Tell whether a call that comes is looked at: there is a generation for it, or there will be as soon as it is
-        known to be there."""
-        return self._rests if self._ahead is None else self._ahead.ready
 
     def _free_places(self) -> set[int]:
         return self._places.difference(fork.place for fork in self._forks if fork.place is not None)
@@ -136,7 +127,6 @@ class Template:
                 generation.hand_over(fork.channel, place if whole else generation.NO_PLACE, line.connection)
             self._ahead = None
             self._fork_at = 0.0
-            self._rests = whole
         if fork.place is None:
             self._table[place] = 0
 
@@ -201,7 +191,6 @@ class Template:
 
     def _leave(self, fork: Fork) -> None:
         """Take note that a generation computes no more and waits for nothing."""
-        self._rests = False
         if fork in self._readers:
             self._readers.remove(fork)
         if fork in self._waiting:
