@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import scripts
 from service import Service
 
 KEY = "a-key-for-the-clients"
@@ -22,18 +23,16 @@ COUNTED = "one two three four"
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
-# Seconds between tokens that are sent one by one: those that come sooner are sent together.
-APART = 0.03
 RULES: list[dict[str, Any]] = [
     {"when": "count", "pieces": ["one ", "two ", "three ", "four"]},
     # A model with byte tokens sends one byte of a character at a time.
     {"when": "greet", "pieces": ["base64:" + base64.b64encode(bytes([byte])).decode() for byte in GREETING.encode()],
-     "seconds": APART},
+     "seconds": scripts.APART},
     {"when": "slow", "pieces": ["a", "b", "c", "d"], "seconds": 0.15},
     # A tool is called, and what it has answered is told.
     {"when": "Snow", "pieces": ["It ", "snows."]},
     {"when": "weather", "pieces": list(CALL)},
-    {"when": "crash", "do": "crash", "pieces": ["a", "b", "c"], "after": 2, "seconds": APART},
+    {"when": "crash", "do": "crash", "pieces": ["a", "b", "c"], "after": 2, "seconds": scripts.APART},
 ]
 
 

@@ -203,6 +203,14 @@ def test_a_key_in_the_environment_is_not_handed_on(start: Callable[..., Service]
     assert _request(service, "/embed", {"Via": "1.1 tunnel", **BEARER})[0] == 200
 
 
+def test_the_token_of_a_ray_cluster_reaches_the_web_process_alone(start: Callable[..., Service]) -> None:
+    service = start(RAY_AUTH_TOKEN=KEY, DEBUG="true")
+    family = until(lambda: len(service.family()) >= 4 and service.family())
+    told = [pid for pid in family if KEY.encode() in Path(f"/proc/{pid}/environ").read_bytes()]
+    # It starts the driver, which shows the token; model processes have no use for it.
+    assert told == [service.pid("app")]
+
+
 # -- forged lines ---------------------------------------------------------------------------------------------
 
 FORGED = '127.0.0.1 - - [01/Jan/2030:00:00:00 +0000] "GET /forged HTTP/1.1" 200 5'

@@ -23,16 +23,14 @@ ASK = "/gpt4all_api"
 TEXT = "Grüße, 你好 😀!"
 BYTES = ["base64:" + base64.b64encode(bytes([byte])).decode() for byte in TEXT.encode()]
 HALF = "base64:" + base64.b64encode("😀".encode()[:2]).decode()
-# Seconds between tokens that are sent one by one: those that come sooner are sent together.
-APART = 0.03
 RULES: list[dict[str, Any]] = [
     scripts.slowly("soon", 2, pieces=8),
     {"when": "split", "pieces": ["one", " S", "T", "OP", " two"]},
-    {"when": "almost", "pieces": ["one", " S", "T", "EM", " S", "T"], "seconds": APART},
+    {"when": "almost", "pieces": ["one", " S", "T", "EM", " S", "T"], "seconds": scripts.APART},
     {"when": "inside", "pieces": ["one STOP two"]},
-    {"when": "bytes", "pieces": BYTES, "seconds": APART}, {"when": "half", "pieces": ["a", HALF]},
+    {"when": "bytes", "pieces": BYTES, "seconds": scripts.APART}, {"when": "half", "pieces": ["a", HALF]},
     {"when": "silent", "pieces": ["late", " text"], "seconds": 11}, scripts.slowly("steady", 11, pieces=44),
-    *({"when": f"{what} amid", "do": what, "pieces": ["a", "b", "c"], "after": 2, "seconds": APART}
+    *({"when": f"{what} amid", "do": what, "pieces": ["a", "b", "c"], "after": 2, "seconds": scripts.APART}
       for what in ("crash", "error")),
     {"when": "at a breath", "pieces": list("abcd" * 10)},
     {"when": "error of a sudden", "do": "error", "pieces": list("abcd"), "after": 4},
