@@ -9,7 +9,7 @@ import mmap
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,6 @@ if not WINDOWS:
 #: Whether there is memory here that can be sealed.
 CAN_SEAL = hasattr(os, "memfd_create") and not WINDOWS and hasattr(fcntl, "F_ADD_SEALS")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if CAN_SEAL else 0
-
-# Of Linux 5.14 and later; Python doesn't name it.
-_MADV_POPULATE_READ = 22
-_MADV_DONTNEED, _MADV_NOHUGEPAGE = 4, 15
-_LARGE_PAGE = 2 << 20
-_MAPPED_AT_ONCE = 32 << 20
 
 
 def memory_size() -> int:
@@ -119,71 +113,6 @@ def sealed_content(descriptor: int) -> Any:
     """
     memory = mmap.mmap(descriptor, sealed_size(descriptor), access=mmap.ACCESS_COPY)
     return (ctypes.c_uint8 * len(memory)).from_buffer(memory)
-
-
-def release_zeros() -> None:
-    """Give back what this process has written nothing but zeros to, where the system can; it stays zeros.
-
-    An engine clears its window when it makes it, so all of it is in memory though nothing is in it. Its forks take what
-    they fill, in small pages: of large ones the first token would take two megabytes in each layer.
-    """
-    with contextlib.suppress(OSError):
-        libc = ctypes.CDLL(None)
-        zeros, length = ctypes.create_string_buffer(_LARGE_PAGE), ctypes.c_size_t(_LARGE_PAGE)
-        for start, end, rights, name in _mappings():
-            # Memory of its own, and neither a file's nor the stack or the small things of Python.
-            if rights != "rw-p" or name:
-                continue
-            for at in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
-                place = ctypes.c_void_p(at)
-                if _in_memory(libc, at, _LARGE_PAGE) and not libc.memcmp(place, zeros, length):
-                    libc.madvise(place, length, _MADV_NOHUGEPAGE)
-                    libc.madvise(place, length, _MADV_DONTNEED)
-
-
-def map_pages(folder: Path, go_on: Callable[[], bool]) -> bool:
-    """Have the pages of the files that are mapped from a folder in this process's page tables, where the system can.
-
-    A fork begins without them, and has them put there, some at a time, whenever it comes to one that isn't. What isn't
-    in memory isn't read for this.
-
-    Args:
-        folder: without links in its path.
-        go_on: called before each 32 MB; False ends it.
-
-    Returns:
-        Whether it came to its end.
-    """
-    with contextlib.suppress(OSError):
-        libc = ctypes.CDLL(None)
-        for start, end, _, name in _mappings():
-            if Path(name).parent != folder:
-                continue
-            for at in range(start, end, _MAPPED_AT_ONCE):
-                if not go_on():
-                    return False
-                size = min(_MAPPED_AT_ONCE, end - at)
-                if _in_memory(libc, at, size):
-                    libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _MADV_POPULATE_READ)
-    return True
-
-
-def _mappings() -> Iterator[tuple[int, int, str, str]]:
-    """Yield what this process has mapped: where it begins and ends, with what rights, and the file's name or "".
-
-    Raises:
-        OSError: this system doesn't tell.
-    """
-    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
-        span, rights, _, _, _, *name = line.split(maxsplit=5)
-        start, end = span.split("-")
-        yield int(start, 16), int(end, 16), rights, "".join(name)
-
-
-def _in_memory(libc: ctypes.CDLL, at: int, size: int) -> bool:
-    """Tell whether all pages of a mapped place are in memory."""
-    there = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-    return libc.mincore(ctypes.c_void_p(at), ctypes.c_size_t(size), there) == 0 and 0 not in there.raw
 
 
 def _windows_memory_size() -> int:

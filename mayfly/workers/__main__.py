@@ -23,7 +23,7 @@ from mayfly.wire.spec import Spec, read_spec
 from mayfly.wire.thread_table import Table
 from mayfly.workers.accept import ModelFile
 from mayfly.workers.vocabularies import Vocabularies
-from mayfly.workers.worker import Worker, load_completions, load_embeddings
+from mayfly.workers.worker import Worker, load_completions, load_embeddings, load_to_fork
 
 
 def main() -> int:
@@ -55,6 +55,8 @@ def main() -> int:
     try:
         if spec.kind == "embedding":
             embedder = load_embeddings(spec, note)
+        elif spec.role == "template":
+            completer, written = load_to_fork(spec, note)
         else:
             completer = load_completions(spec, note)
     except MayflyError as exc:
@@ -66,7 +68,7 @@ def main() -> int:
     if spec.role == "template":
         from mayfly.workers.template import Template
 
-        return Template(spec, completer, listener, table, model_file, events).run()
+        return Template(spec, completer, written, listener, table, model_file, events).run()
     gc.freeze()
     worker = Worker(spec, listener, table, events, model_file)
     return worker.embed(embedder) if spec.kind == "embedding" else worker.complete(completer)

@@ -9,17 +9,20 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from mayfly.compat.pages import Span, written_by
 from mayfly.compat.process import die_with_parent
 from mayfly.errors import FileUnusable, ModelUnavailable
 from mayfly.wire import exits
 
 _LONGEST = 1 << 15
-# What a message begins with whose error is a FileUnusable.
-_UNUSABLE = b"\0"
+# What a child's message begins with in `see_through`: that it is done, or a model's error.
+_DONE, _UNUSABLE, _UNAVAILABLE = b"d", b"u", b"m"
+_SPAN = struct.Struct("<QQ")
 
 
 @dataclass(eq=False)
@@ -68,34 +71,41 @@ def start(number: int, live: Callable[[socket.socket], int], let_go: Callable[[]
     return Fork(number, pid, mine)
 
 
-def see_through(work: Callable[[], None]) -> None:
+def see_through(work: Callable[[], None]) -> list[Span]:
     """Do something in a child, for a process that never computes.
 
     If native code ends the child, this process ends in the same way, so that what is reported is what happened.
+
+    Returns:
+        What the child has written meanwhile of the memory that it had of this process, the largest parts first; see
+        `written_by`.
 
     Raises:
         ModelUnavailable: the work did.
     """
     def live(channel: socket.socket) -> int:
         try:
-            work()
+            written = sorted(written_by(work), key=lambda span: span[1], reverse=True)
         except ModelUnavailable as exc:
-            channel.send((_UNUSABLE if isinstance(exc, FileUnusable) else b"") + str(exc).encode()[:_LONGEST])
+            kind = _UNUSABLE if isinstance(exc, FileUnusable) else _UNAVAILABLE
+            channel.send((kind + str(exc).encode())[:_LONGEST])
+        else:
+            channel.send((_DONE + b"".join(_SPAN.pack(*span) for span in written))[:_LONGEST])
         return exits.DONE
 
     fork = start(0, live, lambda: None)
     said = fork.channel.recv(_LONGEST)
     code = fork.reap()
-    if said.startswith(_UNUSABLE):
-        raise FileUnusable(said.removeprefix(_UNUSABLE).decode(errors="replace"))
-    if said:
-        raise ModelUnavailable(said.decode(errors="replace"))
+    kind, told = said[:1], said[1:]
+    if kind in (_UNUSABLE, _UNAVAILABLE):
+        raise (FileUnusable if kind == _UNUSABLE else ModelUnavailable)(told.decode(errors="replace"))
     if code < 0:
         with contextlib.suppress(OSError):  # nobody can handle SIGKILL, nor say that it won't
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     if code:
         raise ModelUnavailable("its self-test ended with a failure")
+    return list(_SPAN.iter_unpack(told[:len(told) // _SPAN.size * _SPAN.size]))
 
 
 def _become(parent: int, live: Callable[[socket.socket], int], channel: socket.socket, let_go: Callable[[], None]

@@ -13,9 +13,10 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from mayfly.compat.memory import map_pages
+from mayfly.compat.pages import Span, map_pages, take_pages
 from mayfly.compat.sockets import hung_up, readable
 from mayfly.engines.base import CompletionEngine
 from mayfly.wire import exits
@@ -45,11 +46,16 @@ class Generation:
     """What a forked process does that is to serve one call.
 
     Made just before the fork.
+
+    Args:
+        written: what a call writes of its parent's memory.
     """
 
-    def __init__(self, spec: Spec, engine: CompletionEngine, table: Table, events: EventPipe, number: int) -> None:
+    def __init__(self, spec: Spec, engine: CompletionEngine, written: Sequence[Span], table: Table, events: EventPipe,
+                 number: int) -> None:
         self._spec = spec
         self._engine = engine
+        self._written = written
         self._table = table
         self._events = events
         self._number = number
@@ -61,15 +67,15 @@ class Generation:
         """Wait for the parent to hand a connection over, and serve it; return the exit code."""
         self._come_up(channel)
         folder, idle = self._spec.model_file.resolve().parent, functools.partial(self._idle, channel)
-        reseeded = mapped = False
-        # What a fork pays for its state and its weights' pages is paid before its call comes, and while nobody
-        # computes: a call that has just begun would get fewer threads beside it.
+        reseeded = paged = False
+        # What a fork pays for its state, its weights' pages and its own is paid before its call comes, and while
+        # nobody computes: a call that has just begun would get fewer threads beside it.
         while not readable(channel, TICK):
             self._sentinel.beat()
             if not reseeded and idle():
                 self._engine.reseed()
                 reseeded = True
-            mapped = mapped or map_pages(folder, idle)
+            paged = paged or (map_pages(folder, idle) and take_pages(self._written, idle))
         message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")

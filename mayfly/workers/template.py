@@ -16,7 +16,9 @@ import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 
+from mayfly.compat.pages import Span
 from mayfly.engines.base import CompletionEngine
 from mayfly.errors import InvalidRequest
 from mayfly.wire import exits
@@ -42,12 +44,17 @@ _MOST_READERS = 8
 
 
 class Template:
-    """The template's loop; see the module's docstring."""
+    """The template's loop; see the module's docstring.
 
-    def __init__(self, spec: Spec, engine: CompletionEngine, listener: socket.socket, table: Table,
-                 model_file: ModelFile, events: EventPipe) -> None:
+    Args:
+        written: what a call writes of this process's memory.
+    """
+
+    def __init__(self, spec: Spec, engine: CompletionEngine, written: Sequence[Span], listener: socket.socket,
+                 table: Table, model_file: ModelFile, events: EventPipe) -> None:
         self._spec = spec
         self._engine = engine
+        self._written = written
         self._door = Door(listener, spec.address, Line.look)
         self._model_file = model_file
         self._events = events
@@ -147,7 +154,7 @@ class Template:
     def _fork_ahead(self) -> None:
         number = self._next_number
         self._next_number += 1
-        served = Generation(self._spec, self._engine, self._table, self._events, number)
+        served = Generation(self._spec, self._engine, self._written, self._table, self._events, number)
         self._ahead = forks.start(number, served.live, self._let_go)
         self._forks.append(self._ahead)
 

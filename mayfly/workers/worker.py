@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mayfly.compat.memory import release_zeros
+from mayfly.compat.pages import Span, release_zeros
 from mayfly.engines import choose
 from mayfly.engines.base import CompletionEngine, EmbeddingEngine
 from mayfly.wire import exits
@@ -56,15 +56,32 @@ def load_completions(spec: Spec, note: Callable[[str], None]) -> CompletionEngin
     Raises:
         ModelUnavailable: it can't be loaded, or is damaged.
     """
-    settings = spec.settings
-    engine = choose.load_completions(spec.model_file, settings.threads, settings.n_ctx, settings.device, spec.model,
-                                     *spec.templates(), engine=settings.chat_engine, note=note)
-    if spec.role == "template":
-        release_zeros()
-        forks.see_through(engine.self_test)
-    else:
-        engine.self_test()
+    engine = _load_completions(spec, note)
+    engine.self_test()
     return engine
+
+
+def load_to_fork(spec: Spec, note: Callable[[str], None]) -> tuple[CompletionEngine, list[Span]]:
+    """Load a completion model in the process that only forks, and test it in a fork.
+
+    Args:
+        note: told what people should know of it.
+
+    Returns:
+        The engine, and what a call writes of this process's memory.
+
+    Raises:
+        ModelUnavailable: it can't be loaded, or is damaged.
+    """
+    engine = _load_completions(spec, note)
+    release_zeros()
+    return engine, forks.see_through(engine.self_test)
+
+
+def _load_completions(spec: Spec, note: Callable[[str], None]) -> CompletionEngine:
+    settings = spec.settings
+    return choose.load_completions(spec.model_file, settings.threads, settings.n_ctx, settings.device, spec.model,
+                                   *spec.templates(), engine=settings.chat_engine, note=note)
 
 
 class Worker:

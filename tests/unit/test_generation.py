@@ -49,7 +49,7 @@ class Live:
         self.sentinel = spec.sentinel(1)
         self._said, events = os.pipe()
         self.parent, self._own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        live = generation.Generation(spec, cast("CompletionEngine", self.engine), table,
+        live = generation.Generation(spec, cast("CompletionEngine", self.engine), [], table,
                                      EventPipe(events, drops=False), 1)
         self._thread = threading.Thread(target=self._run, args=(live, events))
         self._thread.start()
