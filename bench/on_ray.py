@@ -51,6 +51,8 @@ from mayfly.wire.calls import MOST_CALLS_HELD  # noqa: E402
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "old"]
 REPLICAS = 16
 _DIMENSIONS = 384  # of the default model
+# Texts that are done when embed-file's first vectors are there: a row of each of two replicas.
+_FIRST = 2 * 4096
 _ALL = ("latency", "throughput", "cost", "linear", "bulk")
 T = TypeVar("T")
 Body = Callable[[], dict[str, Any]]
@@ -242,10 +244,10 @@ for first in range(0, len(texts), 64):
 
 
 def _bulk(cluster: RayCluster, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
-    """The rate is that of the middle: Ray's start takes as long for ten texts as for a million, and at either end of a
-    file some texts are under way that count for nobody."""
+    """The rate is that from the first vectors to the last, without the texts that were computed for the first: Ray's
+    start takes as long for ten texts as for a million."""
     source, half = folder / "texts.txt", folder / "half.txt"
-    texts = [" ".join(random.choices(WORDS, k=8)) + "\n" for _ in range(round(15_000 * chosen.seconds))]
+    texts = [" ".join(random.choices(WORDS, k=8)) + "\n" for _ in range(round(65_000 * chosen.seconds))]
     source.write_text("".join(texts))
     half.write_text("".join(texts[::2]))
     environ = {**cluster.environ, "MODEL_PATH": str(PROJECT / "models"), "REPLICAS": "2", "MAYFLY_HOME": str(folder)}
@@ -268,23 +270,24 @@ def _bulk(cluster: RayCluster, folder: Path, chosen: argparse.Namespace) -> dict
         bulk = subprocess.Popen([*cluster.within(), sys.executable, "-m", "mayfly", "embed-file", str(source),
                                  str(made), "--embed-model", MINILM.file_name, "--address", cluster.address],
                                 env=environ)
-        rates["embed-file"].append(_rate_of_the_middle(bulk, made.with_name(f"{made.name}.part"), len(texts)))
+        rates["embed-file"].append(_rate_after_the_first(bulk, made.with_name(f"{made.name}.part"), len(texts)))
     return {"bulk_texts_a_second": {name: round(statistics.median(each)) for name, each in rates.items()},
             "bulk_ratio": round(statistics.median(
                 bulk / engine for engine, bulk in zip(rates["engine"], rates["embed-file"], strict=True)), 3)}
 
 
-def _rate_of_the_middle(bulk: subprocess.Popen[bytes], part: Path, count: int) -> float:
-    seen: list[tuple[float, float]] = []
+def _rate_after_the_first(bulk: subprocess.Popen[bytes], part: Path, count: int) -> float:
+    began = ended = 0.0
     while bulk.poll() is None:
         with suppress(FileNotFoundError):
-            share = part.stat().st_size / (count * _DIMENSIONS * 4)
-            if 0.3 <= share <= 0.9 and (not seen or share > seen[-1][1]):
-                seen.append((time.perf_counter(), share))
+            done = part.stat().st_size / (_DIMENSIONS * 4)
+            if done > 1 and not began:
+                began = time.perf_counter()
+            if done >= count and not ended:
+                ended = time.perf_counter()
         time.sleep(0.02)
     assert bulk.returncode == 0
-    (began, first), (ended, last) = seen[0], seen[-1]
-    return count * (last - first) / (ended - began)
+    return (count - _FIRST) / (ended - began)
 
 
 def _cost(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:

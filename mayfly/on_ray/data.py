@@ -28,9 +28,9 @@ from mayfly.on_ray.host import failure, reason_in, settings_for
 from mayfly.places import ABOVE
 from mayfly.settings import Settings
 
-# Texts in a row, and characters after which it is full; rows that an actor has at the same time, so that the next texts
-# are there when some are done.
-_TEXTS, _CHARACTERS, _ROWS = 1024, 1 << 17, 2
+# Texts in a row, and characters after which it is full: Ray's work is for each row. Rows that an actor has at the same
+# time, so that the next texts are there when some are done.
+_TEXTS, _CHARACTERS, _ROWS = 4096, 1 << 18, 2
 # Who doesn't take a connection in so long (s) isn't there.
 _ANSWERS = 5.0
 
@@ -98,6 +98,7 @@ def _computed(settings: Settings, texts: Texts, done: int, model: str) -> Datase
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    context.memory_usage_poll_interval_s = None  # else each actor looks at its memory every second, for nobody
     context.execution_no_progress_timeout_s = settings.start_seconds + settings.request_timeout
     # A block for each row: what is smaller than a row isn't cut, and what is larger isn't gathered.
     context.target_max_block_size = 1

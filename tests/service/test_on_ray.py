@@ -249,8 +249,8 @@ def test_who_hangs_up_frees_the_replica(on_ray: OnRay) -> None:
 
 
 def test_a_file_of_texts_gets_all_vectors_though_the_command_is_killed(on_ray: OnRay, tmp_path: Path) -> None:
-    texts = [f"text {number}" for number in range(6000)]
-    texts[4321] = "poison"
+    texts = [f"text {number}" for number in range(24_000)]
+    texts[17_321] = "poison"
     source, output = tmp_path / "texts.jsonl", tmp_path / "vectors.npy"
     source.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in texts))
     models = on_ray.service.folder.parent / "models"
@@ -274,14 +274,14 @@ def test_a_file_of_texts_gets_all_vectors_though_the_command_is_killed(on_ray: O
         printed, said = second.communicate(timeout=120)
     assert second.returncode == 1 and printed == "", printed
     named, *rest = [line for line in said.splitlines() if not line.endswith(" a second")]
-    assert named.startswith("mayfly: line 4322 has no vector: "), said
+    assert named.startswith("mayfly: line 17322 has no vector: "), said
     assert rest == ["mayfly: 1 texts have no vector, but NaN"], said
     vectors = np.load(output)
-    assert [row for row in range(len(texts)) if not np.isfinite(vectors[row]).all()] == [4321]
+    assert [row for row in range(len(texts)) if not np.isfinite(vectors[row]).all()] == [17_321]
     hashed = [np.frombuffer(hashlib.shake_256(text.encode()).digest(vectors.shape[1]), np.uint8) - np.float32(127.5)
               for text in texts]
     expected = np.stack([numbers / np.linalg.norm(numbers) for numbers in hashed])
-    expected[4321] = np.nan
+    expected[17_321] = np.nan
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert not part.exists()
 
