@@ -45,14 +45,13 @@ from ray_cluster import RayCluster  # noqa: E402
 from service import Service, until  # noqa: E402
 
 from mayfly.models.defaults import MINILM  # noqa: E402
+from mayfly.on_ray.files import ROW_TEXTS  # noqa: E402
 from mayfly.on_ray.lines import Known, Lines  # noqa: E402
 from mayfly.wire.calls import MOST_CALLS_HELD  # noqa: E402
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "old"]
 REPLICAS = 16
 _DIMENSIONS = 384  # of the default model
-# Texts that are done when embed-file's first vectors are there: a row of each of two replicas.
-_FIRST = 2 * 4096
 _ALL = ("latency", "throughput", "cost", "linear", "bulk")
 T = TypeVar("T")
 Body = Callable[[], dict[str, Any]]
@@ -287,7 +286,8 @@ def _rate_after_the_first(bulk: subprocess.Popen[bytes], part: Path, count: int)
                 ended = time.perf_counter()
         time.sleep(0.02)
     assert bulk.returncode == 0
-    return (count - _FIRST) / (ended - began)
+    # When the first vectors are there, a row of each of two replicas is done.
+    return (count - 2 * ROW_TEXTS) / (ended - began)
 
 
 def _cost(cluster: RayCluster, folder: Path, seconds: float) -> dict[str, Any]:

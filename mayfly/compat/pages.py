@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,9 @@ _MAPPED_AT_ONCE = 32 << 20
 # Of /proc/PID/pagemap: a page that is there, or is swapped, or is a file's.
 _THERE, _SWAPPED, _FILES = 1 << 63, 1 << 62, 1 << 61
 _COMPARED_AT_ONCE = 512
-# Behind what was written comes what will be, where nothing has been yet: a window is filled token by token.
-_BEHIND = 64
+# Behind what was written comes what will be, where nothing has been yet: a window is filled token by token. In pages:
+# a system may have them of 4, 16 or 64 kB.
+_BEHIND = (256 << 10) // mmap.PAGESIZE
 
 #: Where something of a process's memory is: its address and its length in bytes.
 Span = tuple[int, int]
@@ -83,8 +85,8 @@ def written_by(work: Callable[[], None]) -> list[Span]:
     """
     before = {}
     with contextlib.suppress(OSError):
-        before = {start: _pages(start, end) for start, end, rights, name in _mappings()
-                  if rights == "rw-p" and not name.startswith("[v")}
+        before = {start: _pages(start, end) for start, end, rights, _ in _mappings()
+                  if rights == "rw-p"}
     work()
     with contextlib.suppress(OSError):
         return [(start + mmap.PAGESIZE * first, mmap.PAGESIZE * (end - first)) for start, then in before.items()
@@ -94,20 +96,14 @@ def written_by(work: Callable[[], None]) -> list[Span]:
 
 def _written(before: array[int], after: array[int]) -> Iterator[tuple[int, int]]:
     """Yield where pages were written, as numbers of pages: the first, and the one behind the last."""
-    first = end = -1
-    for block in range(0, len(after), _COMPARED_AT_ONCE):
-        if before[block:block + _COMPARED_AT_ONCE] == after[block:block + _COMPARED_AT_ONCE]:
-            continue
-        for page in range(block, min(block + _COMPARED_AT_ONCE, len(after))):
-            if before[page] == after[page] or not after[page] & _THERE or after[page] & _FILES:
-                continue
-            if page != end:
-                if end >= 0:
-                    yield first, _behind(after, end)
-                first = page
-            end = page + 1
-    if end >= 0:
-        yield first, _behind(after, end)
+    blocks = (range(at, min(at + _COMPARED_AT_ONCE, len(after))) for at in range(0, len(after), _COMPARED_AT_ONCE))
+    pages = [page for block in blocks if before[block.start:block.stop] != after[block.start:block.stop]
+             for page in block
+             if before[page] != after[page] and after[page] & _THERE and not after[page] & _FILES]
+    # Neighbours are as far from one another in the list as in memory.
+    for _, neighbours in itertools.groupby(enumerate(pages), lambda each: each[1] - each[0]):
+        run = [page for _, page in neighbours]
+        yield run[0], _behind(after, run[-1] + 1)
 
 
 def _behind(pages: array[int], end: int) -> int:
@@ -125,8 +121,6 @@ def take_pages(spans: Sequence[Span], go_on: Callable[[], bool]) -> bool:
     Returns:
         Whether it came to its end.
     """
-    if not spans:
-        return True
     libc = ctypes.CDLL(None)
     taken = _LARGE_PAGE
     for start, length in spans:

@@ -23,14 +23,14 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from mayfly.errors import ModelUnavailable, SettingError
 from mayfly.on_ray.embedder import Embedder
-from mayfly.on_ray.files import Texts
+from mayfly.on_ray.files import ROW_TEXTS, Texts
 from mayfly.on_ray.host import failure, reason_in, settings_for
 from mayfly.places import ABOVE
 from mayfly.settings import Settings
 
-# Texts in a row, and characters after which it is full: Ray's work is for each row. Rows that an actor has at the same
-# time, so that the next texts are there when some are done.
-_TEXTS, _CHARACTERS, _ROWS = 4096, 1 << 18, 2
+# Characters after which a row is full; rows that an actor has at the same time, so that the next texts are there when
+# some are done.
+_CHARACTERS, _ROWS = 1 << 18, 2
 # Who doesn't take a connection in so long (s) isn't there.
 _ANSWERS = 5.0
 
@@ -136,7 +136,7 @@ class _Source(Datasource):  # type: ignore[misc]
 
 def _read(texts: Texts, done: int) -> Iterator[pyarrow.Table]:
     try:
-        for found in texts.after(done, _TEXTS, _CHARACTERS):
+        for found in texts.after(done, ROW_TEXTS, _CHARACTERS):
             yield pyarrow.table({"texts": [found]})
     except (OSError, SettingError) as exc:
         raise failure(exc) from exc

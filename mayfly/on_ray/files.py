@@ -16,6 +16,8 @@ import orjson
 from mayfly.compat.files import lock_file, replace_file
 from mayfly.errors import SettingError
 
+#: Texts that are computed at once, at most: Ray's work is for each row of them.
+ROW_TEXTS = 4096
 #: What a vector is made of.
 FLOAT = np.dtype("<f4")
 
