@@ -29,6 +29,7 @@ from mayfly.errors import ContextLengthExceeded, ModelUnavailable
 from mayfly.models import gguf_stream
 from mayfly.models.header import read_header
 from mayfly.prompts.segments import Segment
+from mayfly.settings import available_cores
 from mayfly.wire.calls import CompletionCall, Message, Sampling
 
 pytest.importorskip("xllamacpp", reason="there is no wheel of llama.cpp for this machine")
@@ -285,6 +286,36 @@ def test_a_long_window_gives_the_same_bits_with_any_share_of_the_threads(tmp_pat
     alone = likelihoods(2, 2)
     assert likelihoods(1, 2) == alone == likelihoods(2, None) and len(alone) == 16
     assert likelihoods(1, None) != alone  # or nothing would have to be kept steady
+
+
+SLEEPS = """
+import random, resource, sys
+from pathlib import Path
+from mayfly.engines.llamacpp.completions import LlamaCompletions
+from mayfly.wire.calls import CompletionCall, Sampling
+engine = LlamaCompletions(Path(sys.argv[1]), 2, 1024, "cpu", "m")
+prompt = engine.prompt(CompletionCall("test", text=" ".join(random.Random(1).choices(sys.argv[2].split(), k=300))))
+said = []
+for share in (2, 1, 2):
+    engine.set_threads(share)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    engine.generate(prompt, Sampling(16, 0.0), lambda: True, lambda piece: said.append(piece) is None, steady=2)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
+print(said[:16] == said[16:32] == said[32:])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or available_cores() < 2,
+                    reason="other systems have another OpenMP, and on one core two threads sleep anyhow")
+def test_threads_that_are_more_than_their_share_sleep_while_they_wait_and_others_do_not(tmp_path: Path) -> None:
+    # Left to themselves these threads never sleep within an evaluation, however busy the machine is.
+    done = subprocess.run(
+        [sys.executable, "-c", SLEEPS, tiny_llama.make(tmp_path / "m.gguf", embedding=64, heads=2), " ".join(
+            tiny_llama.WORDS)], cwd=PROJECT, timeout=300, capture_output=True, text=True,
+        env={**os.environ, "GOMP_SPINCOUNT": "30000000000"})
+    *slept, same = done.stdout.split()
+    alone, crowded, again = map(int, slept)
+    assert same == "True" and crowded > 100 > max(alone, again), (done.stdout, done.stderr)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_and_one_that_leaves_some_fills_it(tiny_model: Path) -> None:

@@ -19,6 +19,7 @@ from mayfly.engines.base import Generated, OnToken
 from mayfly.engines.llamacpp.library import load_model, open_library, reason
 from mayfly.engines.llamacpp.likelihood import Scorer
 from mayfly.engines.llamacpp.sampling import Chain, require_tokens
+from mayfly.engines.llamacpp.spinning import Spinning
 from mayfly.engines.llamacpp.vocabulary import Vocabulary
 from mayfly.engines.llamacpp.window import BATCH, Window, pieces
 from mayfly.engines.prefixes import Prefixes
@@ -79,6 +80,7 @@ class LlamaCompletions:
             raise ModelUnavailable(f"llama.cpp can't load {path.name}: {reason('there is not enough memory')}")
         self._window = Window(self._llama, loaded, self._context)
         self._threads, self._steady = threads, 0
+        self._spinning = Spinning(self._llama)
         self._vocabulary = Vocabulary(loaded)
         _ = self._vocabulary.survey  # once, and not in each fork
         self._end_ids = turn_ends(header)
@@ -131,6 +133,8 @@ class LlamaCompletions:
         self._threads = threads
         # The first is for single tokens, the second for batches.
         self._llama.llama_set_n_threads(self._context, self._steady or threads, threads)
+        # More than its share of the cores: somebody else computes on the rest, and gets on where a thread sleeps.
+        self._spinning.shorten(self._steady if self._steady > threads else 0)
 
     def _keep_steady(self, threads: int | None, tokens: int) -> None:
         """Compute single tokens with so many threads, whatever `set_threads` says, in a window of so many tokens."""

@@ -21,18 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.engines.llamacpp import tuned
+from mayfly.engines.llamacpp.spinning import set_turns
 from mayfly.errors import DeviceAbsent, FileUnusable, ModelUnavailable
 
 #: The setting's name in the environment of workers: a library's file, or a folder with one in it.
 LIBRARY = "LLAMA_LIBRARY"
 PACKAGE = "xllamacpp"
-
-# How long the threads of OpenMP spin while they wait for one another, in turns of a loop, before they sleep. Sixteen
-# threads on sixteen cores made 52 tokens/s of a 135 M model with 100, 160 to 225 with 1,000 and 227 to 239 with 10,000;
-# with one core taken by another program 43, 28 and 7. On two cores with eight programs that computed, 24 tokens by two
-# threads took 1.2 s with 100, 1.8 s with 1,000 and 5.7 to 8 s with 10,000. With 3,000 a token took 0.95 of its time
-# with 1,000, 600 to 1,000 tokens into a window, and 1.4 to 1.7 of it beside a program that took one of the two cores.
-_SPINNING = {"GOMP_SPINCOUNT": "1000"}
 
 _NO_REASON = "it says no reason"
 # Words of reasons that may be gone at the next try: memory, and what the system does with the file. The others are of
@@ -218,9 +212,7 @@ def open_library() -> ctypes.CDLL:
         ModelUnavailable: there is none, or it isn't one that is known.
     """
     file = _find()
-    # They are for libgomp, which reads them when it is loaded, with the library.
-    for name, value in _SPINNING.items():
-        os.environ.setdefault(name, value)
+    set_turns()
     try:
         llama = ctypes.CDLL(str(file))
     except OSError as exc:
