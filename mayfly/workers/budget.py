@@ -20,10 +20,10 @@ from mayfly.wire.thread_table import Table
 _PATIENCE = 0.25
 _PAUSE = 0.001
 # What others use of the cores is measured over a past that a program which has just stopped was part of. So a process
-# looks so many times, so far apart (s), who computes now, and if all but one show nobody, the measurement counts for
-# nothing until it is about the time since then. (One: whoever made the call may still be on its way to sleep.)
-_LOOKS = 5
-_BETWEEN_LOOKS = 0.002
+# looks at most so many times, so far apart (s), who computes now, and if so many show nobody, the measurement counts
+# for nothing until it is about the time since then. (The others: who made the call may still be on its way to sleep.)
+_LOOKS, _FREE_LOOKS = 5, 3
+_BETWEEN_LOOKS = 0.001
 _OUTDATED = 0.5
 
 
@@ -66,8 +66,8 @@ class Budget:
 
         Args:
             most: threads that the call itself wants at most; None is as many as its share.
-            look: see whether programs that are said to need cores still do: worth its 10 ms where the share can't be
-                taken back soon, since a batch of a prompt is computed with the threads it began with.
+            look: see whether programs that are said to need cores still do: worth its 3 to 5 ms where the share can't
+                be taken back soon, since a batch of a prompt is computed with the threads it began with.
         """
         self._most = most
         self._table[self._place] = 1
@@ -103,15 +103,17 @@ class Budget:
 
     def _nobody_else(self) -> bool:
         """Tell whether no thread of another program computes, as far as the kernel tells."""
-        others = 0
+        free = 0
         for _ in range(_LOOKS):
             time.sleep(_BETWEEN_LOOKS)
             try:
                 running = int((self._proc / "loadavg").read_text().split()[3].partition("/")[0])
             except (OSError, ValueError, IndexError):
                 return False
-            others += running > self._table.in_use()
-        return others <= 1
+            free += running <= self._table.in_use()
+            if free == _FREE_LOOKS:
+                return True
+        return False
 
     def _allowed(self) -> int:
         if time.monotonic() < self._alone_until:

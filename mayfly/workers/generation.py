@@ -71,11 +71,12 @@ class Generation:
         # What a fork pays for its state, its weights' pages and its own is paid before its call comes, and while
         # nobody computes: a call that has just begun would get fewer threads beside it.
         while not readable(channel, TICK):
-            self._sentinel.beat()
-            if not reseeded and idle():
+            if not idle() or paged:
+                continue
+            if not reseeded:
                 self._engine.reseed()
                 reseeded = True
-            paged = paged or (map_pages(folder, idle) and take_pages(self._written, idle))
+            paged = map_pages(folder, idle) and take_pages(self._written, idle)
         message, descriptors, _, _ = socket.recv_fds(channel, _PLACE.size, 1)
         if not descriptors:
             raise ConnectionError("the template is gone")
