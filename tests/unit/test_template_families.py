@@ -65,7 +65,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """Load a family's small model, once."""
     folder = tmp_path_factory.mktemp("families")
 
-    @functools.cache
+    @functools.lru_cache(maxsize=2)  # gpt4all has room for 21 models in a process
     def loaded(name: str, template: bool = True) -> Loaded:
         return Loaded(FAMILIES[name].make(folder / f"{name}-{template}.gguf", template=template))
 
