@@ -65,7 +65,8 @@ def pop(received: bytearray, kind: Any) -> Any:
     ends = HEAD_SIZE + json_size
     if len(received) < ends + raw_size:
         return None
-    encoded, raw = received[HEAD_SIZE:ends], bytes(received[ends:ends + raw_size])
+    with memoryview(received) as view:  # a slice of it is no copy, and vectors are megabytes
+        encoded, raw = bytes(view[HEAD_SIZE:ends]), bytes(view[ends:ends + raw_size])
     del received[:ends + raw_size]
     try:
         return from_wire(orjson.loads(encoded), kind, raw)
