@@ -41,7 +41,7 @@ from mayfly.workers.prefix_store import Lend
 
 # Tokens that come sooner after the last part was sent (s) are sent with the next one: each part wakes the web process
 # and the client, on cores that the model computes with.
-_TOGETHER = 0.03
+_TOGETHER = 0.04
 
 
 class Completer:

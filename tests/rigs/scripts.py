@@ -9,7 +9,7 @@ from typing import Any
 # What EMBED_MODEL is, in a mark `settings`, where any vectors will do: the fixture `start` writes that script.
 VECTORS = "vectors.script.json"
 # Seconds between tokens that are sent one by one: those that come sooner are sent together.
-APART = 0.03
+APART = 0.05
 
 
 def write(folder: Path, *rules: dict[str, Any], name: str = "played", **script: Any) -> str:
