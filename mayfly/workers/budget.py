@@ -21,8 +21,9 @@ _PATIENCE = 0.25
 _PAUSE = 0.001
 # What others use of the cores is measured over a past that a program which has just stopped was part of. So a process
 # looks at most so many times, so far apart (s), who computes now, and if so many show nobody, the measurement counts
-# for nothing until it is about the time since then. (The others: who made the call may still be on its way to sleep.)
-_LOOKS, _FREE_LOOKS = 5, 3
+# for nothing until it is about the time since then. Until then who made the call may be on its way to sleep, and
+# threads of OpenMP spin for 10 ms behind the last that they had to do.
+_LOOKS, _FREE_LOOKS = 15, 3
 _BETWEEN_LOOKS = 0.001
 _OUTDATED = 0.5
 
@@ -66,7 +67,7 @@ class Budget:
 
         Args:
             most: threads that the call itself wants at most; None is as many as its share.
-            look: see whether programs that are said to need cores still do: worth its 3 to 5 ms where the share can't
+            look: see whether programs that are said to need cores still do: worth its 3 to 15 ms where the share can't
                 be taken back soon, since a batch of a prompt is computed with the threads it began with.
         """
         self._most = most

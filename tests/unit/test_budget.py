@@ -219,6 +219,17 @@ def test_a_program_that_has_stopped_computing_takes_no_threads_from_a_call_that_
     assert used == [threads]
 
 
+@pytest.mark.parametrize(("looks", "threads"), [(10, 4), (1000, 1)])
+def test_threads_that_spin_for_a_moment_longer_than_their_work_are_waited_for(
+        monkeypatch: pytest.MonkeyPatch, table: Table, tmp_path: Path, looks: int, threads: int) -> None:
+    table.free_cores = 1, 1
+    running = iter([2] * looks + [1] * 1000)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"2.00 1.00 0.50 {next(running)}/80 4711\n")
+    used: list[int] = []
+    Budget(table, 0, 4, used.append, proc=tmp_path).enter(look=True)
+    assert used == [threads]
+
+
 def test_what_other_places_compute_is_no_other_program(table: Table, tmp_path: Path) -> None:
     table.free_cores = 1, 1
     table[1] = 2
