@@ -60,7 +60,7 @@ def test_a_stream_has_the_events_of_openais_clients_in_their_order(service: Serv
         "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
         *["response.output_text.delta"] * len(deltas), "response.output_text.done", "response.content_part.done",
         "response.output_item.done", "response.incomplete"]
-    assert "".join(event["delta"] for event in deltas) == text_of(whole) and len(deltas) > 3
+    assert "".join(event["delta"] for event in deltas) == text_of(whole) and len(deltas) > 1
     last = found[-1]["response"]
     assert text_of(last) == text_of(whole) == found[-4]["text"]
     assert found[0]["response"]["id"] == last["id"] and found[0]["response"]["status"] == "in_progress"
