@@ -62,7 +62,7 @@ Load = Callable[..., Loaded]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """Load a family's small model, once."""
+    """Load a family's small model, and keep it for the next test."""
     folder = tmp_path_factory.mktemp("families")
 
     @functools.lru_cache(maxsize=2)  # gpt4all has room for 21 models in a process
