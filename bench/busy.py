@@ -12,6 +12,7 @@ of threads. Bar: beside the program the service is at least 0.40 times as fast a
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 import tempfile
@@ -26,14 +27,16 @@ import results  # noqa: E402
 from contenders import Piped, folder_of  # noqa: E402
 from service import Service  # noqa: E402
 
+from mayfly.engines.llamacpp.spinning import TURNS  # noqa: E402
 from mayfly.settings import available_cores, load_settings  # noqa: E402
 
 TOKENS = 32
 SHORT = "Tell me about the river and the hill."
 LONG = f"{SHORT} " * 40
-# What the workers set (mayfly.engines.llamacpp.spinning), and what libgomp takes where nothing is set, as documented.
-_WORKERS, _LIBGOMPS_OWN = 3000, 300_000
-_SERVICE, _AFTER_LONG = "the service", f", {len(LONG.split())} words of prompt"
+# Documented: what libgomp takes where nothing is set.
+_LIBGOMPS_OWN = 300_000
+# What computes, and the prompt.
+Contender = tuple[str, str]
 _BARE = """
 import json, sys, time
 from pathlib import Path
@@ -52,7 +55,7 @@ for line in sys.stdin:
 class Bare(Piped):
     """llama.cpp in a process of its own, with a fixed number of threads."""
 
-    def __init__(self, model: Path, threads: int, spinning: int, prompt: str = SHORT) -> None:
+    def __init__(self, model: Path, threads: int, spinning: int, prompt: str) -> None:
         super().__init__([sys.executable, "-c", _BARE, model, threads, prompt, TOKENS],
                          {"GOMP_SPINCOUNT": str(spinning)})
 
@@ -75,11 +78,12 @@ def main() -> None:
         service = Service(Path(name) / "service", {
             "MODEL_PATH": models, "MODEL_NAME": chosen.model.name, "EMBED_MODEL": "none", "THREADS": cores,
             "PREFIX_MEMORY": 0})  # or the second call's prompt would cost nothing
-        bare = {"1 thread": Bare(chosen.model, 1, _WORKERS)} | {
-            f"{cores} threads, GOMP_SPINCOUNT {spinning}": Bare(chosen.model, cores, spinning)
-            for spinning in (_WORKERS, 100, 1000, 10_000, _LIBGOMPS_OWN)} | {
-            f"1 thread{_AFTER_LONG}": Bare(chosen.model, 1, _WORKERS, LONG),
-            f"{cores} threads, GOMP_SPINCOUNT {_WORKERS}{_AFTER_LONG}": Bare(chosen.model, cores, _WORKERS, LONG)}
+        bare: dict[Contender, Bare] = {}
+        for prompt, turns in ((SHORT, (TURNS, 100, 1000, 10_000, _LIBGOMPS_OWN)), (LONG, (TURNS,))):
+            bare["1 thread", prompt] = Bare(chosen.model, 1, TURNS, prompt)
+            for spinning in turns:
+                what = f"{cores} threads, GOMP_SPINCOUNT {spinning}"
+                bare[what, prompt] = Bare(chosen.model, cores, spinning, prompt)
 
         def serve(prompt: str) -> float:
             began = time.monotonic()
@@ -88,13 +92,13 @@ def main() -> None:
 
         try:
             service.wait_ready()
-            turns: dict[str, Callable[[], float]] = {
-                _SERVICE: lambda: serve(SHORT), f"{_SERVICE}{_AFTER_LONG}": lambda: serve(LONG)}
-            turns |= {what: process.seconds for what, process in bare.items()}
-            alone = _measured(turns, chosen.rounds)
+            takes: dict[Contender, Callable[[], float]] = {
+                ("the service", prompt): functools.partial(serve, prompt) for prompt in (SHORT, LONG)}
+            takes |= {contender: process.seconds for contender, process in bare.items()}
+            alone = _measured(takes, chosen.rounds)
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             try:
-                beside = _measured(turns, chosen.rounds)
+                beside = _measured(takes, chosen.rounds)
             finally:
                 other.kill()
                 other.wait()
@@ -102,28 +106,24 @@ def main() -> None:
             for process in bare.values():
                 process.stop()
             service.stop()
-    rows = [(what, results.spread(alone[what]), results.spread(beside[what]),
-             f"{results.median(alone[_base(what)]) / results.median(beside[what]):.2f}") for what in sorted(
-                 alone, key=lambda what: what.endswith(_AFTER_LONG))]
-    body = results.table((f"{TOKENS} tokens, seconds, median (min to max)", "alone", "beside one busy core",
-                          "speed beside it / one thread alone"), rows)
+    rows = [(what, len(prompt.split()), results.spread(alone[what, prompt]), results.spread(beside[what, prompt]),
+             f"{results.median(alone['1 thread', prompt]) / results.median(beside[what, prompt]):.2f}")
+            for what, prompt in sorted(alone, key=lambda contender: len(contender[1]))]
+    body = results.table((f"{TOKENS} tokens, seconds, median (min to max)", "words of prompt", "alone",
+                          "beside one busy core", "speed beside it / one thread alone"), rows)
     results.keep("A completion while another program computes (busy.py)",
                  f"{described}; {chosen.model.name} by llama.cpp, {chosen.rounds} rounds,",
                  body + "\n\nBar: 0.40 for the service.")
 
 
-def _base(what: str) -> str:
-    return f"1 thread{_AFTER_LONG}" if what.endswith(_AFTER_LONG) else "1 thread"
-
-
-def _measured(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def _measured(takes: dict[Contender, Callable[[], float]], rounds: int) -> dict[Contender, list[float]]:
     """Return the seconds of each, measured in turn; a first round isn't counted."""
-    times: dict[str, list[float]] = {what: [] for what in turns}
+    times: dict[Contender, list[float]] = {contender: [] for contender in takes}
     for turn in range(rounds + 1):
-        figures = {what: take() for what, take in turns.items()}
+        figures = {contender: take() for contender, take in takes.items()}
         if turn:
-            for what, seconds in figures.items():
-                times[what].append(seconds)
+            for contender, seconds in figures.items():
+                times[contender].append(seconds)
         print(", ".join(f"{seconds:.3f} s" for seconds in figures.values()), flush=True)
     return times
 

@@ -13,17 +13,18 @@ import os
 import threading
 from collections.abc import Iterator
 
-# Turns of a loop before a thread sleeps. With 1,000 two threads on two cores slept within a token as the window grew:
-# 400 tokens into it a token of a 135 M model took 1.06 of its time with 3,000, and with 10,000 and more it took no
-# less. Beside another program's work on one of the cores it took 29 ms with 1,000, 43 with 3,000, 65 with 10,000, and
-# 16 with 3,000 that were shortened. Shortened they are no good without need: sixteen threads on sixteen cores made 52
-# tokens/s of that model with 100, and 160 to 239 with 1,000 and 10,000.
-_TURNS = "3000"
+#: Turns of a loop before a thread sleeps.
+# With 1,000 two threads on two cores slept within a token as the window grew: 400 tokens into it a token of a 135 M
+# model took 1.06 of its time with 3,000, and with 10,000 and more it took no less. Beside another program's work on one
+# of the cores it took 29 ms with 1,000, 43 with 3,000, 65 with 10,000, and 16 with 3,000 that were shortened. Shortened
+# they are no good without need: sixteen threads on sixteen cores made 52 tokens/s of that model with 100, and 160 to
+# 239 with 1,000 and 10,000.
+TURNS = 3000
 
 
 def set_turns() -> None:
     """Set the turns of a libgomp that is yet to be loaded, unless the environment sets them."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)
+    os.environ.setdefault("GOMP_SPINCOUNT", str(TURNS))
 
 
 class Spinning:
@@ -50,11 +51,8 @@ class Spinning:
         self._short.close()
         # With those that compute, less the one that each team has from its caller, there is one more than cores.
         if computing and hasattr(self._library, "GOMP_parallel"):
-            self._short.enter_context(_idle_team(self._library, max(2, _cores() + 2 - computing)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            idle = max(2, self._library.omp_get_num_procs() + 2 - computing)
+            self._short.enter_context(_idle_team(self._library, idle))
 
 
 @contextlib.contextmanager
