@@ -56,6 +56,8 @@ def test_200_streams_of_which_half_hang_up_leave_nothing_behind(
                     CHAT_PROCESSES=4, DEBUG="true")  # DEBUG, or only root may count descriptors
     url = urlsplit(service.url)
     address = (str(url.hostname), int(url.port or 0))
+    # The template says that it is ready before it has forked.
+    until(lambda: len(service.family()) == 4, what="app, embed, template and one generation")
     figures = [_figures(service)]
     # The first crowd makes the service start its threads, which it keeps; a leak would show in the later ones.
     for _ in range(3):
